@@ -1,0 +1,1 @@
+"""Floor 2: first stages: VQ and KL autoencoders."""

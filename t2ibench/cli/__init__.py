@@ -1,0 +1,1 @@
+"""Floor 6: the verbs; the only room that sees Hydra."""

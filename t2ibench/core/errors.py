@@ -1,0 +1,41 @@
+"""The project's exceptions.
+
+Every message is one sentence (or two) that names what was expected, what came,
+where it is set and what to do; the command line prints it without a traceback.
+"""
+
+
+class T2IBenchError(Exception):
+    """Base of every error that a user can cause and mend."""
+
+
+class ConfigError(T2IBenchError):
+    """A configuration key is unknown, has an impossible value, or clashes with another."""
+
+
+class MissingWeightsError(T2IBenchError):
+    """Published weights are needed and are not on this machine."""
+
+
+class DataError(T2IBenchError):
+    """A data set is absent, corrupt beyond its policy, or breaks its own contract."""
+
+
+class CheckpointError(T2IBenchError):
+    """A checkpoint is absent, truncated, or does not fit the model."""
+
+
+class BudgetError(T2IBenchError):
+    """A budget is not a positive number of images, FLOPs or seconds."""
+
+
+class ScoreError(T2IBenchError):
+    """A score is asked for that its inputs cannot give, or two keys would be mixed."""
+
+
+class NonFiniteLossError(T2IBenchError):
+    """Training met a loss that is NaN or infinite."""
+
+
+class RunError(T2IBenchError):
+    """A run folder is missing, unfinished, or belongs to another configuration."""

@@ -1,0 +1,69 @@
+"""What a user may turn at sampling time, declared by each family."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from t2ibench.core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Knob:
+    """One sampling knob.
+
+    Attributes:
+        name: as typed by the user (``knobs.guidance_scale=3``).
+        default: the value when nothing is said.
+        low: the least allowed value.
+        high: the greatest allowed value.
+        fidelity_alignment: True for the one knob of a family along which its
+            quality-alignment front is drawn (guidance scale, truncation psi).
+        sweep: the values of that front.
+        integer: True where only whole numbers make sense (steps, top-k).
+    """
+
+    name: str
+    default: float
+    low: float
+    high: float
+    fidelity_alignment: bool = False
+    sweep: tuple[float, ...] = ()
+    integer: bool = False
+
+
+def resolve_knobs(
+    declared: Sequence[Knob], given: Mapping[str, float] | None = None
+) -> dict[str, float]:
+    """Defaults overridden by ``given``, checked.
+
+    Raises:
+        ConfigError: a name that the family does not declare, or a value out of its range.
+    """
+    values: dict[str, float] = {knob.name: knob.default for knob in declared}
+    by_name = {knob.name: knob for knob in declared}
+    for name, value in (given or {}).items():
+        if name not in by_name:
+            raise ConfigError(
+                f"knobs.{name} is not a knob of this family; it has {', '.join(sorted(by_name))}."
+            )
+        knob = by_name[name]
+        if not knob.low <= value <= knob.high:
+            raise ConfigError(
+                f"knobs.{name}={value} is outside [{knob.low}, {knob.high}]; choose a value inside."
+            )
+        if knob.integer and value != int(value):
+            raise ConfigError(f"knobs.{name}={value} must be a whole number.")
+        values[name] = value
+    return values
+
+
+def front_knob(declared: Sequence[Knob]) -> Knob:
+    """The family's one fidelity-alignment knob."""
+    chosen = [knob for knob in declared if knob.fidelity_alignment]
+    if len(chosen) != 1:
+        raise ConfigError(
+            f"a family declares exactly one fidelity_alignment knob, this one declares "
+            f"{len(chosen)}: {[knob.name for knob in chosen]}."
+        )
+    return chosen[0]

@@ -1,0 +1,184 @@
+"""The types that cross room borders.
+
+Shape legend of the whole project: B batch, C channels, H W height and width, L caption
+tokens, N image tokens, D width, A heads, E head width, V codebook, Z noise, S steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+Images = Float[Tensor, "B 3 H W"]
+"""Images in [-1, 1]."""
+
+PixelImages = UInt8[Tensor, "B 3 H W"]
+"""Images as stored and scored: 0 to 255."""
+
+
+@dataclass(frozen=True)
+class TextFeatures:
+    """What a text encoder says of a batch of captions.
+
+    Attributes:
+        tokens: (B, L, D) one vector a token.
+        mask: (B, L) True where a token is real, False where it is padding; every row has
+            at least one True.
+        pooled: (B, D) one vector a caption.
+    """
+
+    tokens: Float[Tensor, "B L D"]
+    mask: Bool[Tensor, "B L"]
+    pooled: Float[Tensor, "B D"]
+
+    def __len__(self) -> int:
+        return self.tokens.shape[0]
+
+    @property
+    def width(self) -> int:
+        """D, the width of tokens and pooled."""
+        return self.tokens.shape[-1]
+
+    def to(self, *args: Any, **kwargs: Any) -> TextFeatures:
+        """As ``Tensor.to`` for the floats; the mask follows to the device only."""
+        tokens = self.tokens.to(*args, **kwargs)
+        return TextFeatures(tokens, self.mask.to(tokens.device), self.pooled.to(*args, **kwargs))
+
+    def detach(self) -> TextFeatures:
+        """The same features outside the autograd graph."""
+        return TextFeatures(self.tokens.detach(), self.mask, self.pooled.detach())
+
+    def __getitem__(self, index: Any) -> TextFeatures:
+        """Selects captions: ``index`` is a slice, a bool mask or an index tensor over B."""
+        return TextFeatures(self.tokens[index], self.mask[index], self.pooled[index])
+
+    def where(self, keep: Bool[Tensor, " B"], other: TextFeatures) -> TextFeatures:
+        """Takes row i from self where ``keep[i]`` and from ``other`` elsewhere.
+
+        Used for caption dropping: ``text.where(keep, encoder.null(len(text)))``. The two
+        are padded to the longer L.
+        """
+        mine, theirs = pad_to_same_length([self, other])
+        return TextFeatures(
+            torch.where(keep[:, None, None], mine.tokens, theirs.tokens),
+            torch.where(keep[:, None], mine.mask, theirs.mask),
+            torch.where(keep[:, None], mine.pooled, theirs.pooled),
+        )
+
+    @staticmethod
+    def cat(features: Sequence[TextFeatures]) -> TextFeatures:
+        """Joins batches, padded to the longest L (for guidance in one batch)."""
+        features = pad_to_same_length(features)
+        return TextFeatures(
+            torch.cat([f.tokens for f in features]),
+            torch.cat([f.mask for f in features]),
+            torch.cat([f.pooled for f in features]),
+        )
+
+
+def pad_to_same_length(features: Sequence[TextFeatures]) -> list[TextFeatures]:
+    """Pads token axes with zeros (mask False) to the longest L among ``features``."""
+    longest = max(f.tokens.shape[1] for f in features)
+    padded = []
+    for f in features:
+        missing = longest - f.tokens.shape[1]
+        if missing:
+            f = TextFeatures(
+                torch.nn.functional.pad(f.tokens, (0, 0, 0, missing)),
+                torch.nn.functional.pad(f.mask, (0, missing)),
+                f.pooled,
+            )
+        padded.append(f)
+    return padded
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One training batch, the same for every family.
+
+    Attributes:
+        image: (B, 3, H, W) in [-1, 1].
+        caption: B captions.
+        index: (B,) the position of each image in its split.
+        text: features of a frozen encoder from the cache, or None: then the module encodes.
+        latents: cached first-stage latents (B, C, h, w), normalised, or None.
+        codes: cached first-stage code indices (B, N) in raster order, or None.
+    """
+
+    image: Images
+    caption: list[str]
+    index: Int[Tensor, " B"]
+    text: TextFeatures | None = None
+    latents: Float[Tensor, "B C h w"] | None = None
+    codes: Int[Tensor, "B N"] | None = None
+
+    def __len__(self) -> int:
+        return self.image.shape[0]
+
+    def to(self, *args: Any, **kwargs: Any) -> Batch:
+        """Moves every tensor; the mask, index and codes keep their integer types."""
+        image = self.image.to(*args, **kwargs)
+
+        def move(x: Any) -> Any:
+            return None if x is None else x.to(*args, **kwargs)
+
+        def move_int(x: Any) -> Any:
+            return None if x is None else x.to(image.device)
+
+        return replace(
+            self,
+            image=image,
+            index=move_int(self.index),
+            text=move(self.text),
+            latents=move(self.latents),
+            codes=move_int(self.codes),
+        )
+
+
+@dataclass(frozen=True)
+class Score:
+    """A measured value that cannot be separated from how it was measured.
+
+    Attributes:
+        value: the point estimate.
+        n: how many generated images it rests on.
+        ci_low: lower end of the 95% interval.
+        ci_high: upper end of the 95% interval.
+        key: metric, extractor, preprocessing, reference split and N, for example
+            ``fd[shapes-clip-v1@128|native-32|val|2000]``. Scores with different keys are
+            never compared.
+        note: what a reader must know, for example ``underdetermined (N < d)``; else empty.
+    """
+
+    value: float
+    n: int
+    ci_low: float
+    ci_high: float
+    key: str
+    note: str = ""
+
+    @property
+    def metric(self) -> str:
+        """The metric's bare name: the part of the key before ``[``."""
+        return self.key.split("[", 1)[0]
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready mapping."""
+        return {
+            "value": self.value,
+            "n": self.n,
+            "ci_low": self.ci_low,
+            "ci_high": self.ci_high,
+            "key": self.key,
+            "note": self.note,
+        }
+
+    @staticmethod
+    def from_dict(fields: dict[str, Any]) -> Score:
+        """The inverse of ``to_dict``."""
+        return Score(**fields)

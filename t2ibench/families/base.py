@@ -1,0 +1,195 @@
+"""The contract of a generator family.
+
+A family is a Lightning module that turns text features and per-image noise into images.
+It holds what its papers invented (networks, losses, its sampler) and nothing else: data,
+text, clock, EMA, checkpoints, budget, evaluation and report are given to it or done
+around it.
+
+To add a family: subclass ``TextToImageModule`` in one file, write one YAML under
+``conf/model/``, and the contract test (``tests/contract``) tells whether it fits.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from t2ibench.core.errors import NonFiniteLossError
+from t2ibench.core.knobs import Knob, resolve_knobs
+from t2ibench.core.noise import Noise
+from t2ibench.core.pixels import to_pixels
+from t2ibench.core.types import Batch, Images, PixelImages, TextFeatures
+from t2ibench.text.base import TextEncoder
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+Target = Literal["image", "latents", "codes"]
+
+
+class TextToImageModule(pl.LightningModule, ABC):
+    """Text features and noise in, images out; trained on the images-seen clock.
+
+    Optimisation is manual in every family (a GAN takes two optimiser steps an image batch),
+    so that one clock, one clipping rule and one learning-rate rule serve all.
+
+    Args:
+        text_encoder: makes ``TextFeatures``; a trainable one is trained with the family, a
+            frozen one keeps its weights out of this module's state dict.
+        resolution: H = W of the images, in pixels.
+        null_text_probability: share of captions replaced by the unconditional input in
+            training, so that guidance has an unconditional model to steer away from.
+        gradient_clip_norm: greatest global gradient norm of one optimiser step; 0 is off.
+
+    Attributes:
+        family: the family's name as printed in leaderboards.
+        trains_on: what a batch must carry: pixels, cached latents or cached codes.
+        edits: which edits the family offers.
+    """
+
+    family: ClassVar[str]
+    trains_on: ClassVar[Target] = "image"
+    edits: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(
+        self,
+        *,
+        text_encoder: TextEncoder,
+        resolution: int,
+        null_text_probability: float,
+        gradient_clip_norm: float,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.text_encoder = text_encoder
+        self.resolution = resolution
+        self.null_text_probability = null_text_probability
+        self.gradient_clip_norm = gradient_clip_norm
+
+    # ---- what a family must say ----
+
+    @property
+    @abstractmethod
+    def knobs(self) -> tuple[Knob, ...]:
+        """The sampling knobs; exactly one has ``fidelity_alignment=True``."""
+
+    @abstractmethod
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """One optimisation step (or one a player) on one batch.
+
+        Returns:
+            Detached scalar tensors to log; ``loss`` is among them. Never calls ``.item()``.
+        """
+
+    @abstractmethod
+    def sample(self, text: TextFeatures, noise: Noise, knobs: Mapping[str, float]) -> Images:
+        """Images for text features; ``knobs`` are complete and checked.
+
+        All randomness comes from ``noise``. Runs without gradients, in eval mode.
+        """
+
+    @abstractmethod
+    def configure_optimizers(self) -> Any:
+        """One optimiser, or a list of them (a GAN's two)."""
+
+    # ---- what every family gets ----
+
+    def sampling_parameters(self) -> dict[str, nn.Parameter]:
+        """The trainable parameters that sampling uses: those that EMA averages.
+
+        A family with parts that only train (a discriminator) overrides this.
+        """
+        return {n: p for n, p in self.named_parameters() if p.requires_grad}
+
+    def encode_text(self, batch: Batch) -> TextFeatures:
+        """The batch's cached features, or the encoder's output for its captions."""
+        if batch.text is not None:
+            return batch.text
+        return self.text_encoder.encode(batch.caption)
+
+    def drop_text(self, text: TextFeatures) -> TextFeatures:
+        """Replaces each caption by the null text with ``null_text_probability``.
+
+        Source: Ho and Salimans 2022 (classifier-free guidance), algorithm 1.
+        Differs: none.
+        """
+        if self.null_text_probability == 0:
+            return text
+        keep = torch.rand(len(text), device=text.pooled.device) >= self.null_text_probability
+        return text.where(keep, self.text_encoder.null(len(text)).to(text.tokens.device))
+
+    def optimise(
+        self, optimizer: Optimizer, loss: Tensor, parameters: Sequence[nn.Parameter]
+    ) -> None:
+        """Zeroes, back-propagates, clips and steps."""
+        optimizer.zero_grad(set_to_none=True)
+        self.manual_backward(loss)
+        if self.gradient_clip_norm > 0:
+            torch.nn.utils.clip_grad_norm_(parameters, self.gradient_clip_norm)
+        optimizer.step()
+
+    @torch.no_grad()
+    def generate(
+        self,
+        text: TextFeatures | Sequence[str],
+        noise: Noise,
+        knobs: Mapping[str, float] | None = None,
+    ) -> Images:
+        """Images (B, 3, H, W) in [-1, 1] for prompts or their features.
+
+        Image i is a function of (weights, prompt i, seed i, knobs) alone.
+
+        Raises:
+            ConfigError: a knob that the family does not have or a value out of range.
+            NonFiniteLossError: the sampler gave NaN or infinite pixels.
+        """
+        values = resolve_knobs(self.knobs, knobs)
+        was_training = self.training
+        self.eval()
+        try:
+            if not isinstance(text, TextFeatures):
+                text = self.text_encoder.encode(list(text))
+            images = self.sample(text, noise, values).clamp(-1, 1)
+        finally:
+            self.train(was_training)
+        if not torch.isfinite(images).all():
+            raise NonFiniteLossError(
+                f"{type(self).__name__} generated pixels that are not finite; lower the learning "
+                "rate or the guidance knob and look at the loss curve."
+            )
+        return images
+
+
+def generate_pixels(
+    module: TextToImageModule,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    knobs: Mapping[str, float] | None = None,
+    batch_size: int = 64,
+    on_progress: Callable[[int], None] | None = None,
+) -> PixelImages:
+    """Images for any number of prompts, as pixels.
+
+    Args:
+        module: the family.
+        prompts: one an image.
+        seeds: one an image (``core.noise.sample_seeds``).
+        knobs: overrides of the declared defaults.
+        batch_size: how many at a time; does not change the images.
+        on_progress: called with the number of images done.
+
+    Returns:
+        (N, 3, H, W) uint8 on the CPU.
+    """
+    pieces = []
+    for start in range(0, len(prompts), batch_size):
+        chunk = slice(start, start + batch_size)
+        noise = Noise(seeds[chunk], device=module.device)
+        pieces.append(to_pixels(module.generate(list(prompts[chunk]), noise, knobs)).cpu())
+        if on_progress is not None:
+            on_progress(min(start + batch_size, len(prompts)))
+    return torch.cat(pieces)

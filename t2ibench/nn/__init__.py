@@ -1,0 +1,1 @@
+"""Floor 1: attention, convolution, conditioning, embeddings and EMA, small and pure."""

@@ -1,0 +1,1 @@
+"""Floor 2: pure samplers over callables: diffusion solvers, autoregression, guidance."""

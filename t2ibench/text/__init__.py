@@ -1,0 +1,1 @@
+"""Floor 1: text encoders; all of them give TextFeatures."""

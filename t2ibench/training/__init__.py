@@ -1,0 +1,1 @@
+"""Floor 5: the trainer, callbacks, checkpoints; the only room that sees wandb."""
