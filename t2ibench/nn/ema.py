@@ -38,7 +38,7 @@ class WeightEMA:
         self.shadow: dict[str, Tensor] = {n: p.detach().clone() for n, p in self._live.items()}
 
     def decay(self, batch_images: int, images_seen: int) -> float:
-        """d for a step of ``batch_images`` after ``images_seen`` images."""
+        """The decay d for a step of ``batch_images`` after ``images_seen`` images."""
         half_life = min(self.half_life_images, self.ramp_up * images_seen)
         return 0.5 ** (batch_images / max(half_life, 1e-8)) if half_life > 0 else 0.0
 
