@@ -1,0 +1,101 @@
+"""The clock of training and the budget that stops it.
+
+Progress is counted in images seen, never in optimiser calls (a GAN makes two an image
+batch). FLOPs are images times the counted FLOPs of one training image, the first stage's
+share added; 1 multiply-accumulate = 2 FLOP.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+from t2ibench.core.errors import BudgetError
+
+BudgetUnit = Literal["images", "flops", "seconds"]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When training stops.
+
+    Attributes:
+        unit: what is limited.
+        amount: how much of it, for the generator and, with ``include_first_stage``, the
+            first stage together.
+        include_first_stage: whether what the first stage cost is charged to this budget
+            (FLOPs and seconds; images are always the generator's own).
+
+    Raises:
+        BudgetError: an unknown unit or an amount that is not positive.
+    """
+
+    unit: BudgetUnit
+    amount: float
+    include_first_stage: bool = True
+
+    def __post_init__(self) -> None:
+        if self.unit not in get_args(BudgetUnit):
+            raise BudgetError(
+                f"budget.unit={self.unit} is unknown; choose {', '.join(get_args(BudgetUnit))}."
+            )
+        if not self.amount > 0:
+            raise BudgetError(f"budget.amount={self.amount} must be greater than 0.")
+
+
+@dataclass
+class Clock:
+    """What training has spent so far.
+
+    Attributes:
+        images_seen: images the generator was trained on, repeats counted.
+        flops_per_image: counted FLOPs of one training image, all players, forward and
+            backward; 0 until the first step is counted.
+        seconds: wall seconds inside training steps.
+        first_stage_flops: what training the first stage cost.
+        first_stage_seconds: likewise, in seconds.
+    """
+
+    images_seen: int = 0
+    flops_per_image: float = 0.0
+    seconds: float = 0.0
+    first_stage_flops: float = 0.0
+    first_stage_seconds: float = 0.0
+
+    @property
+    def flops(self) -> float:
+        """FLOPs of the generator's own training."""
+        return self.images_seen * self.flops_per_image
+
+    def spent(self, budget: Budget) -> float:
+        """How much of the budget's unit is used up."""
+        first = budget.include_first_stage
+        if budget.unit == "images":
+            return float(self.images_seen)
+        if budget.unit == "flops":
+            return self.flops + (self.first_stage_flops if first else 0.0)
+        return self.seconds + (self.first_stage_seconds if first else 0.0)
+
+    def progress(self, budget: Budget) -> float:
+        """Share of the generator's own part of the budget that is used up, in [0, 1]."""
+        start = 0.0
+        if budget.include_first_stage and budget.unit == "flops":
+            start = self.first_stage_flops
+        elif budget.include_first_stage and budget.unit == "seconds":
+            start = self.first_stage_seconds
+        own = budget.amount - start
+        if own <= 0:
+            raise BudgetError(
+                f"budget.amount={budget.amount:g} {budget.unit} is less than the first stage "
+                f"alone cost ({start:g}); raise it or set budget.include_first_stage=false."
+            )
+        return min((self.spent(budget) - start) / own, 1.0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All fields."""
+        return asdict(self)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of ``state_dict``."""
+        for name, value in state.items():
+            setattr(self, name, value)

@@ -1,0 +1,216 @@
+"""A run: a folder whose name carries the hash of what changes its result.
+
+The same configuration finds the same folder: finished is skipped, interrupted is resumed,
+failed is retried. Everything in it is written atomically, and reports read nothing else.
+
+    config.yaml     the resolved configuration
+    manifest.json   git, packages, data, hardware
+    status.json     state, owner, first line of an error
+    metrics.csv     learning curves over images seen
+    checkpoints/    last.ckpt (to resume), model.safetensors (to sample: EMA weights)
+    samples/        one folder a sample set
+    scores.json     what the evaluator said
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
+
+from t2ibench import __version__
+from t2ibench.core.errors import RunError
+from t2ibench.core.files import atomic_path, read_json, write_json
+from t2ibench.core.hashing import hash_json
+
+State = Literal["created", "running", "interrupted", "trained", "finished", "failed"]
+
+PACKAGES = ("torch", "pytorch-lightning", "transformers", "open_clip_torch", "hydra-core", "numpy")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run's folder.
+
+    Attributes:
+        path: the folder.
+        identity: the full hash of the identifying configuration.
+    """
+
+    path: Path
+    identity: str
+
+    @staticmethod
+    def of(root: str | Path, label: str, identifying: Mapping[str, Any], config_yaml: str) -> Run:
+        """Finds or makes the run of a configuration.
+
+        Args:
+            root: folder of all runs.
+            label: readable part of the name.
+            identifying: JSON-ready; only what changes the result.
+            config_yaml: the whole resolved configuration, kept for the reader.
+        """
+        identity = hash_json(identifying, length=16)
+        run = Run(Path(root) / f"{label}-{identity[:8]}", identity)
+        run.path.mkdir(parents=True, exist_ok=True)
+        if not (run.path / "status.json").exists():
+            run.set_status("created")
+        with atomic_path(run.path / "config.yaml") as aside:
+            aside.write_text(config_yaml, encoding="utf-8")
+        return run
+
+    @staticmethod
+    def at(path: str | Path) -> Run:
+        """Opens an existing run folder.
+
+        Raises:
+            RunError: there is no run at ``path``.
+        """
+        path = Path(path)
+        if not (path / "status.json").exists():
+            raise RunError(
+                f"{path} is not a run folder (it has no status.json); give the folder that "
+                "`t2ibench train` printed."
+            )
+        return Run(path, read_json(path / "status.json")["identity"])
+
+    @property
+    def checkpoint(self) -> Path:
+        """What training resumes from."""
+        return self.path / "checkpoints" / "last.ckpt"
+
+    @property
+    def weights(self) -> Path:
+        """What sampling loads."""
+        return self.path / "checkpoints" / "model.safetensors"
+
+    @property
+    def scores(self) -> Path:
+        """The evaluator's file."""
+        return self.path / "scores.json"
+
+    def status(self) -> dict[str, Any]:
+        """The content of status.json."""
+        return read_json(self.path / "status.json")
+
+    @property
+    def state(self) -> State:
+        """Created, running, interrupted, trained (not yet scored), finished or failed."""
+        return self.status()["state"]
+
+    def set_status(self, state: State, **extra: Any) -> None:
+        """Writes status.json."""
+        write_json(
+            self.path / "status.json",
+            {"state": state, "identity": self.identity, "pid": os.getpid(), "time": time.time()}
+            | extra,
+        )
+
+    def write_manifest(self, **extra: Any) -> None:
+        """Writes manifest.json: code, packages, hardware, and what the caller adds."""
+        write_json(self.path / "manifest.json", environment() | extra)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the run for this process; the lock goes with the process if it dies.
+
+        Raises:
+            RunError: another process holds it.
+        """
+        lock = FileLock(str(self.path / ".lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise RunError(
+                f"{self.path.name} is being worked on by another process (pid "
+                f"{self.status()['pid']}); wait for it or stop it."
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def environment() -> dict[str, Any]:
+    """Code version, package versions and hardware, for manifests."""
+    return {
+        "t2ibench": __version__,
+        "git": git_commit(),
+        "python": sys.version.split()[0],
+        "packages": {name: package_version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "cpu": processor_name(),
+        "cpu_count": os.cpu_count(),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def package_version(name: str) -> str | None:
+    """The installed version, or None where the package is not installed."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout this code runs from, or None outside one."""
+    here = Path(__file__).parent
+    answer = subprocess.run(
+        ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return answer.stdout.strip() if answer.returncode == 0 else None
+
+
+def processor_name() -> str:
+    """The processor as the system names it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+class MetricsFile:
+    """metrics.csv: one row a logging interval, its first column ``images_seen``.
+
+    A resumed run drops the rows after its checkpoint, so that a curve never runs twice over
+    the same images.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[dict[str, Any]] = []
+
+    def rewind(self, images_seen: int) -> None:
+        """Keeps the rows up to ``images_seen``."""
+        self.rows = []
+        if self.path.exists():
+            with open(self.path, newline="", encoding="utf-8") as file:
+                self.rows = [
+                    r for r in csv.DictReader(file) if int(r["images_seen"]) <= images_seen
+                ]
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Adds a row and writes the file; new columns may appear."""
+        self.rows.append(dict(row))
+        columns = list(dict.fromkeys(name for r in self.rows for name in r))
+        with (
+            atomic_path(self.path) as aside,
+            open(aside, "w", newline="", encoding="utf-8") as file,
+        ):
+            writer = csv.DictWriter(file, columns, restval="")
+            writer.writeheader()
+            writer.writerows(self.rows)

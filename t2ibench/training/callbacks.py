@@ -1,0 +1,224 @@
+"""What happens around training steps: clock, seeds, schedule, EMA, guard, learning curves.
+
+Every callback reads the one ``Clock``; none reads Lightning's ``global_step``, which counts
+optimiser calls.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from t2ibench.core.errors import BudgetError, NonFiniteLossError
+from t2ibench.core.hashing import derive_seed
+from t2ibench.nn.ema import WeightEMA
+from t2ibench.runs.clock import Budget, Clock
+from t2ibench.runs.folder import MetricsFile
+
+Decay = Literal["constant", "cosine", "linear"]
+
+
+class BudgetClock(pl.Callback):
+    """Counts images, FLOPs and seconds and stops training when the budget is spent.
+
+    The FLOPs of one training image are counted on the first batch, forward and backward of
+    every player, and kept in the checkpoint. It also seeds the global generators from
+    (seed, images seen, rank) before each step, so that a resumed run draws what an
+    uninterrupted one draws.
+    """
+
+    def __init__(self, clock: Clock, budget: Budget, seed: int) -> None:
+        self.clock = clock
+        self.budget = budget
+        self.seed = seed
+        self._counter: FlopCounterMode | None = None
+        self._started = 0.0
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Seeds the step and, on the first, starts counting FLOPs."""
+        torch.manual_seed(
+            derive_seed("step", self.seed, self.clock.images_seen, trainer.global_rank)
+        )
+        if self.clock.flops_per_image == 0:
+            self._counter = FlopCounterMode(display=False)
+            self._counter.__enter__()
+        self._started = time.perf_counter()
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Advances the clock."""
+        self.clock.seconds += time.perf_counter() - self._started
+        if self._counter is not None:
+            self._counter.__exit__(None, None, None)
+            self.clock.flops_per_image = self._counter.get_total_flops() / len(batch)
+            self._counter = None
+            if self.clock.flops_per_image == 0 and self.budget.unit == "flops":
+                raise BudgetError(
+                    f"{type(pl_module).__name__} did no countable FLOPs in its first step, so "
+                    "budget.unit=flops cannot stop it; use images or seconds."
+                )
+        self.clock.images_seen += len(batch) * trainer.world_size
+        if self.clock.progress(self.budget) >= 1:
+            trainer.should_stop = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """The clock."""
+        return self.clock.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores the clock."""
+        self.clock.load_state_dict(state_dict)
+
+
+class LearningRate(pl.Callback):
+    """Scales every optimiser's learning rate on the images-seen clock.
+
+    factor = min(1, images / warmup_images) * decay(progress), with decay 1 (constant),
+    1 - p (linear) or (1 + cos(pi p)) / 2 (cosine), p the share of the budget used.
+    """
+
+    def __init__(self, clock: Clock, budget: Budget, warmup_images: int, decay: Decay) -> None:
+        self.clock = clock
+        self.budget = budget
+        self.warmup_images = warmup_images
+        self.decay = decay
+
+    def factor(self) -> float:
+        """The present factor."""
+        warm = 1.0
+        if self.warmup_images > 0:
+            warm = min(1.0, (self.clock.images_seen + 1) / self.warmup_images)
+        progress = self.clock.progress(self.budget)
+        if self.decay == "linear":
+            return warm * (1 - progress)
+        if self.decay == "cosine":
+            return warm * 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * progress))))
+        return warm
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Sets the rates of this step."""
+        factor = self.factor()
+        for optimizer in trainer.optimizers:
+            for group in optimizer.param_groups:
+                group.setdefault("initial_lr", group["lr"])
+                group["lr"] = group["initial_lr"] * factor
+
+
+class AverageWeights(pl.Callback):
+    """Keeps the EMA of the sampling parameters and stores it in the checkpoint."""
+
+    def __init__(self, clock: Clock, half_life_images: float) -> None:
+        self.clock = clock
+        self.half_life_images = half_life_images
+        self.ema: WeightEMA | None = None
+        self._loaded: Mapping[str, Tensor] | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Starts from the restored average, or from the initial weights."""
+        self.ema = WeightEMA(pl_module.sampling_parameters(), self.half_life_images)
+        if self._loaded is not None:
+            self.ema.load_state_dict({n: t.to(pl_module.device) for n, t in self._loaded.items()})
+            self._loaded = None
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Averages."""
+        assert self.ema is not None
+        self.ema.update(len(batch) * trainer.world_size, self.clock.images_seen)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The shadow weights."""
+        return {} if self.ema is None else dict(self.ema.state_dict())
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keeps the restored average until the parameters are there."""
+        self._loaded = state_dict or None
+
+
+class LearningCurves(pl.Callback):
+    """Means of the logged tensors over an interval of images, and the non-finite guard.
+
+    Values stay on the device between intervals: the only host sync of training is here.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        file: MetricsFile,
+        every_images: int,
+        track: Callable[[dict[str, float]], None] | None = None,
+    ) -> None:
+        self.clock = clock
+        self.file = file
+        self.every_images = every_images
+        self.track = track
+        self._sums: dict[str, Tensor] = {}
+        self._steps = 0
+        self._since = 0
+        self._indices: list[Tensor] = []
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Drops rows that lie after the checkpoint."""
+        self.file.rewind(self.clock.images_seen)
+        self._since = self.clock.images_seen
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Adds up; writes a row when the interval is full."""
+        for name, value in outputs.items():
+            value = value.detach().float()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._steps += 1
+        self._indices.append(batch.index)
+        if self.clock.images_seen - self._since >= self.every_images or trainer.should_stop:
+            self._write(pl_module)
+
+    def _write(self, pl_module: pl.LightningModule) -> None:
+        means = {name: float(total) / self._steps for name, total in self._sums.items()}
+        bad = sorted(name for name, value in means.items() if not abs(value) < float("inf"))
+        if bad:
+            indices = torch.cat(self._indices)[:8].tolist()
+            raise NonFiniteLossError(
+                f"{', '.join(bad)} of {type(pl_module).__name__} became NaN or infinite between "
+                f"{self._since} and {self.clock.images_seen} images (batches that begin with "
+                f"training indices {indices}); lower the learning rate or raise the warm-up."
+            )
+        row: dict[str, Any] = {
+            "images_seen": self.clock.images_seen,
+            "flops": f"{self.clock.flops + self.clock.first_stage_flops:.6e}",
+            "seconds": round(self.clock.seconds, 3),
+        }
+        row |= {name: round(value, 6) for name, value in means.items()}
+        self.file.append(row)
+        if self.track is not None:
+            self.track({name: float(value) for name, value in row.items()})
+        self._sums, self._steps, self._indices = {}, 0, []
+        self._since = self.clock.images_seen

@@ -1,0 +1,176 @@
+"""Training one module under a budget: the same for families and first stages."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from t2ibench.data.stream import BatchStream
+from t2ibench.runs.clock import Budget, Clock
+from t2ibench.runs.folder import MetricsFile, Run
+from t2ibench.training.callbacks import (
+    AverageWeights,
+    BudgetClock,
+    Decay,
+    LearningCurves,
+    LearningRate,
+)
+from t2ibench.training.checkpoint import Checkpointer, read_clock, save_weights
+from t2ibench.training.progress import BudgetProgress
+
+StreamFactory = Callable[[int, int, int], BatchStream]
+"""(images_seen, rank, world_size) -> the batches from there on."""
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How a module is trained; every value comes from the configuration.
+
+    Attributes:
+        warmup_images: images over which the learning rate rises linearly.
+        decay: what it does afterwards.
+        ema_half_life_images: half-life of the weight average.
+        log_every_images: interval of the learning curves.
+        checkpoint_every_seconds: interval of checkpoints.
+        accelerator: Lightning's accelerator, ``auto`` by default in conf/trainer.
+        devices: Lightning's devices.
+        precision: ``auto`` is bf16-mixed on a GPU and 32-true on a CPU.
+        progress: whether a progress bar is shown.
+    """
+
+    warmup_images: int
+    decay: Decay
+    ema_half_life_images: float
+    log_every_images: int
+    checkpoint_every_seconds: float
+    accelerator: str
+    devices: int
+    precision: str
+    progress: bool
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What training gave.
+
+    Attributes:
+        clock: what it spent.
+        interrupted: True where a signal ended it before the budget did.
+    """
+
+    clock: Clock
+    interrupted: bool
+
+
+def fit(
+    module: Any,
+    stream: StreamFactory,
+    run: Run,
+    budget: Budget,
+    options: TrainingOptions,
+    seed: int,
+    clock: Clock | None = None,
+    track: Callable[[dict[str, float]], None] | None = None,
+) -> Fitted:
+    """Trains until the budget is spent or a signal comes; resumes from the run's checkpoint.
+
+    At the end of the budget the module holds its EMA weights and they are saved as
+    ``checkpoints/model.safetensors``.
+
+    Args:
+        module: a family or an ``AutoencoderModule``.
+        stream: the training batches from a number of images seen.
+        run: where checkpoints and curves go.
+        budget: when to stop.
+        options: see ``TrainingOptions``.
+        seed: of initialised noise and data order; the weights are the caller's.
+        clock: carries the first stage's cost in.
+        track: called with each row of the learning curves (W&B).
+
+    Raises:
+        CheckpointError: the run's checkpoint is unreadable.
+        NonFiniteLossError: a loss became NaN or infinite.
+    """
+    clock = clock or Clock()
+    resumed = read_clock(run.checkpoint)
+    if resumed is not None:
+        clock.load_state_dict(resumed)
+    if resumed is not None and clock.progress(budget) >= 1:
+        averages = AverageWeights(clock, options.ema_half_life_images)
+        return _finish_from_checkpoint(module, run, clock, averages)
+    averages = AverageWeights(clock, options.ema_half_life_images)
+    checkpointer = Checkpointer(run.checkpoint, options.checkpoint_every_seconds)
+    callbacks: list[pl.Callback] = [
+        LearningRate(clock, budget, options.warmup_images, options.decay),
+        BudgetClock(clock, budget, seed),
+        averages,
+        LearningCurves(
+            clock, MetricsFile(run.path / "metrics.csv"), options.log_every_images, track
+        ),
+        checkpointer,
+    ]
+    if options.progress:
+        callbacks.append(BudgetProgress(clock, budget, run.path.name))
+    trainer = make_trainer(options, callbacks)
+    batches = stream(clock.images_seen, trainer.global_rank, trainer.world_size)
+    try:
+        trainer.fit(
+            module,
+            train_dataloaders=batches,
+            ckpt_path=run.checkpoint if resumed is not None else None,
+            weights_only=True,
+        )
+    finally:
+        checkpointer.release_signals()
+    if checkpointer.interrupted and clock.progress(budget) < 1:
+        return Fitted(clock, interrupted=True)
+    assert averages.ema is not None
+    with averages.ema.applied(module):
+        save_weights(module, run.weights)
+    return Fitted(clock, interrupted=False)
+
+
+def _finish_from_checkpoint(
+    module: Any, run: Run, clock: Clock, averages: AverageWeights
+) -> Fitted:
+    """The budget was spent but the process died before the weights were exported."""
+    state = torch.load(run.checkpoint, map_location="cpu", weights_only=True)
+    module.load_state_dict(state["state_dict"], strict=True)
+    parameters = module.sampling_parameters()
+    with torch.no_grad():
+        for name, value in state["callbacks"]["AverageWeights"].items():
+            parameters[name].copy_(value)
+    save_weights(module, run.weights)
+    return Fitted(clock, interrupted=False)
+
+
+def make_trainer(options: TrainingOptions, callbacks: list[pl.Callback]) -> pl.Trainer:
+    """A Lightning Trainer without its own logger, bar, checkpoints or clock."""
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
+    warnings.filterwarnings("ignore", message=".*resuming from a checkpoint that ended before.*")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*isinstance\\(treespec.*")
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    on_gpu = options.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    precision: Any = options.precision
+    if precision == "auto":
+        precision = "bf16-mixed" if on_gpu else "32-true"
+    return pl.Trainer(
+        accelerator=options.accelerator,
+        devices=options.devices,
+        precision=precision,
+        max_epochs=-1,
+        logger=False,
+        callbacks=callbacks,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
