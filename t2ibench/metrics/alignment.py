@@ -1,0 +1,113 @@
+"""How well images match their captions, by a dual encoder's features."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from t2ibench.core.errors import ScoreError
+from t2ibench.core.hashing import derive_seed
+
+CLIP_SCORE_SCALE = 100.0
+"""We print 100 max(cos, 0), the common scale; Hessel et al. print 2.5 max(cos, 0)."""
+
+DISTRACTORS = 99
+"""AttnGAN (Xu et al. 2018), section 4: 99 mismatching captions and the true one."""
+
+
+def clip_score(
+    image_features: Float[Tensor, "N D"], text_features: Float[Tensor, "N D"]
+) -> Float[Tensor, " N"]:
+    """``100 max(cos(image, caption), 0)`` an image; the score is the mean.
+
+    Args:
+        image_features: (N, D), any norm.
+        text_features: (N, D), row i is the caption of image i.
+
+    Returns:
+        (N,) values in [0, 100].
+
+    Raises:
+        ScoreError: features that are not finite.
+
+    Source: Hessel et al. (2021), "CLIPScore", equation 1.
+    Differs: scale 100 in place of w = 2.5, as later work prints it; no prefix before captions.
+    """
+    cosine = torch.nn.functional.cosine_similarity(image_features.float(), text_features.float())
+    if not torch.isfinite(cosine).all():
+        raise ScoreError("CLIP-score met features with NaN or infinity; look at the images.")
+    return CLIP_SCORE_SCALE * cosine.clamp(min=0)
+
+
+def draw_distractors(
+    keys: Sequence[Hashable], count: int = DISTRACTORS, seed: int = 0
+) -> Int[Tensor, "N K"]:
+    """For each caption the rows of ``count`` others that mean something else.
+
+    Captions with equal keys (paraphrases, repeats) never distract one another, and each
+    distinct meaning appears at most once among one caption's distractors. The draw belongs
+    to the caption's own key and the seed, not to its position.
+
+    Args:
+        keys: the meaning of each caption: its canonical parse, or the caption itself.
+        count: K, distractors a caption.
+        seed: of the draw.
+
+    Raises:
+        ScoreError: fewer than ``count`` + 1 distinct meanings.
+    """
+    rows: dict[Hashable, int] = {}
+    for row, key in enumerate(keys):
+        rows.setdefault(key, row)
+    distinct = list(rows)
+    if len(distinct) <= count:
+        raise ScoreError(
+            f"R-precision with {count} distractors needs {count + 1} captions of different "
+            f"meaning, got {len(distinct)}; score more prompts."
+        )
+    drawn = np.empty((len(keys), count), dtype=np.int64)
+    for row, key in enumerate(keys):
+        rng = np.random.default_rng(derive_seed("distractors", seed, repr(key)))
+        picks = rng.choice(len(distinct), size=count + 1, replace=False)
+        others = [rows[distinct[pick]] for pick in picks if distinct[pick] != key]
+        drawn[row] = others[:count]
+    return torch.from_numpy(drawn)
+
+
+def r_precision(
+    image_features: Float[Tensor, "N D"],
+    text_features: Float[Tensor, "N D"],
+    distractor_features: Float[Tensor, "N K D"],
+) -> Float[Tensor, " N"]:
+    """1 where the image is nearer its own caption than all K distractors, else 0.
+
+    A tie for the first place of t captions earns 1/t, so that a blind encoder scores chance.
+
+    Args:
+        image_features: (N, D).
+        text_features: (N, D), the true captions.
+        distractor_features: (N, K, D): ``text_features[draw_distractors(keys)]``, or the
+            features of given hard captions (one attribute or relation changed).
+
+    Returns:
+        (N,) values in [0, 1]; the score is the mean.
+
+    Raises:
+        ScoreError: features that are not finite.
+
+    Source: Xu et al. (2018), "AttnGAN", section 4 (R-precision with R = 1).
+    Differs: distractors are seeded, exclude captions of the same meaning, and ties share.
+    """
+    image = torch.nn.functional.normalize(image_features.float(), dim=-1)
+    truth = torch.nn.functional.normalize(text_features.float(), dim=-1)
+    others = torch.nn.functional.normalize(distractor_features.float(), dim=-1)
+    own = (image[:, None] * truth[:, None]).sum(-1)
+    rival = (image[:, None] * others).sum(-1)
+    if not (torch.isfinite(own).all() and torch.isfinite(rival).all()):
+        raise ScoreError("R-precision met features with NaN or infinity; look at the images.")
+    ties = (rival == own).sum(1)
+    return (rival <= own).all(1).float() / (1 + ties)

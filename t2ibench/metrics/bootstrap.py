@@ -1,0 +1,204 @@
+"""Intervals: how far a score would move with other prompts or other samples.
+
+Two kinds of score need two kinds of interval. A *mean over images* (CLIP-score, grader
+accuracy, precision) gets a percentile bootstrap that resamples whole prompts. A *distance
+between sets* (Fréchet, kernel) is biased by its sample size, and resampling with
+replacement makes duplicates that shrink the effective size, so its bootstrap percentiles
+lie off the point estimate; it gets ``point +- 1.96 sd`` with the standard deviation of
+half-samples drawn without replacement (the delete-half jackknife).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from t2ibench.core.errors import ScoreError
+
+NORMAL_95 = 1.959963984540054
+"""Two-sided 95% quantile of the standard normal."""
+
+
+class Estimate(NamedTuple):
+    """A value with its 95% interval.
+
+    Attributes:
+        value: the point estimate.
+        ci_low: lower end.
+        ci_high: upper end.
+        note: what a reader must know, else empty.
+    """
+
+    value: float
+    ci_low: float
+    ci_high: float
+    note: str = ""
+
+
+class Difference(NamedTuple):
+    """A paired difference of means with its 95% interval.
+
+    Attributes:
+        value: mean of a - b.
+        ci_low: lower end.
+        ci_high: upper end.
+        p_value: two-sided bootstrap p-value of "no difference", at least 1 / (replicates + 1).
+    """
+
+    value: float
+    ci_low: float
+    ci_high: float
+    p_value: float
+
+    @property
+    def distinguishable(self) -> bool:
+        """True where the interval leaves out zero."""
+        return self.ci_low > 0 or self.ci_high < 0
+
+
+def _cluster_ids(n: int, clusters: Sequence[Hashable] | None) -> tuple[np.ndarray, int]:
+    """The cluster number of each of n values, numbered by first appearance, and the count."""
+    if clusters is None:
+        return np.arange(n), n
+    if len(clusters) != n:
+        raise ScoreError(
+            f"{n} values came with {len(clusters)} cluster keys; give one prompt key a value."
+        )
+    numbers: dict[Hashable, int] = {}
+    ids = np.array([numbers.setdefault(key, len(numbers)) for key in clusters])
+    return ids, len(numbers)
+
+
+def _resampled_means(
+    values: np.ndarray, clusters: Sequence[Hashable] | None, replicates: int, seed: int
+) -> np.ndarray:
+    """Means of ``replicates`` resamplings of whole clusters with replacement."""
+    ids, k = _cluster_ids(len(values), clusters)
+    sums = np.bincount(ids, weights=values, minlength=k)
+    sizes = np.bincount(ids, minlength=k).astype(np.float64)
+    rng = np.random.default_rng(seed)
+    means = np.empty(replicates)
+    at_once = max(1, 4_000_000 // k)
+    for start in range(0, replicates, at_once):
+        drawn = rng.integers(0, k, size=(min(at_once, replicates - start), k))
+        means[start : start + len(drawn)] = sums[drawn].sum(1) / sizes[drawn].sum(1)
+    return means
+
+
+def bootstrap_mean(
+    values: Float[np.ndarray, " N"] | Bool[np.ndarray, " N"],
+    clusters: Sequence[Hashable] | None = None,
+    *,
+    replicates: int = 2000,
+    seed: int = 0,
+) -> Estimate:
+    """A mean and its 95% percentile-bootstrap interval, clustered by prompt.
+
+    Args:
+        values: (N,) one value an image.
+        clusters: N prompt keys; images of one prompt are resampled together. None: every
+            image is its own cluster.
+        replicates: how many resamplings.
+        seed: of the resampling; the same inputs give the same interval.
+
+    Raises:
+        ScoreError: no values, a value that is not finite, or keys that do not match.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if len(values) == 0:
+        raise ScoreError("a mean of no values has no interval; score at least one image.")
+    if not np.isfinite(values).all():
+        raise ScoreError(f"{(~np.isfinite(values)).sum()} of {len(values)} values are not finite.")
+    means = _resampled_means(values, clusters, replicates, seed)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Estimate(float(values.mean()), float(low), float(high))
+
+
+def paired_difference(
+    a: Float[np.ndarray, " N"] | Bool[np.ndarray, " N"],
+    b: Float[np.ndarray, " M"] | Bool[np.ndarray, " M"],
+    clusters: Sequence[Hashable] | None = None,
+    *,
+    replicates: int = 2000,
+    seed: int = 0,
+) -> Difference:
+    """Mean of a - b over the same prompts and seeds, with a clustered bootstrap.
+
+    Args:
+        a: (N,) values of the first model.
+        b: (N,) values of the second, row for row on the same prompt and seed.
+        clusters: N prompt keys, or None.
+        replicates: how many resamplings.
+        seed: of the resampling.
+
+    Raises:
+        ScoreError: different lengths, no values, or values that are not finite.
+    """
+    if len(a) != len(b):
+        raise ScoreError(f"a paired difference needs equal lengths, got {len(a)} and {len(b)}.")
+    gaps = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
+    point = bootstrap_mean(gaps, clusters, replicates=replicates, seed=seed)
+    means = _resampled_means(gaps, clusters, replicates, seed)
+    tail = min((means <= 0).sum(), (means >= 0).sum())
+    p_value = min(1.0, 2 * (tail + 1) / (replicates + 1))
+    return Difference(point.value, point.ci_low, point.ci_high, float(p_value))
+
+
+def half_samples(
+    n: int, replicates: int, seed: int = 0, clusters: Sequence[Hashable] | None = None
+) -> Bool[np.ndarray, "R N"]:
+    """Random halves of n images without replacement: rows of True for the images kept.
+
+    Args:
+        n: how many images.
+        replicates: R, how many halves.
+        seed: of the draw.
+        clusters: n prompt keys; a prompt's images stay together. None: each image alone.
+
+    Raises:
+        ScoreError: fewer than four clusters.
+    """
+    ids, k = _cluster_ids(n, clusters)
+    if k < 4:
+        raise ScoreError(f"half-samples need at least 4 prompts, got {k}; score more images.")
+    rng = np.random.default_rng(seed)
+    keep = np.zeros((replicates, k), dtype=bool)
+    for row in keep:
+        row[rng.permutation(k)[: k // 2]] = True
+    return keep[:, ids]
+
+
+def half_sample_sd(
+    statistic: Callable[[np.ndarray], float],
+    n: int,
+    *,
+    replicates: int = 10,
+    seed: int = 0,
+    clusters: Sequence[Hashable] | None = None,
+) -> float:
+    """Standard deviation of a set statistic at size n, from halves without replacement.
+
+    With m = n/2 of n kept, Var(half) = (1 - m/n) s^2/m = s^2/n, so the spread of the halves is
+    that of the statistic at the full n, without any rescaling and without duplicates.
+
+    Args:
+        statistic: maps the kept image indices (m,) to a value.
+        n: how many images there are.
+        replicates: how many halves.
+        seed: of the draw.
+        clusters: n prompt keys, or None.
+
+    Source: Wu (1990), "On the asymptotic properties of the jackknife histogram": the
+    delete-d jackknife with d = n/2.
+    Differs: a random few halves rather than all of them.
+    """
+    keep = half_samples(n, replicates, seed, clusters)
+    return float(np.std([statistic(np.flatnonzero(row)) for row in keep], ddof=1))
+
+
+def sd_interval(value: float, sd: float, note: str = "") -> Estimate:
+    """``value +- 1.96 sd``: the interval of a distance between sets."""
+    return Estimate(value, value - NORMAL_95 * sd, value + NORMAL_95 * sd, note)

@@ -1,0 +1,1 @@
+"""Networks that turn stored pixels into features for distances and alignment."""

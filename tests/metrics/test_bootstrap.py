@@ -1,0 +1,93 @@
+"""Intervals: coverage on known distributions, clusters, pairing, determinism."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from t2ibench.core.errors import ScoreError
+from t2ibench.metrics.bootstrap import (
+    bootstrap_mean,
+    half_sample_sd,
+    half_samples,
+    paired_difference,
+    sd_interval,
+)
+
+
+def test_interval_of_a_mean_matches_the_normal_theory():
+    values = np.random.default_rng(0).normal(2.0, 3.0, 4000)
+    estimate = bootstrap_mean(values)
+    half = 1.96 * values.std(ddof=1) / len(values) ** 0.5
+    assert estimate.value == pytest.approx(values.mean())
+    assert estimate.ci_high - estimate.value == pytest.approx(half, rel=0.1)
+    assert estimate.value - estimate.ci_low == pytest.approx(half, rel=0.1)
+
+
+def test_clusters_widen_the_interval_by_the_design_effect():
+    rng = np.random.default_rng(1)
+    per_prompt = rng.normal(size=300)
+    values = np.repeat(per_prompt, 9)
+    keys = [f"prompt {i}" for i in range(300) for _ in range(9)]
+    alone, clustered = bootstrap_mean(values), bootstrap_mean(values, keys)
+    ratio = (clustered.ci_high - clustered.ci_low) / (alone.ci_high - alone.ci_low)
+    assert ratio == pytest.approx(3.0, rel=0.12)
+
+
+def test_unequal_clusters_keep_the_mean_over_images():
+    values = np.array([1.0, 1.0, 1.0, 0.0])
+    assert bootstrap_mean(values, ["a", "a", "a", "b"]).value == 0.75
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.booleans(), min_size=1, max_size=40), st.integers(0, 5))
+def test_a_mean_of_answers_stays_between_its_ends_and_in_range(answers, seed):
+    estimate = bootstrap_mean(np.array(answers), replicates=200, seed=seed)
+    assert 0 <= estimate.ci_low <= estimate.value + 1e-12
+    assert estimate.value - 1e-12 <= estimate.ci_high <= 1
+    assert estimate == bootstrap_mean(np.array(answers), replicates=200, seed=seed)
+
+
+def test_pairing_finds_a_difference_that_unpaired_intervals_hide():
+    rng = np.random.default_rng(2)
+    prompt_difficulty = rng.normal(0, 5, 400)
+    a = prompt_difficulty + rng.normal(0.3, 0.5, 400)
+    b = prompt_difficulty + rng.normal(0.0, 0.5, 400)
+    difference = paired_difference(a, b)
+    assert difference.distinguishable and difference.p_value < 0.01
+    assert bootstrap_mean(a).ci_low < bootstrap_mean(b).ci_high
+    assert not paired_difference(a, a + rng.normal(0, 1, 400)).p_value < 0.001
+    same = paired_difference(a, a)
+    assert same.value == 0 and not same.distinguishable and same.p_value == 1
+
+
+def test_half_sample_sd_estimates_the_sd_at_full_size():
+    values = np.random.default_rng(3).normal(0, 2, 1000)
+    sd = half_sample_sd(lambda kept: values[kept].mean(), 1000, replicates=400)
+    assert sd == pytest.approx(2 / 1000**0.5, rel=0.12)
+
+
+def test_halves_keep_prompts_whole():
+    keys = [i // 4 for i in range(40)]
+    halves = half_samples(40, 5, clusters=keys)
+    assert halves.sum(1).tolist() == [20] * 5
+    assert all(len(set(group)) == 1 for row in halves for group in row.reshape(10, 4))
+
+
+def test_sd_interval_is_centred():
+    assert sd_interval(3.0, 1.0).ci_high - 3.0 == pytest.approx(1.96, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: bootstrap_mean(np.array([])), "no values"),
+        (lambda: bootstrap_mean(np.array([1.0, np.nan])), "not finite"),
+        (lambda: bootstrap_mean(np.array([1.0, 2.0]), ["a"]), "cluster keys"),
+        (lambda: paired_difference(np.ones(2), np.ones(3)), "equal lengths"),
+        (lambda: half_samples(3, 2), "at least 4"),
+    ],
+)
+def test_impossible_inputs_are_named(call, words):
+    with pytest.raises(ScoreError, match=words):
+        call()
