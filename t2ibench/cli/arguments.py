@@ -1,0 +1,61 @@
+"""Arguments of the verbs that read runs: positional words and ``key=value`` options."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from t2ibench.core.errors import ConfigError
+
+OPTION = re.compile(r"^([a-z][a-z0-9_.]*)=(.*)$", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What was typed after a verb.
+
+    Attributes:
+        words: run folders, prompts, names.
+        options: ``key=value`` pairs, defaults filled in.
+        knobs: the ``knobs.name=value`` among them.
+    """
+
+    words: list[str]
+    options: dict[str, str]
+    knobs: dict[str, float] = field(default_factory=dict)
+
+
+def parse_arguments(verb: str, arguments: Sequence[str], defaults: Mapping[str, str]) -> Arguments:
+    """Splits words from options and checks the options' names.
+
+    Raises:
+        ConfigError: an option that the verb does not have, or a knob that is not a number.
+    """
+    words: list[str] = []
+    options = dict(defaults)
+    knobs: dict[str, float] = {}
+    for argument in arguments:
+        match = OPTION.match(argument)
+        if argument.startswith("-"):
+            raise ConfigError(f"{verb} has no flag {argument}; options are typed key=value.")
+        if match is None:
+            words.append(argument)
+            continue
+        name, value = match.groups()
+        if name.startswith("knobs."):
+            knobs[name.removeprefix("knobs.")] = number(name, value)
+        elif name in defaults:
+            options[name] = value
+        else:
+            known = ", ".join([*defaults, "knobs.NAME"])
+            raise ConfigError(f"{verb} has no option {name}; it has {known}.")
+    return Arguments(words, options, knobs)
+
+
+def number(name: str, value: str) -> float:
+    """A float, or one sentence."""
+    try:
+        return float(value)
+    except ValueError:
+        raise ConfigError(f"{name}={value} must be a number.") from None

@@ -1,0 +1,80 @@
+"""The command line: one verb, then Hydra overrides or run folders.
+
+Nothing heavy is imported before the verb needs it, so that ``--help``, ``--cfg job`` and
+``doctor`` answer at once, without a GPU and without weights.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from t2ibench import __version__
+from t2ibench.core.errors import T2IBenchError
+
+VERBS = {
+    "train": "train (and sample, and score) one model or a sweep: Hydra overrides, -m",
+    "sample": "images for your prompts from a trained run",
+    "score": "score a run again, or anybody's folder of images with captions",
+    "compare": "leaderboard and paired tests over runs",
+    "report": "one self-contained HTML page over runs",
+    "info": "parameters, FLOPs, knobs of a configuration, without training it",
+    "demo": "three families trained, scored and compared; experiment=NAME for another study",
+    "data": "prepare or check a data set",
+    "evaluator": "train the dual encoder of an embedded data set (maintainers)",
+    "bench": "training and sampling speed of a configuration on this machine",
+    "doctor": "what this machine has and what is missing",
+}
+
+HELP = """t2ibench {version}: text-to-image generator families compared under one protocol
+
+usage: t2ibench VERB [WORDS] [key=value ...]
+
+{verbs}
+
+examples:
+  t2ibench demo
+  t2ibench train model=diffusion/ldm data=shapes seed=0,1 -m
+  t2ibench train model=gan/gan_int_cls conditioning=modulation budget=images budget.amount=50000
+  t2ibench sample runs/NAME "a large red ring on a white background" seed=3 out=pictures
+  t2ibench compare runs/*
+  t2ibench train --cfg job      the whole configuration;  t2ibench train --help  its groups
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one verb.
+
+    Returns:
+        0 on success, 2 after a user's mistake (one sentence on stderr), 130 when interrupted.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help", "help"):
+        verbs = "\n".join(f"  {name:<10}{text}" for name, text in VERBS.items())
+        sys.stdout.write(HELP.format(version=__version__, verbs=verbs))
+        return 0
+    if words[0] == "--version":
+        sys.stdout.write(f"{__version__}\n")
+        return 0
+    verb, rest = words[0], words[1:]
+    if verb not in VERBS:
+        sys.stderr.write(f"t2ibench: {verb} is not a verb; choose {', '.join(VERBS)}.\n")
+        return 2
+    module = importlib.import_module(f"t2ibench.cli.{verb}")
+    if rest and rest[0] in ("-h", "--help") and verb not in ("train",):
+        sys.stdout.write(f"t2ibench {verb}: {VERBS[verb]}\n\n{(module.__doc__ or '').strip()}\n")
+        return 0
+    try:
+        code = module.run(rest)
+    except T2IBenchError as error:
+        sys.stderr.write(f"t2ibench {verb}: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write(f"t2ibench {verb}: interrupted; type the same command to go on.\n")
+        return 130
+    return int(code or 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
