@@ -1,0 +1,160 @@
+"""From a configuration to a trained run, and from a run back to its module."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from t2ibench.cli.build import (
+    build_budget,
+    build_module,
+    build_source,
+    build_text_encoder,
+    cache_root,
+    check_config,
+    create,
+    first_stage_plan,
+    training_options,
+    training_vocabulary,
+)
+from t2ibench.cli.compose import identifying, resolve_conditioning, to_container, to_yaml
+from t2ibench.cli.first_stage import cached_targets, ready_first_stage
+from t2ibench.cli.interrupt import Interrupted
+from t2ibench.core.errors import NonFiniteLossError
+from t2ibench.core.files import read_json, write_json
+from t2ibench.data.records import DataSource
+from t2ibench.data.stream import BatchStream
+from t2ibench.families.base import TextToImageModule
+from t2ibench.runs.clock import Clock
+from t2ibench.runs.folder import Run
+from t2ibench.text.base import TextEncoder
+from t2ibench.text.cache import FrozenTextCache
+from t2ibench.training.checkpoint import load_weights
+from t2ibench.training.fit import fit
+from t2ibench.training.tracking import track_run
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run with everything that sampling and scoring need.
+
+    Attributes:
+        run: its folder.
+        cfg: its configuration.
+        source: its data.
+        module: the family with EMA weights, in eval mode.
+        clock: what training spent.
+    """
+
+    run: Run
+    cfg: DictConfig
+    source: DataSource
+    module: TextToImageModule
+    clock: Clock
+
+
+def find_run(cfg: DictConfig) -> Run:
+    """The run of a configuration, made if it is new."""
+    resolve_conditioning(cfg)
+    label = f"{cfg.model.name.replace('/', '-')}-{cfg.size.name}-seed{cfg.seed}"
+    return Run.of(cfg.paths.runs, label, identifying(cfg), to_yaml(cfg))
+
+
+def train_run(cfg: DictConfig) -> Trained:
+    """Finds or trains the run of a configuration.
+
+    Raises:
+        T2IBenchError: the configuration, the data or the weights cannot be used.
+        Interrupted: a signal ended training; the same command resumes it.
+    """
+    resolve_conditioning(cfg)
+    check_config(cfg)
+    source = build_source(cfg)
+    plan = first_stage_plan(cfg)
+    run = find_run(cfg)
+    with run.locked():
+        if run.state in ("trained", "finished"):
+            return open_run(run, source)
+        train = source.split("train")
+        vocabulary = training_vocabulary(cfg, train)
+        encoder = build_text_encoder(cfg, vocabulary)
+        write_json(run.path / "vocabulary.json", vocabulary)
+        clock, stage, extra = Clock(), None, {}
+        if plan is not None:
+            stage, spent, stage_run = ready_first_stage(cfg, plan, source)
+            clock.first_stage_flops, clock.first_stage_seconds = spent.flops, spent.seconds
+            extra["first_stage"] = stage_run.path.name
+        module = build_module(cfg, encoder, stage)
+        targets: dict[str, Any] = {}
+        if stage is not None and module.trains_on != "image":
+            targets = cached_targets(cfg, stage, train, module.trains_on)
+        text = FrozenTextCache(encoder, cache_root(cfg) / "text") if cfg.text.cached else None
+
+        def stream(images_seen: int, rank: int, world_size: int) -> BatchStream:
+            return BatchStream(
+                train,
+                batch_size=cfg.model.training.batch_size,
+                seed=cfg.seed,
+                images_seen=images_seen,
+                rank=rank,
+                world_size=world_size,
+                flip=bool(cfg.data.flip) and not targets,
+                text=text,
+                **targets,
+            )
+
+        run.set_status("running")
+        run.write_manifest(
+            data=source.fingerprint, text_encoder=encoder.fingerprint, seed=cfg.seed, **extra
+        )
+        try:
+            with track_run(to_container(cfg)["logger"]["wandb"], run, to_container(cfg)) as track:
+                fitted = fit(
+                    module,
+                    stream,
+                    run,
+                    build_budget(cfg),
+                    training_options(cfg, cfg.model.training),
+                    cfg.seed,
+                    clock,
+                    track,
+                )
+        except NonFiniteLossError as error:
+            run.set_status("failed", reason=str(error))
+            raise
+        if fitted.interrupted:
+            run.set_status("interrupted")
+            raise Interrupted
+        load_weights(module, run.weights)
+        run.set_status("trained", clock=fitted.clock.state_dict())
+        return Trained(run, cfg, source, module.eval(), fitted.clock)
+
+
+def open_run(run: Run, source: DataSource | None = None) -> Trained:
+    """Loads a trained run's module from its own configuration and weights.
+
+    Raises:
+        CheckpointError: the run is not trained to its end.
+    """
+    cfg: Any = OmegaConf.load(run.path / "config.yaml")
+    source = source or build_source(cfg)
+    encoder = load_text_encoder(run, cfg)
+    plan = first_stage_plan(cfg)
+    stage = None
+    if plan is not None:
+        from t2ibench.autoencoders.frozen import FrozenFirstStage
+
+        skeleton = create(plan.config["module"], resolution=source.resolution)
+        stage = FrozenFirstStage(skeleton.autoencoder)
+    module = build_module(cfg, encoder, stage)
+    load_weights(module, run.weights)
+    clock = Clock()
+    clock.load_state_dict(run.status().get("clock", {}))
+    return Trained(run, cfg, source, module.eval(), clock)
+
+
+def load_text_encoder(run: Run, cfg: DictConfig) -> TextEncoder:
+    """The run's text encoder with the vocabulary it was trained with."""
+    return build_text_encoder(cfg, read_json(run.path / "vocabulary.json"))
