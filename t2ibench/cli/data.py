@@ -1,0 +1,32 @@
+"""Prepare or check a data set.
+
+t2ibench data prepare emoji_styles    fetch the drawings with npm, render them, write splits
+t2ibench data check shapes            keys, captions, groups and identical images across splits
+t2ibench data check folder data.source.root=PICTURES
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from t2ibench.core.errors import ConfigError
+
+
+def run(arguments: Sequence[str]) -> int:
+    """``prepare NAME`` or ``check NAME [overrides]``."""
+    from t2ibench.cli.compose import compose_config
+
+    if len(arguments) < 2 or arguments[0] not in ("prepare", "check"):
+        raise ConfigError("data takes `prepare NAME` or `check NAME`, for example shapes.")
+    action, name, *overrides = arguments
+    cfg = compose_config([f"data={name}", *overrides])
+    if action == "prepare":
+        return prepare(name, Path(cfg.paths.data), cfg)
+    from t2ibench.cli.build import build_source
+    from t2ibench.data.check import check_source
+
+    report = check_source(build_source(cfg))
+    sys.stdout.write(f"{report}\n")
+    return 0 if report.ok else 1
