@@ -1,0 +1,1 @@
+"""The procedural captioned world: scenes, captions, renders and their exact meaning."""
