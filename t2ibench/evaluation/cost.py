@@ -1,0 +1,220 @@
+"""What a model costs: parameters, counted FLOPs, seconds, memory, on a named machine.
+
+Knows only callables and modules: a sampler is ``sample(batch_size)`` and whatever happens
+inside (text encoding, guidance, decoding) is part of its cost.
+"""
+
+from __future__ import annotations
+
+import platform
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+SampleCall = Callable[[int], Any]
+"""Draws a batch of the given size from captions to images."""
+
+BEST_BATCHES = (4, 16, 64)
+"""Batch sizes tried for the best throughput, after batch 1."""
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Seconds an image at one batch size.
+
+    Attributes:
+        batch_size: images a call.
+        median: seconds an image, median over calls.
+        iqr: spread between the quartiles, seconds an image.
+        calls: how many timed calls, after the warm-up.
+    """
+
+    batch_size: int
+    median: float
+    iqr: float
+    calls: int
+
+
+@dataclass(frozen=True)
+class CostReport:
+    """The cost of sampling.
+
+    Attributes:
+        parameters: part -> number of parameters.
+        sample_flops_per_image: counted FLOPs of one image at batch 1, 1 MAC = 2 FLOP.
+        latency: at batch 1.
+        throughput: at the batch size with the fewest seconds an image.
+        peak_memory_gib: of one call at the throughput's batch size.
+        hardware: device, threads, precision, torch version.
+    """
+
+    parameters: dict[str, int]
+    sample_flops_per_image: float
+    latency: Latency
+    throughput: Latency
+    peak_memory_gib: float
+    hardware: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready, as ``scores.json`` keeps it."""
+        return asdict(self) | {
+            "seconds_per_image_batch_1": self.latency.median,
+            "seconds_per_image_best": self.throughput.median,
+            "best_batch_size": self.throughput.batch_size,
+        }
+
+
+def count_parameters(parts: Mapping[str, nn.Module]) -> dict[str, int]:
+    """Parameters of each part; a tensor shared between parts counts in the first only."""
+    seen: set[int] = set()
+    counts = {}
+    for name, module in parts.items():
+        fresh = [p for p in module.parameters() if id(p) not in seen]
+        seen.update(id(p) for p in fresh)
+        counts[name] = sum(p.numel() for p in fresh)
+    return counts
+
+
+def count_flops(call: Callable[[], Any]) -> float:
+    """FLOPs of matrix products, convolutions and attention in a call, forward and backward.
+
+    Attention is counted as its two products. Elementwise work is not counted, as in the
+    papers' own counts.
+    """
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return float(counter.get_total_flops())
+
+
+def time_sampling(
+    sample: SampleCall,
+    batch_size: int,
+    device: torch.device | str = "cpu",
+    *,
+    warmup_calls: int = 1,
+    calls: int = 5,
+    seconds: float = 10.0,
+) -> Latency:
+    """Median and spread of seconds an image, after a warm-up, synchronised.
+
+    Args:
+        sample: draws a batch.
+        batch_size: images a call.
+        device: what to wait for.
+        warmup_calls: calls that are not timed.
+        calls: timed calls at most.
+        seconds: stop early (after at least two calls) when the timed calls took this long.
+    """
+    device = torch.device(device)
+    for _ in range(warmup_calls):
+        sample(batch_size)
+    took: list[float] = []
+    while len(took) < calls and (len(took) < 2 or sum(took) < seconds):
+        _synchronise(device)
+        start = time.perf_counter()
+        sample(batch_size)
+        _synchronise(device)
+        took.append(time.perf_counter() - start)
+    each = np.array(took) / batch_size
+    low, median, high = np.quantile(each, [0.25, 0.5, 0.75])
+    return Latency(batch_size, float(median), float(high - low), len(took))
+
+
+def measure_cost(
+    sample: SampleCall,
+    parts: Mapping[str, nn.Module],
+    device: torch.device | str = "cpu",
+    *,
+    best_batches: Sequence[int] = BEST_BATCHES,
+    calls: int = 5,
+    seconds: float = 10.0,
+) -> CostReport:
+    """Measures a sampler; larger batches are tried while they still help.
+
+    Args:
+        sample: draws a batch of the given size, captions in, images out.
+        parts: named networks whose parameters are counted.
+        device: where the sampler runs.
+        best_batches: batch sizes tried for the throughput, ascending.
+        calls: timed calls a batch size.
+        seconds: time limit a batch size.
+    """
+    device = torch.device(device)
+    flops = count_flops(lambda: sample(1))
+    latency = time_sampling(sample, 1, device, calls=calls, seconds=seconds)
+    best = latency
+    for batch_size in best_batches:
+        found = time_sampling(sample, batch_size, device, calls=calls, seconds=seconds)
+        if found.median >= best.median:
+            break
+        best = found
+    return CostReport(
+        count_parameters(parts),
+        flops,
+        latency,
+        best,
+        peak_memory_gib(lambda: sample(best.batch_size), device),
+        hardware(device),
+    )
+
+
+def hardware(device: torch.device | str = "cpu") -> dict[str, Any]:
+    """The machine that a time was measured on."""
+    device = torch.device(device)
+    name = platform.processor() or platform.machine()
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    elif Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+        name = models[0] if models else name
+    return {
+        "device": name,
+        "type": device.type,
+        "threads": torch.get_num_threads(),
+        "precision": str(torch.get_default_dtype()).removeprefix("torch."),
+        "torch": torch.__version__,
+    }
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_memory_gib(call: Callable[[], Any], device: torch.device | str = "cpu") -> float:
+    """Most memory a call held: allocated on CUDA, resident growth of the process on a CPU.
+
+    The resident set is watched every 5 ms from a thread, so a peak shorter than that is missed.
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        call()
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    process = psutil.Process()
+    before = peak = process.memory_info().rss
+    done = threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(0.005):
+            peak = max(peak, process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        call()
+    finally:
+        done.set()
+        watcher.join()
+    return (max(peak, process.memory_info().rss) - before) / 2**30

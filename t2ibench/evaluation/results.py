@@ -1,0 +1,203 @@
+"""``scores.json``: everything the evaluator said of one run, and all that a report reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from t2ibench.core.errors import RunError, ScoreError
+from t2ibench.core.files import read_json, write_json
+from t2ibench.core.types import Score
+
+SCHEMA = 1
+
+Scores = dict[str, Score]
+"""Score key -> score."""
+
+MODEL_FIELDS = ("name", "family", "data", "seed", "run")
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """One setting of the sampling knobs and the scores there.
+
+    Attributes:
+        knobs: complete knob values.
+        scores: score key -> score.
+        value: the fidelity-alignment knob's value.
+        samples: the sample set's folder, relative to the run's; empty where it was not kept.
+    """
+
+    knobs: dict[str, float]
+    scores: Scores
+    value: float | None = None
+    samples: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready mapping."""
+        return {
+            "value": self.value,
+            "knobs": self.knobs,
+            "scores": scores_to_dict(self.scores),
+            "samples": self.samples,
+        }
+
+    @staticmethod
+    def from_dict(fields: Mapping[str, Any]) -> OperatingPoint:
+        """The inverse of ``to_dict``."""
+        return OperatingPoint(
+            dict(fields["knobs"]),
+            scores_from_dict(fields["scores"]),
+            fields.get("value"),
+            fields.get("samples", ""),
+        )
+
+
+@dataclass(frozen=True)
+class RunScores:
+    """The scores of one run.
+
+    Attributes:
+        model: name, family, size, data, text, conditioning, seed, run; a folder of foreign
+            images has family ``external``.
+        protocol: the protocol's fields.
+        budget: unit and amount, or empty.
+        cost: train_images, train_flops, train_seconds, first_stage_flops,
+            first_stage_seconds, parameters (part -> count) and the sampling cost
+            (``CostReport.to_dict``).
+        knob: name and default of the fidelity-alignment knob, or empty.
+        default: the default operating point, which tables show.
+        front: the sweep over the knob.
+        reference: ``floor`` (real against real at the same N), ``ceiling`` (the first
+            stage's reconstructions) and ``ground_truth`` (real images on their captions).
+        leakage: the leakage guard's findings.
+    """
+
+    model: dict[str, Any]
+    protocol: dict[str, Any]
+    default: OperatingPoint
+    budget: dict[str, Any] = field(default_factory=dict)
+    cost: dict[str, Any] = field(default_factory=dict)
+    knob: dict[str, Any] = field(default_factory=dict)
+    front: tuple[OperatingPoint, ...] = ()
+    reference: dict[str, Scores] = field(default_factory=dict)
+    leakage: tuple[dict[str, Any], ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of ``scores.json``."""
+        return {
+            "schema": SCHEMA,
+            "model": self.model,
+            "protocol": self.protocol,
+            "budget": self.budget,
+            "cost": self.cost,
+            "knob": self.knob,
+            "default": self.default.to_dict(),
+            "front": [point.to_dict() for point in self.front],
+            "reference": {name: scores_to_dict(s) for name, s in self.reference.items()},
+            "leakage": list(self.leakage),
+        }
+
+    def write(self, path: str | Path) -> None:
+        """Writes ``scores.json`` atomically."""
+        write_json(path, self.to_dict())
+
+    @staticmethod
+    def read(path: str | Path) -> RunScores:
+        """Reads and checks ``scores.json``.
+
+        Raises:
+            RunError: absent, of another schema, or with a missing or malformed part.
+        """
+        path = Path(path)
+        if not path.exists():
+            raise RunError(
+                f"{path} does not exist: the run is not scored yet; run `t2ibench score`."
+            )
+        try:
+            fields = read_json(path)
+        except ValueError as error:
+            raise RunError(f"{path} is not JSON ({error}); score the run again.") from error
+        if not isinstance(fields, dict) or fields.get("schema") != SCHEMA:
+            found = fields.get("schema") if isinstance(fields, dict) else type(fields).__name__
+            raise RunError(
+                f"{path} has schema {found}, this version reads {SCHEMA}; score the run again."
+            )
+        try:
+            return _from_dict(fields)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise RunError(
+                f"{path} lacks or misplaces {error}; score the run again with this version."
+            ) from error
+
+
+def _from_dict(fields: Mapping[str, Any]) -> RunScores:
+    missing = [name for name in MODEL_FIELDS if name not in fields["model"]]
+    if missing:
+        raise KeyError(f"model.{missing[0]}")
+    return RunScores(
+        model=dict(fields["model"]),
+        protocol=dict(fields["protocol"]),
+        default=OperatingPoint.from_dict(fields["default"]),
+        budget=dict(fields["budget"]),
+        cost=dict(fields["cost"]),
+        knob=dict(fields["knob"]),
+        front=tuple(OperatingPoint.from_dict(point) for point in fields["front"]),
+        reference={name: scores_from_dict(s) for name, s in fields["reference"].items()},
+        leakage=tuple(dict(leak) for leak in fields["leakage"]),
+    )
+
+
+def scores_to_dict(scores: Mapping[str, Score]) -> dict[str, dict[str, Any]]:
+    """A JSON-ready mapping."""
+    return {key: score.to_dict() for key, score in scores.items()}
+
+
+def scores_from_dict(fields: Mapping[str, Mapping[str, Any]]) -> Scores:
+    """The inverse of ``scores_to_dict``.
+
+    Raises:
+        KeyError: a score is filed under another key than its own.
+    """
+    scores = {key: Score.from_dict(dict(value)) for key, value in fields.items()}
+    for key, score in scores.items():
+        if key != score.key:
+            raise KeyError(f"{score.key} (filed under {key})")
+    return scores
+
+
+def by_metric(scores: Mapping[str, Score]) -> dict[str, Score]:
+    """Short names for logs: ``fd``, and ``fd:shapes-clip-v1`` where a metric has several keys.
+
+    The first key of a metric gets the bare name, so the order of extractors decides.
+    """
+    named: dict[str, Score] = {}
+    for key, score in scores.items():
+        name = score.metric
+        if name in named:
+            inner = key[len(name) :].strip("[]")
+            name = f"{name}:{inner.split('@', 1)[0].split('|', 1)[0]}"
+        named[name] = score
+    return named
+
+
+def only_score(scores: Mapping[str, Score], metric: str) -> Score:
+    """The one score of a metric.
+
+    Raises:
+        ScoreError: none, or several with different keys.
+    """
+    found = [score for score in scores.values() if score.metric == metric]
+    if len(found) != 1:
+        raise ScoreError(
+            f"{metric} has {len(found)} scores here ({', '.join(s.key for s in found) or 'none'}); "
+            "name the whole key."
+        )
+    return found[0]
+
+
+def metrics_of(many: Iterable[Mapping[str, Score]]) -> list[str]:
+    """Every key of several score mappings, in order of first appearance."""
+    return list(dict.fromkeys(key for scores in many for key in scores))

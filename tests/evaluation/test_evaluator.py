@@ -1,0 +1,171 @@
+import numpy as np
+import pytest
+import torch
+from instruments import BrightnessJudge, PictureAligner, Projection, make_split
+
+from t2ibench.core.errors import ScoreError
+from t2ibench.evaluation.evaluator import Evaluator
+from t2ibench.evaluation.protocol import Protocol
+from t2ibench.evaluation.results import by_metric
+from t2ibench.metrics.bootstrap import bootstrap_mean
+from t2ibench.metrics.frechet import frechet_distance
+from t2ibench.metrics.kernel import kid
+
+N = 120
+PROTOCOL = Protocol("dev", "test", N, 0)
+
+
+@pytest.fixture(scope="module")
+def test_split():
+    return make_split("test", 160)
+
+
+def evaluator(split, **changes):
+    fields = {
+        "protocol": PROTOCOL,
+        "reference": split,
+        "extractors": [Projection()],
+        "aligners": [PictureAligner()],
+        "judge": BrightnessJudge(),
+    }
+    return Evaluator(**(fields | changes))
+
+
+def drawn(split, noise=0):
+    prompts = PROTOCOL.prompts(split)
+    pixels = split.pixels(prompts.indices).int()
+    blur = torch.randint(0, noise + 1, pixels.shape, generator=torch.Generator().manual_seed(1))
+    return prompts.answered_by((pixels + blur).clamp(0, 255).to(torch.uint8))
+
+
+def test_scores_equal_the_metrics_on_the_same_features(test_split):
+    samples = drawn(test_split, noise=60)
+    extractor = Projection()
+    found = by_metric(evaluator(test_split).evaluate(samples).scores)
+    x = extractor.features(samples.pixels)
+    y = extractor.features(test_split.pixels(PROTOCOL.reference(test_split)))
+    assert found["fd"].value == pytest.approx(frechet_distance(x, y), rel=1e-9)
+    assert found["kid"].value == pytest.approx(kid(x, y), rel=1e-9)
+    image = PictureAligner().image_features(samples.pixels)
+    text = PictureAligner().text_features(samples.captions)
+    cosine = torch.nn.functional.cosine_similarity(image, text).double()
+    assert found["clip_score"].value == pytest.approx(100 * float(cosine.mean()), rel=1e-5)
+    expected = bootstrap_mean(100 * cosine.numpy(), samples.keys)
+    assert found["clip_score"].ci_low == pytest.approx(expected.ci_low, rel=1e-5)
+
+
+def test_every_score_has_its_interval_count_and_key(test_split):
+    evaluation = evaluator(test_split).evaluate(drawn(test_split, noise=60))
+    names = {key.split("[")[0] for key in evaluation.scores}
+    assert names == {
+        "fd", "kid", "precision", "recall", "density", "coverage",
+        "cmmd-style", "clip_score", "r_precision", "grader_colour",
+    }  # fmt: skip
+    for key, score in evaluation.scores.items():
+        assert score.key == key and score.ci_low <= score.value <= score.ci_high
+        assert score.n == (N if "grader" not in key else score.n) and score.n <= N
+    fd = by_metric(evaluation.scores)["fd"]
+    fingerprint = Projection().fingerprint[:8]
+    assert fd.key == (
+        f"fd[projection@6|native-8|{fingerprint}|toy/test:{test_split.fingerprint[:8]}|{N}]"
+    )
+    assert all(len(column) == N for column in evaluation.columns.values())
+
+
+def test_a_skill_counts_only_the_images_that_were_asked(test_split):
+    samples = drawn(test_split)
+    evaluation = evaluator(test_split).evaluate(samples)
+    skill = by_metric(evaluation.scores)["grader_colour"]
+    asked = ["red" in caption for caption in samples.captions]
+    assert 0 < skill.n == sum(asked) < N
+    np.testing.assert_array_equal(~np.isnan(evaluation.columns[skill.key]), asked)
+
+
+def test_scores_grow_with_damage_and_show_misalignment(test_split):
+    judge = evaluator(test_split)
+    values = [by_metric(judge.evaluate(drawn(test_split, n)).scores) for n in (10, 60, 150)]
+    for metric in ("fd", "kid", "cmmd-style"):
+        assert values[0][metric].value < values[1][metric].value < values[2][metric].value
+    right = drawn(test_split)
+    rolled = type(right)(
+        right.pixels, right.captions[7:] + right.captions[:7], right.keys, right.seeds
+    )
+    wrong = by_metric(judge.evaluate(rolled).scores)
+    assert values[0]["r_precision"].value == 1.0
+    assert wrong["r_precision"].value < 0.1
+    assert wrong["fd"].value == pytest.approx(0, abs=1e-6)
+
+
+def test_chunks_do_not_change_scores(test_split, monkeypatch):
+    samples = drawn(test_split, noise=60)
+    whole = evaluator(test_split).evaluate(samples).scores
+    monkeypatch.setattr("t2ibench.evaluation.evaluator.CHUNK", 17)
+    pieces = evaluator(test_split).evaluate(samples).scores
+    assert whole.keys() == pieces.keys()
+    for key in whole:
+        assert whole[key].value == pytest.approx(pieces[key].value, rel=1e-5, abs=1e-9)
+
+
+def test_the_floor_uses_other_real_images(test_split):
+    judge = evaluator(test_split)
+    train = make_split("train", 300, offset=5000)
+    floor = by_metric(judge.floor(train))
+    damaged = by_metric(judge.evaluate(drawn(test_split, noise=150)).scores)
+    assert 0 < floor["fd"].value < damaged["fd"].value
+    assert floor["fd"].key == damaged["fd"].key
+    assert "clip_score" not in floor and "grader_colour" not in floor
+    with pytest.raises(ScoreError, match="40 are left; give the training split"):
+        judge.floor(test_split)
+
+
+def test_ground_truth_gives_alignment_on_the_same_prompts(test_split):
+    judge = evaluator(test_split)
+    truth = judge.ground_truth(test_split)
+    made = judge.evaluate(drawn(test_split)).scores
+    assert {"clip_score", "r_precision", "grader_colour"} == set(by_metric(truth))
+    assert all(truth[key].value == made[key].value for key in truth)
+
+
+class Store:
+    def __init__(self):
+        self.kept = {}
+
+    def get_or_build(self, key, build):
+        if key not in self.kept:
+            self.kept[key] = build()
+        return self.kept[key]
+
+
+def test_reference_features_are_cached_by_content(test_split):
+    store = Store()
+    first = evaluator(test_split, cache=store).evaluate(drawn(test_split, 60))
+    extractor = Projection()
+    second = evaluator(test_split, cache=store, extractors=[extractor])
+    assert second.evaluate(drawn(test_split, 60)).scores == first.scores
+    assert extractor.calls == N, "only the generated images were embedded"
+    assert len(store.kept) == 2
+    other_weights = Projection(seed=1)
+    evaluator(test_split, cache=store, extractors=[other_weights]).evaluate(drawn(test_split, 60))
+    assert len(store.kept) == 3 and other_weights.calls == 2 * N
+
+
+def test_underdetermined_distances_say_so(test_split):
+    scores = evaluator(test_split, extractors=[Projection(width=150)]).evaluate(drawn(test_split))
+    assert "underdetermined" in by_metric(scores.scores)["fd"].note
+
+
+def test_few_meanings_give_no_r_precision(test_split):
+    judge = evaluator(test_split, meaning=lambda caption: caption.split()[-1])
+    assert "r_precision" not in by_metric(judge.evaluate(drawn(test_split)).scores)
+
+
+def test_another_size_or_resolution_is_refused(test_split):
+    judge = evaluator(test_split)
+    with pytest.raises(ScoreError, match="scores 120 images, the set has 60"):
+        judge.evaluate(drawn(test_split).take(60))
+    samples = drawn(test_split)
+    small = type(samples)(
+        samples.pixels[..., :4, :4], samples.captions, samples.keys, samples.seeds
+    )
+    with pytest.raises(ScoreError, match="the images are 4 px"):
+        judge.evaluate(small)

@@ -1,0 +1,87 @@
+import pytest
+from instruments import make_split
+
+from t2ibench.core.errors import ScoreError
+from t2ibench.data.records import PreparedSplit
+from t2ibench.evaluation.protocol import Protocol, bare_name
+
+
+def protocol(**changes):
+    fields = {"name": "dev", "split": "test", "num_images": 8, "sampling_seed": 0}
+    return Protocol(**(fields | changes))
+
+
+def test_prompts_depend_on_keys_not_on_order():
+    split = make_split("test", 40)
+    order = list(range(40))[::-1]
+    turned = PreparedSplit("toy/test", split.images[order], [split.records[i] for i in order])
+    first, second = protocol().prompts(split), protocol().prompts(turned)
+    assert first.keys == second.keys and first.seeds == second.seeds
+    assert [split.records[i].key for i in first.indices] == list(first.keys)
+
+
+def test_more_images_extend_the_same_prompts():
+    split = make_split("test", 40)
+    few, many = protocol().prompts(split), protocol(num_images=20).prompts(split)
+    assert many.keys[:8] == few.keys and many.seeds[:8] == few.seeds
+
+
+def test_repeats_keep_the_key_and_get_new_seeds():
+    prompts = protocol(num_images=25).prompts(make_split("test", 10))
+    assert len(set(prompts.keys)) == 10 and len(set(prompts.seeds)) == 25
+    assert prompts.keys[0] == prompts.keys[10] == prompts.keys[20]
+
+
+def test_the_sampling_seed_changes_seeds_and_not_prompts():
+    split = make_split("test", 40)
+    first, second = protocol().prompts(split), protocol(sampling_seed=1).prompts(split)
+    assert first.keys == second.keys and not set(first.seeds) & set(second.seeds)
+
+
+def test_seeded_captions_use_every_caption():
+    prompts = protocol(caption="seeded", num_images=40).prompts(make_split("test", 40))
+    assert {c.startswith("picture of") for c in prompts.captions} == {True, False}
+
+
+def test_reference_defaults_to_as_many_of_the_same_split():
+    made = protocol()
+    assert (made.reference_split, made.reference_size) == ("test", 8)
+    split = make_split("test", 40)
+    assert made.reference(split) == made.prompts(split).indices
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_images": 0}, "num_images=0"),
+        ({"reference_size": -1}, "reference_size=-1"),
+    ],
+)
+def test_impossible_protocols(changes, message):
+    with pytest.raises(ScoreError, match=message):
+        protocol(**changes)
+
+
+def test_wrong_split_or_size_is_refused():
+    split = make_split("val", 40)
+    with pytest.raises(ScoreError, match="draws prompts from split test, got toy/val"):
+        protocol().prompts(split)
+    with pytest.raises(ScoreError, match="compares with split test"):
+        protocol().reference(split)
+    with pytest.raises(ScoreError, match="6 images and 8 are asked"):
+        protocol().reference(make_split("test", 6))
+
+
+def test_a_set_of_another_protocol_is_refused():
+    split = make_split("test", 40)
+    prompts = protocol().prompts(split)
+    samples = prompts.answered_by(split.pixels(prompts.indices), {"protocol": protocol().to_dict()})
+    protocol().check(samples)
+    with pytest.raises(ScoreError, match="scores 9 images, the set has 8"):
+        protocol(num_images=9).check(samples)
+    with pytest.raises(ScoreError, match=r"protocol\.split=test, the protocol dev says val"):
+        protocol(split="val").check(samples)
+
+
+def test_bare_names():
+    assert [bare_name(n) for n in ("test", "a/test", "a/test[:5]")] == ["test"] * 3

@@ -1,0 +1,67 @@
+import json
+
+import pytest
+
+from t2ibench.core.errors import RunError, ScoreError
+from t2ibench.core.types import Score
+from t2ibench.evaluation.results import OperatingPoint, RunScores, by_metric, only_score
+
+
+def score(key, value=1.0):
+    return Score(value, 500, value - 0.1, value + 0.1, key)
+
+
+def run_scores():
+    scores = {k: score(k) for k in ("fd[lite0@1280|x]", "fd[shapes-clip-v1@128|x]", "kid[a|b]")}
+    point = OperatingPoint({"guidance_scale": 3.0}, scores, 3.0, "samples/default")
+    return RunScores(
+        model={"name": "ldm", "family": "diffusion", "data": "shapes", "seed": 0, "run": "ldm-12"},
+        protocol={"name": "dev"},
+        default=point,
+        front=(point, point),
+        reference={"floor": scores},
+        leakage=({"part": "text_encoder", "instrument": "x", "shared_tensors": 3},),
+    )
+
+
+def test_round_trip(tmp_path):
+    made = run_scores()
+    made.write(tmp_path / "scores.json")
+    assert RunScores.read(tmp_path / "scores.json") == made
+
+
+def test_absent_scores_name_the_verb(tmp_path):
+    with pytest.raises(RunError, match="not scored yet; run `t2ibench score`"):
+        RunScores.read(tmp_path / "scores.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: f.update(schema=0), "schema 0"),
+        (lambda f: f.pop("default"), "default"),
+        (lambda f: f["model"].pop("family"), r"model\.family"),
+        (lambda f: f["default"]["scores"]["kid[a|b]"].pop("n"), "'n'"),
+        (lambda f: f["default"]["scores"]["kid[a|b]"].update(key="kid[c]"), r"filed under kid\[a"),
+    ],
+)
+def test_malformed_scores_are_named(tmp_path, change, message):
+    fields = run_scores().to_dict()
+    change(fields)
+    (tmp_path / "scores.json").write_text(json.dumps(fields))
+    with pytest.raises(RunError, match=message):
+        RunScores.read(tmp_path / "scores.json")
+
+
+def test_truncated_json_is_named(tmp_path):
+    (tmp_path / "scores.json").write_text('{"schema": 1, ')
+    with pytest.raises(RunError, match="not JSON"):
+        RunScores.read(tmp_path / "scores.json")
+
+
+def test_short_names_keep_keys_apart():
+    named = by_metric(run_scores().default.scores)
+    assert list(named) == ["fd", "fd:shapes-clip-v1", "kid"]
+    assert only_score(run_scores().default.scores, "kid").key == "kid[a|b]"
+    with pytest.raises(ScoreError, match="fd has 2 scores"):
+        only_score(run_scores().default.scores, "fd")
