@@ -7,6 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from t2ibench.autoencoders.frozen import FrozenFirstStage
 from t2ibench.cli.build import (
     build_budget,
     build_module,
@@ -141,18 +142,26 @@ def open_run(run: Run, source: DataSource | None = None) -> Trained:
     cfg: Any = OmegaConf.load(run.path / "config.yaml")
     source = source or build_source(cfg)
     encoder = load_text_encoder(run, cfg)
-    plan = first_stage_plan(cfg)
-    stage = None
-    if plan is not None:
-        from t2ibench.autoencoders.frozen import FrozenFirstStage
-
-        skeleton = create(plan.config["module"], resolution=source.resolution)
-        stage = FrozenFirstStage(skeleton.autoencoder)
-    module = build_module(cfg, encoder, stage)
+    module = build_module(cfg, encoder, skeleton_stage(cfg, source.resolution))
     load_weights(module, run.weights)
     clock = Clock()
     clock.load_state_dict(run.status().get("clock", {}))
     return Trained(run, cfg, source, module.eval(), clock)
+
+
+def untrained_module(cfg: DictConfig) -> tuple[TextToImageModule, DataSource]:
+    """The module of a configuration with random weights, its first stage unmeasured."""
+    source = build_source(cfg)
+    encoder = build_text_encoder(cfg, training_vocabulary(cfg, source.split("train")))
+    return build_module(cfg, encoder, skeleton_stage(cfg, source.resolution)), source
+
+
+def skeleton_stage(cfg: DictConfig, resolution: int) -> FrozenFirstStage | None:
+    """A first stage of the right layout, whose weights are still to be loaded."""
+    plan = first_stage_plan(cfg)
+    if plan is None:
+        return None
+    return FrozenFirstStage(create(plan.config["module"], resolution=resolution).autoencoder)
 
 
 def load_text_encoder(run: Run, cfg: DictConfig) -> TextEncoder:

@@ -1,0 +1,236 @@
+"""Training on the images-seen clock: budgets, resume, signals, EMA, guards."""
+
+import os
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from t2ibench.core.errors import BudgetError, CheckpointError, NonFiniteLossError
+from t2ibench.core.files import read_json
+from t2ibench.data.records import PreparedSplit, Record
+from t2ibench.data.stream import BatchStream
+from t2ibench.families.base import TextToImageModule
+from t2ibench.runs.clock import Budget, Clock
+from t2ibench.runs.folder import Run
+from t2ibench.text.word import WordTransformer
+from t2ibench.training.checkpoint import load_weights, read_clock
+from t2ibench.training.fit import TrainingOptions, fit
+
+WORDS = ["red", "blue", "a", "ring"]
+
+
+class Painter(TextToImageModule):
+    """A linear map from text and noise to pixels: the smallest honest family."""
+
+    family = "painter"
+
+    def __init__(self, explode_after=None, **kwargs):
+        super().__init__(**kwargs)
+        self.paint = nn.Linear(self.text_encoder.width + 4, 3 * self.resolution**2)
+        self.explode_after = explode_after
+        self.steps = 0
+
+    @property
+    def knobs(self):
+        return ()
+
+    def forward(self, text, noise):
+        size = self.resolution
+        return self.paint(torch.cat([text.pooled, noise], -1)).view(-1, 3, size, size)
+
+    def training_step(self, batch, batch_idx):
+        text = self.drop_text(self.encode_text(batch))
+        loss = (self(text, torch.randn(len(batch), 4)) - batch.image).square().mean()
+        self.steps += 1
+        if self.explode_after is not None and self.steps > self.explode_after:
+            loss = loss * float("nan")
+        self.optimise(self.optimizers(), loss, list(self.parameters()))
+        return {"loss": loss.detach()}
+
+    def sample(self, text, noise, knobs):
+        return self(text, noise.normal(4))
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=1e-2)
+
+
+@pytest.fixture
+def split():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (40, 3, 8, 8), dtype=np.uint8)
+    records = [
+        Record(f"k{i}", ("a red ring", "a blue ring"), f"g{i}", "train") for i in range(40)
+    ]
+    return PreparedSplit("toy/train", images, records)
+
+
+def painter(**kwargs):
+    torch.manual_seed(3)
+    encoder = WordTransformer(vocabulary=WORDS, width=16, depth=1, heads=2, max_length=8)
+    return Painter(
+        text_encoder=encoder,
+        resolution=8,
+        null_text_probability=0.1,
+        gradient_clip_norm=1.0,
+        **kwargs,
+    )
+
+
+OPTIONS = TrainingOptions(
+    warmup_images=32,
+    decay="cosine",
+    ema_half_life_images=50,
+    log_every_images=16,
+    checkpoint_every_seconds=1e9,
+    accelerator="cpu",
+    devices=1,
+    precision="32-true",
+    progress=False,
+)
+
+
+def make_run(root, name="toy"):
+    return Run.of(root, name, {"name": name}, "name: toy\n")
+
+
+def train(split, root, budget, name="toy", module=None, options=OPTIONS, each_batch=None, **kw):
+    run = make_run(root, name)
+    module = module or painter()
+
+    def stream(images_seen, rank, world_size):
+        batches = BatchStream(split, batch_size=8, seed=5, images_seen=images_seen)
+        return batches if each_batch is None else each_batch(batches)
+
+    return run, module, fit(module, stream, run, budget, options, seed=1, **kw)
+
+
+def test_images_budget_stops_exactly(split, tmp_path):
+    _, _, fitted = train(split, tmp_path, Budget("images", 80))
+    assert fitted.clock.images_seen == 80
+    assert fitted.clock.flops_per_image > 0
+
+
+def test_flops_budget_charges_the_first_stage(split, tmp_path):
+    _, _, probe = train(split, tmp_path, Budget("images", 8), "probe")
+    per_image = probe.clock.flops_per_image
+    budget = Budget("flops", per_image * 100)
+    _, _, free = train(split, tmp_path, budget, "free")
+    clock = Clock(first_stage_flops=per_image * 40)
+    _, _, charged = train(split, tmp_path, budget, "charged", clock=clock)
+    assert free.clock.images_seen == 104  # the first multiple of the batch that reaches 100
+    assert charged.clock.images_seen == 64
+
+
+def test_first_stage_dearer_than_the_budget_is_one_sentence(split, tmp_path):
+    clock = Clock(first_stage_flops=1e30)
+    with pytest.raises(BudgetError, match="first stage alone"):
+        train(split, tmp_path, Budget("flops", 1e6), clock=clock)
+
+
+def interrupt_after(number, when):
+    def wrap(batches):
+        for i, batch in enumerate(batches):
+            if i == when:
+                os.kill(os.getpid(), number)
+            yield batch
+
+    return wrap
+
+
+@pytest.mark.parametrize("when", [1, 4, 7])
+def test_resumed_equals_uninterrupted(split, tmp_path, when):
+    budget = Budget("images", 96)
+    whole, module, _ = train(split, tmp_path, budget, "whole")
+    run, _, first = train(
+        split, tmp_path, budget, "cut", each_batch=interrupt_after(signal.SIGTERM, when)
+    )
+    assert first.interrupted
+    assert read_clock(run.checkpoint)["images_seen"] == 8 * (when + 1)
+    _, resumed, second = train(split, tmp_path, budget, "cut")
+    assert not second.interrupted and second.clock.images_seen == 96
+    for (name, a), b in zip(module.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    assert whole.weights.read_bytes() == run.weights.read_bytes()
+
+
+def test_signals_are_given_back(split, tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    train(split, tmp_path, Budget("images", 16))
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_killed_between_last_checkpoint_and_export(split, tmp_path):
+    budget = Budget("images", 48)
+    run, _, _ = train(split, tmp_path, budget)
+    expected = run.weights.read_bytes()
+    run.weights.unlink()
+    train(split, tmp_path, budget)
+    assert run.weights.read_bytes() == expected
+
+
+def test_exported_weights_are_the_average(split, tmp_path):
+    run, module, _ = train(split, tmp_path, Budget("images", 80))
+    live = module.paint.weight.detach().clone()
+    load_weights(module, run.weights)
+    assert not torch.equal(live, module.paint.weight)
+    run, module, _ = train(
+        split, tmp_path, Budget("images", 80), "no-ema", options=replace(OPTIONS, ema_half_life_images=0)
+    )
+    live = module.paint.weight.detach().clone()
+    load_weights(module, run.weights)
+    assert torch.equal(live, module.paint.weight)
+
+
+def test_non_finite_loss_names_the_images(split, tmp_path):
+    with pytest.raises(NonFiniteLossError, match="became NaN or infinite between 16 and 32"):
+        train(split, tmp_path, Budget("images", 80), module=painter(explode_after=2))
+
+
+def test_corrupt_checkpoint_is_one_sentence(split, tmp_path):
+    run = make_run(tmp_path)
+    run.checkpoint.parent.mkdir(parents=True)
+    run.checkpoint.write_bytes(b"not a checkpoint")
+    with pytest.raises(CheckpointError, match="delete it"):
+        train(split, tmp_path, Budget("images", 16))
+
+
+def test_weights_of_another_shape_are_refused(split, tmp_path):
+    run, _, _ = train(split, tmp_path, Budget("images", 8))
+    other = painter()
+    other.paint = nn.Linear(5, 5)
+    with pytest.raises(CheckpointError, match="2 of another shape"):
+        load_weights(other, run.weights)
+
+
+def test_learning_curves_are_written(split, tmp_path):
+    run, _, _ = train(split, tmp_path, Budget("images", 64))
+    lines = (run.path / "metrics.csv").read_text().splitlines()
+    assert lines[0].split(",")[:3] == ["images_seen", "flops", "seconds"]
+    assert [int(line.split(",")[0]) for line in lines[1:]] == [16, 32, 48, 64]
+
+
+def test_warmup_and_cosine(split, tmp_path):
+    rates = []
+
+    class Watched(Painter):
+        def training_step(self, batch, batch_idx):
+            rates.append(self.optimizers().param_groups[0]["lr"])
+            return super().training_step(batch, batch_idx)
+
+    module = painter()
+    module.__class__ = Watched
+    train(split, tmp_path, Budget("images", 80), module=module)
+    assert rates[0] == pytest.approx(1e-2 / 32)
+    assert max(rates) == rates[4]
+    assert rates[-1] == pytest.approx(1e-2 * 0.5 * (1 + np.cos(np.pi * 0.9)), rel=1e-4)
+
+
+def test_status_survives_as_json(tmp_path):
+    run = make_run(tmp_path)
+    run.set_status("failed", reason="because")
+    assert read_json(run.path / "status.json")["reason"] == "because"
+    assert Run.at(run.path).state == "failed"
