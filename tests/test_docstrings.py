@@ -1,0 +1,47 @@
+"""Every loss, sampler, schedule, metric, quantiser and network of a paper says its source."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import t2ibench
+
+ROOT = Path(t2ibench.__file__).parent
+PAPER_FILES = sorted(
+    [
+        *ROOT.glob("samplers/*.py"),
+        *ROOT.glob("families/*/losses.py"),
+        *ROOT.glob("families/*/gan_int_cls.py"),
+        *ROOT.glob("families/*/vqgan_gpt.py"),
+        *ROOT.glob("families/*/ldm.py"),
+        ROOT / "autoencoders/kl.py",
+        ROOT / "autoencoders/vq.py",
+        ROOT / "metrics/frechet.py",
+        ROOT / "metrics/kernel.py",
+        ROOT / "metrics/neighbours.py",
+        ROOT / "nn/conditioning.py",
+        ROOT / "nn/attention.py",
+        ROOT / "nn/ema.py",
+        ROOT / "nn/embeddings.py",
+    ]
+)
+
+
+def public_things(path):
+    """Public functions and network classes at the top level of a file."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            yield node
+
+
+@pytest.mark.parametrize("path", PAPER_FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_at_least_one_source_and_every_source_has_its_differences(path):
+    docs = {node.name: ast.get_docstring(node) or "" for node in public_things(path)}
+    if not docs:
+        return
+    assert all(docs.values()), f"no docstring: {[n for n, d in docs.items() if not d]}"
+    sourced = [name for name, doc in docs.items() if "Source:" in doc]
+    assert sourced, f"{path.name} names no source"
+    missing = [name for name in sourced if "Differs:" not in docs[name]]
+    assert not missing, f"Source without Differs: {missing}"
