@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from t2ibench.text.word import WordTransformer
 from torch import nn
 
 from t2ibench.core.errors import BudgetError, CheckpointError, NonFiniteLossError
@@ -16,7 +17,6 @@ from t2ibench.data.stream import BatchStream
 from t2ibench.families.base import TextToImageModule
 from t2ibench.runs.clock import Budget, Clock
 from t2ibench.runs.folder import Run
-from t2ibench.text.word import WordTransformer
 from t2ibench.training.checkpoint import load_weights, read_clock
 from t2ibench.training.fit import TrainingOptions, fit
 
@@ -62,9 +62,7 @@ class Painter(TextToImageModule):
 def split():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (40, 3, 8, 8), dtype=np.uint8)
-    records = [
-        Record(f"k{i}", ("a red ring", "a blue ring"), f"g{i}", "train") for i in range(40)
-    ]
+    records = [Record(f"k{i}", ("a red ring", "a blue ring"), f"g{i}", "train") for i in range(40)]
     return PreparedSplit("toy/train", images, records)
 
 
@@ -152,7 +150,9 @@ def test_resumed_equals_uninterrupted(split, tmp_path, when):
     assert read_clock(run.checkpoint)["images_seen"] == 8 * (when + 1)
     _, resumed, second = train(split, tmp_path, budget, "cut")
     assert not second.interrupted and second.clock.images_seen == 96
-    for (name, a), b in zip(module.state_dict().items(), resumed.state_dict().values(), strict=True):
+    for (name, a), b in zip(
+        module.state_dict().items(), resumed.state_dict().values(), strict=True
+    ):
         assert torch.equal(a, b), name
     assert whole.weights.read_bytes() == run.weights.read_bytes()
 
@@ -178,7 +178,11 @@ def test_exported_weights_are_the_average(split, tmp_path):
     load_weights(module, run.weights)
     assert not torch.equal(live, module.paint.weight)
     run, module, _ = train(
-        split, tmp_path, Budget("images", 80), "no-ema", options=replace(OPTIONS, ema_half_life_images=0)
+        split,
+        tmp_path,
+        Budget("images", 80),
+        "no-ema",
+        options=replace(OPTIONS, ema_half_life_images=0),
     )
     live = module.paint.weight.detach().clone()
     load_weights(module, run.weights)

@@ -1,0 +1,102 @@
+"""The evaluator's instruments, from configuration: extractors, dual encoder, grader."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from t2ibench.cli.build import cache_root, create
+from t2ibench.data.cache import ArrayCache
+from t2ibench.data.records import DataSource
+from t2ibench.evaluation.evaluator import Aligner, Evaluator, Judge
+from t2ibench.evaluation.protocol import Protocol
+from t2ibench.metrics.dual_encoder import WEIGHTS, DualEncoder
+from t2ibench.metrics.extractors.base import FeatureExtractor
+
+
+@dataclass(frozen=True)
+class Instruments:
+    """What judges sample sets of one data set.
+
+    Attributes:
+        source: the data set.
+        extractors: networks of the distances.
+        aligners: dual encoders.
+        judge: the exact grader, or None.
+        meaning: caption to what it says, or None.
+        cache: of reference features.
+    """
+
+    source: DataSource
+    extractors: tuple[FeatureExtractor, ...]
+    aligners: tuple[Aligner, ...]
+    judge: Judge | None
+    meaning: Callable[[str], Hashable] | None
+    cache: ArrayCache
+
+    def evaluator(self, protocol: Protocol) -> Evaluator:
+        """The evaluator of a protocol."""
+        return Evaluator(
+            protocol=protocol,
+            reference=self.source.split(protocol.reference_split),
+            extractors=self.extractors,
+            aligners=self.aligners,
+            judge=self.judge,
+            meaning=self.meaning,
+            cache=self.cache,
+        )
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Every network by its key, for the leakage guard."""
+        found: dict[str, Any] = {e.key: e for e in self.extractors}
+        return found | {a.key: a for a in self.aligners if isinstance(a, nn.Module)}
+
+
+def make_protocol(cfg: DictConfig, part: str) -> Protocol:
+    """``protocol.test`` or ``protocol.front``."""
+    fields: Any = OmegaConf.to_container(cfg.protocol[part], resolve=True)
+    name = cfg.protocol.name if part == "test" else f"{cfg.protocol.name}-{part}"
+    return Protocol(name=name, **fields)
+
+
+def build_instruments(cfg: DictConfig, source: DataSource) -> Instruments:
+    """Loads the instruments that ``evaluator`` names.
+
+    Raises:
+        MissingWeightsError: an extractor's or encoder's weights are not on this machine.
+    """
+    extractors = tuple(create(node) for node in cfg.evaluator.extractors.values())
+    judge, meaning = (None, None)
+    if cfg.evaluator.grader and source.world is not None:
+        judge, meaning = shapes_judge(source)
+    return Instruments(
+        source=source,
+        extractors=extractors,
+        aligners=dual_encoders(cfg),
+        judge=judge,
+        meaning=meaning,
+        cache=ArrayCache(cache_root(cfg) / "features"),
+    )
+
+
+def dual_encoders(cfg: DictConfig) -> tuple[Aligner, ...]:
+    """``auto`` is the encoder shipped for the data set, null none, else a shipped name."""
+    wanted = cfg.evaluator.dual_encoder
+    if wanted is None:
+        return ()
+    if wanted != "auto":
+        return (DualEncoder.load(wanted),)
+    shipped = sorted(p.parent.name for p in WEIGHTS.glob(f"{cfg.data.name}-clip-v*/card.json"))
+    return (DualEncoder.load(shipped[-1]),) if shipped else ()
+
+
+def shapes_judge(source: Any) -> tuple[Judge, Callable[[str], Hashable]]:
+    """The exact grader bound to the procedural world of ``source``."""
+    from t2ibench.data.shapes.judge import WorldJudge
+
+    judge = WorldJudge(source.world)
+    return judge, judge.meaning
