@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -34,7 +37,6 @@ class Checkpointer(pl.Callback):
         self.every_seconds = every_seconds
         self.interrupted = False
         self._saved = time.monotonic()
-        self._before: dict[int, Any] = {}
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.interrupted and number == signal.SIGINT:
@@ -44,7 +46,7 @@ class Checkpointer(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Takes the signals over."""
         for number in SIGNALS:
-            self._before[number] = signal.signal(number, self._on_signal)
+            signal.signal(number, self._on_signal)
 
     def on_train_batch_end(
         self,
@@ -66,11 +68,16 @@ class Checkpointer(pl.Callback):
             trainer.save_checkpoint(aside)
         self._saved = time.monotonic()
 
-    def release_signals(self) -> None:
-        """Gives the signals back."""
-        for number, handler in self._before.items():
+
+@contextmanager
+def signals_restored() -> Iterator[None]:
+    """Afterwards the handlers are those of before: Lightning leaves its own behind."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
             signal.signal(number, handler)
-        self._before = {}
 
 
 def read_clock(path: Path) -> dict[str, Any] | None:
@@ -83,11 +90,16 @@ def read_clock(path: Path) -> dict[str, Any] | None:
         return None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
+    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
         raise CheckpointError(
-            f"{path} cannot be read ({error}); delete it to train this run from the start."
+            f"{path} cannot be read ({first_line(error)}); delete it to train this run from the start."
         ) from error
     return state["callbacks"]["BudgetClock"]
+
+
+def first_line(error: BaseException) -> str:
+    """The first sentence of a long message."""
+    return str(error).strip().splitlines()[0].split(". ")[0] if str(error) else type(error).__name__
 
 
 def save_weights(module: nn.Module, path: Path) -> None:

@@ -21,7 +21,12 @@ from t2ibench.training.callbacks import (
     LearningCurves,
     LearningRate,
 )
-from t2ibench.training.checkpoint import Checkpointer, read_clock, save_weights
+from t2ibench.training.checkpoint import (
+    Checkpointer,
+    read_clock,
+    save_weights,
+    signals_restored,
+)
 from t2ibench.training.progress import BudgetProgress
 
 StreamFactory = Callable[[int, int, int], BatchStream]
@@ -119,19 +124,17 @@ def fit(
         callbacks.append(BudgetProgress(clock, budget, run.path.name))
     trainer = make_trainer(options, callbacks)
     batches = stream(clock.images_seen, trainer.global_rank, trainer.world_size)
-    try:
+    with signals_restored():
         trainer.fit(
             module,
             train_dataloaders=batches,
             ckpt_path=run.checkpoint if resumed is not None else None,
             weights_only=True,
         )
-    finally:
-        checkpointer.release_signals()
     if checkpointer.interrupted and clock.progress(budget) < 1:
         return Fitted(clock, interrupted=True)
     assert averages.ema is not None
-    with averages.ema.applied(module):
+    with averages.ema.applied():
         save_weights(module, run.weights)
     return Fitted(clock, interrupted=False)
 

@@ -107,7 +107,7 @@ def test_images_belong_to_their_seed_and_prompt(cfg):
 
 def test_resumed_equals_uninterrupted(cfg, tmp_path):
     whole, _, _ = train(cfg, tmp_path / "whole", 40)
-    cut, _, first = train(cfg, tmp_path / "cut", 40, interrupt_at=1)
+    cut, _, first = train(cfg, tmp_path / "cut", 40, interrupt_at=2)
     assert first.interrupted and first.clock.images_seen == 16
     _, _, second = train(cfg, tmp_path / "cut", 40)
     assert second.clock.images_seen == 40
