@@ -40,7 +40,7 @@ class FeatureExtractor(nn.Module, ABC):
     def fingerprint(self) -> str:
         """First 12 hex digits of the SHA-256 of the weights."""
         named = self.state_dict().items()
-        return hash_tensors((name, torch.atleast_1d(tensor)) for name, tensor in named)
+        return hash_tensors((f"{n} {tuple(t.shape)}", t.reshape(-1)) for n, t in named)
 
     @abstractmethod
     def forward(self, pixels: PixelImages) -> Float[Tensor, "B D"]:
