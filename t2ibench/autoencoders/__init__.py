@@ -1,1 +1,1 @@
-"""Floor 2: first stages: VQ and KL autoencoders."""
+"""Floor 2: first stages, images to small grids of latents or codes and back."""

@@ -1,0 +1,135 @@
+"""Convolutional encoder and decoder of the first stages.
+
+The image enters by space-to-depth and leaves by depth-to-space, so that no convolution runs
+at full resolution: there a 3x3 layer costs most and sees least.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from t2ibench.core.errors import ConfigError
+
+GROUP_WIDTH = 16
+"""Channels a group of GroupNorm."""
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """GroupNorm with groups of about ``GROUP_WIDTH`` channels."""
+    groups = max(1, channels // GROUP_WIDTH)
+    while channels % groups:
+        groups -= 1
+    return nn.GroupNorm(groups, channels, eps=1e-6)
+
+
+class ResidualBlock(nn.Module):
+    """x + Conv(silu(GN(Conv(silu(GN(x)))))), the last convolution zero at the start.
+
+    Source: Esser et al. 2021 (VQGAN), appendix table 8, after He et al. 2016.
+    Differs: the second convolution starts at zero, so that a block starts as the identity.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            group_norm(channels),
+            nn.SiLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+            group_norm(channels),
+            nn.SiLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+        )
+        last = self.layers[-1]
+        assert isinstance(last, nn.Conv2d) and last.bias is not None
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        """See the class."""
+        return x + self.layers(x)
+
+
+class ConvEncoder(nn.Module):
+    """Images to feature maps, ``stem_factor * 2^(levels - 1)`` times smaller.
+
+    Args:
+        out_channels: channels of the result.
+        channels: width of each level, from the largest map to the smallest.
+        blocks: residual blocks a level.
+        stem_factor: side of the pixel blocks that space-to-depth folds into channels.
+
+    Source: Esser et al. 2021 (VQGAN), appendix table 8.
+    Differs: space-to-depth stem in place of the levels at full resolution, strided 4x4
+        convolutions between levels, no attention (8x8 maps are within reach of the convolutions).
+    """
+
+    def __init__(
+        self, *, out_channels: int, channels: Sequence[int], blocks: int, stem_factor: int
+    ) -> None:
+        super().__init__()
+        self.spatial_factor = _spatial_factor(channels, stem_factor)
+        layers: list[nn.Module] = [
+            nn.PixelUnshuffle(stem_factor),
+            nn.Conv2d(3 * stem_factor**2, channels[0], 3, padding=1),
+        ]
+        layers += [ResidualBlock(channels[0]) for _ in range(blocks)]
+        for wide, narrow in pairwise(channels):
+            layers.append(nn.Conv2d(wide, narrow, 4, stride=2, padding=1))
+            layers += [ResidualBlock(narrow) for _ in range(blocks)]
+        layers += [
+            group_norm(channels[-1]),
+            nn.SiLU(),
+            nn.Conv2d(channels[-1], out_channels, 3, padding=1),
+        ]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
+        """See the class."""
+        return self.layers(images)
+
+
+class ConvDecoder(nn.Module):
+    """The mirror of ``ConvEncoder``: latents to images.
+
+    Args:
+        in_channels: channels of the latents.
+        channels: width of each level, from the largest map to the smallest (as the encoder's).
+        blocks: residual blocks a level.
+        stem_factor: side of the pixel blocks that depth-to-space unfolds.
+
+    Source: Esser et al. 2021 (VQGAN), appendix table 8.
+    Differs: depth-to-space (sub-pixel convolution) in place of nearest upsampling, no attention.
+    """
+
+    def __init__(
+        self, *, in_channels: int, channels: Sequence[int], blocks: int, stem_factor: int
+    ) -> None:
+        super().__init__()
+        self.spatial_factor = _spatial_factor(channels, stem_factor)
+        layers: list[nn.Module] = [nn.Conv2d(in_channels, channels[-1], 3, padding=1)]
+        layers += [ResidualBlock(channels[-1]) for _ in range(blocks)]
+        for narrow, wide in pairwise(reversed(channels)):
+            # A sub-pixel convolution: it runs on the small map, a quarter of the cost.
+            layers += [nn.Conv2d(narrow, 4 * wide, 3, padding=1), nn.PixelShuffle(2)]
+            layers += [ResidualBlock(wide) for _ in range(blocks)]
+        layers += [group_norm(channels[0]), nn.SiLU()]
+        self.layers = nn.Sequential(*layers)
+        self.to_image = nn.Conv2d(channels[0], 3 * stem_factor**2, 3, padding=1)
+        self.shuffle = nn.PixelShuffle(stem_factor)
+
+    def forward(self, latents: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
+        """See the class."""
+        return self.shuffle(self.to_image(self.layers(latents)))
+
+
+def _spatial_factor(channels: Sequence[int], stem_factor: int) -> int:
+    if not channels or stem_factor < 1:
+        raise ConfigError(
+            f"an autoencoder needs at least one level and stem_factor >= 1, not "
+            f"channels={list(channels)} and stem_factor={stem_factor}."
+        )
+    return stem_factor * 2 ** (len(channels) - 1)
