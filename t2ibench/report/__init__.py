@@ -1,1 +1,1 @@
-"""Floor 5: run folders to tables, statistics, plots and one self-contained page."""
+"""Floor 5: run folders in; tables, comparisons, plots and one HTML page out."""

@@ -1,0 +1,144 @@
+"""How each metric is headed, scaled, rounded and explained: the report's only vocabulary."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+Direction = Literal["lower", "higher"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric as printed.
+
+    Attributes:
+        name: its name in score keys.
+        title: column heading.
+        group: heading above neighbouring columns.
+        better: which direction is better.
+        scale: printed value = scale x stored value.
+        digits: decimals of values of 10 or more; smaller ones get up to two more.
+        meaning: one sentence for the reader.
+    """
+
+    name: str
+    title: str
+    group: str
+    better: Direction
+    scale: float
+    digits: int
+    meaning: str
+
+    @property
+    def arrow(self) -> str:
+        """↓ where lower is better, else ↑."""
+        return "↓" if self.better == "lower" else "↑"
+
+    def text(self, value: float, like: float | None = None) -> str:
+        """The printed number, with the decimals of the number ``like`` (itself if None)."""
+        return f"{value * self.scale:.{self._decimals(value if like is None else like)}f}"
+
+    def spread(self, low: float, high: float, value: float) -> str:
+        """``±`` half the interval, with the decimals of its value."""
+        return f"±\u2009{self.text((high - low) / 2, like=value)}"
+
+    def _decimals(self, value: float) -> int:
+        size = abs(value * self.scale)
+        if self.group != "Distance to real images" or size >= 10 or size == 0:
+            return self.digits
+        return 2 if size >= 1 else 3
+
+
+METRICS: tuple[Metric, ...] = (
+    Metric("fid", "FID", "Distance to real images", "lower", 1, 1,
+           "Fréchet distance in the published Inception-v3's features."),
+    Metric("fd", "FD", "Distance to real images", "lower", 1, 1,
+           "Fréchet distance between generated and real images in an extractor's features."),
+    Metric("kid", "KID ×10³", "Distance to real images", "lower", 1000, 1,
+           "Unbiased kernel distance with a cubic kernel, times 1000."),
+    Metric("cmmd", "CMMD", "Distance to real images", "lower", 1, 1,
+           "Kernel distance with a Gaussian kernel in CLIP features, times 1000."),
+    Metric("cmmd-style", "CMMD-style", "Distance to real images", "lower", 1, 1,
+           "CMMD's kernel distance in another encoder's features, times 1000."),
+    Metric("precision", "Precision", "Fidelity and diversity", "higher", 100, 1,
+           "Share of generated images that lie where real ones do (k = 3), in percent."),
+    Metric("recall", "Recall", "Fidelity and diversity", "higher", 100, 1,
+           "Share of real images that lie where generated ones do (k = 3), in percent."),
+    Metric("density", "Density", "Fidelity and diversity", "higher", 1, 2,
+           "How many real neighbourhoods hold a generated image, relative to k = 5."),
+    Metric("coverage", "Coverage", "Fidelity and diversity", "higher", 100, 1,
+           "Share of real neighbourhoods that hold a generated image (k = 5), in percent."),
+    Metric("clip_score", "CLIP-score", "Alignment with the prompt", "higher", 1, 1,
+           "100 x cosine between image and prompt in a dual encoder, negative values as 0."),
+    Metric("r_precision", "R-prec. %", "Alignment with the prompt", "higher", 100, 1,
+           "How often the image is nearer its own prompt than 99 others, in percent."),
+    Metric("grader_colour", "Colour %", "Exact grader", "higher", 100, 1,
+           "Share of prompted colours that the grader finds."),
+    Metric("grader_shape", "Shape %", "Exact grader", "higher", 100, 1,
+           "Share of prompted shapes that the grader finds."),
+    Metric("grader_exact", "Exact %", "Exact grader", "higher", 100, 1,
+           "Share of images in which everything that the prompt says is right."),
+)  # fmt: skip
+
+MAIN = (
+    "fid", "fd", "kid", "precision", "recall",
+    "clip_score", "r_precision", "grader_colour", "grader_shape", "grader_exact",
+)  # fmt: skip
+"""Metrics of the leaderboard; the others stand in the CSV and the comparisons."""
+
+
+def metric_of(key: str) -> Metric:
+    """The metric of a score key; an unknown one is printed as it is stored."""
+    name = key.split("[", 1)[0]
+    for metric in METRICS:
+        if metric.name == name:
+            return metric
+    if name.startswith("grader_"):
+        title = name.removeprefix("grader_").replace("_", " ").capitalize()
+        meaning = f"Share of images that pass the grader's check of {title.lower()}."
+        return Metric(name, f"{title} %", "Exact grader", "higher", 100, 1, meaning)
+    return Metric(name, name, "Other", "higher", 1, 3, "A metric of another version.")
+
+
+def order_of(key: str) -> tuple[int, str]:
+    """Sorts keys as the metrics stand above; equal metrics keep their order by key."""
+    names = [metric.name for metric in METRICS]
+    name = key.split("[", 1)[0]
+    return (names.index(name) if name in names else len(names), name)
+
+
+def instrument_of(key: str) -> str:
+    """The extractor's or encoder's name in a key: ``shapes-clip-v1``."""
+    inner = key.split("[", 1)[-1].rstrip("]")
+    return inner.split("|", 1)[0].split("@", 1)[0]
+
+
+def count_text(value: float | None) -> str:
+    """1234567 as ``1.23 M``; None as a dash."""
+    if value is None or math.isnan(value):
+        return "–"
+    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.3g}"
+
+
+def flops_text(value: float | None) -> str:
+    """FLOPs as ``3.2e12``-style with a proper exponent sign, or a dash."""
+    if not value:
+        return "–"
+    exponent = math.floor(math.log10(value))
+    return f"{value / 10**exponent:.2f}e{exponent}"
+
+
+def seconds_text(value: float | None) -> str:
+    """Seconds with a fitting unit: ms, s, min or h; None as a dash."""
+    if value is None or math.isnan(value):
+        return "–"
+    if value < 1:
+        return f"{value * 1000:.3g} ms"
+    if value < 120:
+        return f"{value:.3g} s"
+    return f"{value / 60:.3g} min" if value < 7200 else f"{value / 3600:.3g} h"

@@ -1,0 +1,221 @@
+"""Pairs of models: which differences hold, and how their configurations differ.
+
+Where both have several training seeds, the seeds are the unit of replication (Welch's t).
+Else means over images are compared prompt by prompt (paired bootstrap), and distances by
+their intervals: such a result is about these two sets of weights, not about two families.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from statistics import NormalDist
+from typing import Any, Literal
+
+import numpy as np
+
+from t2ibench.metrics.bootstrap import NORMAL_95, paired_difference
+from t2ibench.report.columns import metric_of
+from t2ibench.report.folders import RESULT_FREE
+from t2ibench.report.tables import Group, Leaderboard, t_quantile
+
+Method = Literal["training seeds (Welch)", "paired by prompt", "intervals"]
+
+SIGNIFICANCE = 0.05
+"""Family-wise error rate over the metrics of one pair."""
+
+
+@dataclass(frozen=True)
+class MetricDifference:
+    """One metric of a pair.
+
+    Attributes:
+        key: score key, the same for both.
+        first: value of the first model.
+        second: value of the second.
+        difference: first - second.
+        low: lower end of the 95% interval of the difference.
+        high: upper end.
+        p_value: of no difference, before correction.
+        adjusted: after Holm's correction over the pair's metrics.
+        method: how it was tested.
+    """
+
+    key: str
+    first: float
+    second: float
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    method: Method
+    adjusted: float = 1.0
+
+    @property
+    def distinguishable(self) -> bool:
+        """True where the corrected p-value is below 0.05."""
+        return self.adjusted < SIGNIFICANCE
+
+    def winner(self, first: str, second: str) -> str:
+        """The better model's name, or ``not distinguishable``."""
+        if not self.distinguishable:
+            return "not distinguishable"
+        higher_is_better = metric_of(self.key).better == "higher"
+        return first if (self.difference > 0) == higher_is_better else second
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models.
+
+    Attributes:
+        first: label.
+        second: label.
+        differences: one a shared score key.
+        configuration: (dotted key, first's value, second's value) where they differ.
+        caveat: what the result does not say; empty with several training seeds each.
+    """
+
+    first: str
+    second: str
+    differences: tuple[MetricDifference, ...]
+    configuration: tuple[tuple[str, str, str], ...]
+    caveat: str
+
+
+def compare_all(board: Leaderboard) -> list[Comparison]:
+    """Every pair of the leaderboard, on its columns, in its order."""
+    keys = [column.key for column in board.columns]
+    return [compare(first, second, keys) for first, second in combinations(board.groups, 2)]
+
+
+def compare(first: Group, second: Group, keys: Sequence[str]) -> Comparison:
+    """Two groups on the score keys that both have."""
+    found = [_difference(first, second, key) for key in keys]
+    differences = holm([difference for difference in found if difference is not None])
+    caveat = ""
+    if min(first.seeds, second.seeds) < 2:
+        caveat = (
+            f"{first.label} has {_seeds(first.seeds)} and {second.label} {_seeds(second.seeds)}: "
+            "this tells these trained weights apart, not the families; train at least 3 seeds each."
+        )
+    return Comparison(
+        first.label,
+        second.label,
+        tuple(differences),
+        tuple(configuration_difference(first.runs[0].config, second.runs[0].config)),
+        caveat,
+    )
+
+
+def holm(differences: Sequence[MetricDifference]) -> list[MetricDifference]:
+    """Fills in Holm's step-down adjusted p-values.
+
+    ``p_(i)`` sorted ascending of m: adjusted_(i) = max over j <= i of min(1, (m - j + 1) p_(j)).
+
+    Source: Holm (1979), "A simple sequentially rejective multiple test procedure".
+    Differs: none.
+    """
+    order = sorted(range(len(differences)), key=lambda i: differences[i].p_value)
+    adjusted = list(differences)
+    running = 0.0
+    for rank, position in enumerate(order):
+        scaled = min(1.0, (len(order) - rank) * differences[position].p_value)
+        running = max(running, scaled)
+        adjusted[position] = replace(differences[position], adjusted=running)
+    return adjusted
+
+
+def configuration_difference(
+    first: Mapping[str, Any], second: Mapping[str, Any]
+) -> list[tuple[str, str, str]]:
+    """Dotted keys whose values differ, what cannot change a result left out."""
+    left, right = _flat(first), _flat(second)
+    keys = list(dict.fromkeys([*left, *right]))
+    absent = "–"
+    return [
+        (key, left.get(key, absent), right.get(key, absent))
+        for key in keys
+        if key.split(".", 1)[0] not in RESULT_FREE and left.get(key) != right.get(key)
+    ]
+
+
+def _difference(first: Group, second: Group, key: str) -> MetricDifference | None:
+    a, b = first.cell(key), second.cell(key)
+    if a is None or b is None:
+        return None
+    gap = a.value - b.value
+    if min(a.seeds, b.seeds) >= 2:
+        low, high, p_value = _welch(first, second, key)
+        return MetricDifference(
+            key, a.value, b.value, gap, low, high, p_value, "training seeds (Welch)"
+        )
+    paired = _paired(first, second, key)
+    if paired is not None:
+        value, low, high, p_value = paired
+        return MetricDifference(
+            key, a.value, b.value, value, low, high, p_value, "paired by prompt"
+        )
+    sd = np.hypot(_sd_of(first, key), _sd_of(second, key))
+    half = float(NORMAL_95 * sd)
+    p_value = 2 * (1 - NormalDist().cdf(abs(gap) / sd)) if sd > 0 else float(gap == 0)
+    return MetricDifference(
+        key, a.value, b.value, gap, gap - half, gap + half, float(p_value), "intervals"
+    )
+
+
+def _values(group: Group, key: str) -> np.ndarray:
+    scored = [run.scores.default.scores for run in group.runs]
+    return np.array([scores[key].value for scores in scored if key in scores])
+
+
+def _welch(first: Group, second: Group, key: str) -> tuple[float, float, float]:
+    """Interval and p-value of a difference of means over training seeds."""
+    from scipy.stats import t
+
+    a, b = _values(first, key), _values(second, key)
+    parts = a.var(ddof=1) / len(a), b.var(ddof=1) / len(b)
+    gap, error = float(a.mean() - b.mean()), float(np.sqrt(sum(parts)))
+    if error == 0:
+        return gap, gap, float(gap == 0)
+    degrees = sum(parts) ** 2 / (parts[0] ** 2 / (len(a) - 1) + parts[1] ** 2 / (len(b) - 1))
+    half = t_quantile(degrees) * error
+    return gap - half, gap + half, float(2 * t.sf(abs(gap) / error, degrees))
+
+
+def _paired(first: Group, second: Group, key: str) -> tuple[float, float, float, float] | None:
+    """Paired bootstrap over the prompts that both drew with the same seeds, or None."""
+    a, b = first.runs[0].image_values(), second.runs[0].image_values()
+    if a is None or b is None or key not in a.columns or key not in b.columns:
+        return None
+    if a.keys != b.keys or a.seeds != b.seeds:
+        return None
+    x, y = a.columns[key], b.columns[key]
+    asked = ~(np.isnan(x) | np.isnan(y))
+    if not asked.any():
+        return None
+    clusters = [prompt for prompt, keep in zip(a.keys, asked, strict=True) if keep]
+    found = paired_difference(x[asked], y[asked], clusters)
+    return found.value, found.ci_low, found.ci_high, found.p_value
+
+
+def _sd_of(group: Group, key: str) -> float:
+    """Standard deviation behind the first run's own interval."""
+    scores = next(r.scores.default.scores for r in group.runs if key in r.scores.default.scores)
+    return (scores[key].ci_high - scores[key].ci_low) / (2 * NORMAL_95)
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for name, value in config.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{key}.")
+        else:
+            flat[key] = str(value)
+    return flat
+
+
+def _seeds(count: int) -> str:
+    return f"{count} training seed{'s' if count != 1 else ''}"
