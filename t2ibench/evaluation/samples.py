@@ -139,7 +139,7 @@ class SampleSet:
 
 
 def save_values(
-    folder: str | Path, samples: SampleSet, columns: Mapping[str, Sequence[float]]
+    folder: str | Path, samples: SampleSet, columns: Mapping[str, Sequence[float] | np.ndarray]
 ) -> None:
     """Writes ``values.csv``: per-image scores, from which runs are compared prompt by prompt.
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 Direction = Literal["lower", "higher"]
+
+
+DISTANCE = "Distance to real"
+"""Group of the metrics whose size depends on the network, so whose decimals vary."""
 
 
 @dataclass(frozen=True)
@@ -37,49 +42,46 @@ class Metric:
         return "↓" if self.better == "lower" else "↑"
 
     def text(self, value: float, like: float | None = None) -> str:
-        """The printed number, with the decimals of the number ``like`` (itself if None)."""
-        return f"{value * self.scale:.{self._decimals(value if like is None else like)}f}"
+        """The printed number, with the decimals that the number ``like`` needs (itself if None)."""
+        return f"{value * self.scale:.{self.decimals(value if like is None else like)}f}"
 
-    def spread(self, low: float, high: float, value: float) -> str:
-        """``±`` half the interval, with the decimals of its value."""
-        return f"±\u2009{self.text((high - low) / 2, like=value)}"
-
-    def _decimals(self, value: float) -> int:
+    def decimals(self, value: float) -> int:
+        """How many decimals show a value to about three digits."""
         size = abs(value * self.scale)
-        if self.group != "Distance to real images" or size >= 10 or size == 0:
+        if self.group != DISTANCE or size >= 10 or size == 0:
             return self.digits
         return 2 if size >= 1 else 3
 
 
 METRICS: tuple[Metric, ...] = (
-    Metric("fid", "FID", "Distance to real images", "lower", 1, 1,
+    Metric("fid", "FID", DISTANCE, "lower", 1, 1,
            "Fréchet distance in the published Inception-v3's features."),
-    Metric("fd", "FD", "Distance to real images", "lower", 1, 1,
+    Metric("fd", "FD", DISTANCE, "lower", 1, 1,
            "Fréchet distance between generated and real images in an extractor's features."),
-    Metric("kid", "KID ×10³", "Distance to real images", "lower", 1000, 1,
+    Metric("kid", "KID ×10³", DISTANCE, "lower", 1000, 1,
            "Unbiased kernel distance with a cubic kernel, times 1000."),
-    Metric("cmmd", "CMMD", "Distance to real images", "lower", 1, 1,
+    Metric("cmmd", "CMMD", DISTANCE, "lower", 1, 1,
            "Kernel distance with a Gaussian kernel in CLIP features, times 1000."),
-    Metric("cmmd-style", "CMMD-style", "Distance to real images", "lower", 1, 1,
+    Metric("cmmd-style", "CMMD-style", DISTANCE, "lower", 1, 1,
            "CMMD's kernel distance in another encoder's features, times 1000."),
-    Metric("precision", "Precision", "Fidelity and diversity", "higher", 100, 1,
+    Metric("precision", "Precision", "Fidelity, diversity", "higher", 100, 1,
            "Share of generated images that lie where real ones do (k = 3), in percent."),
-    Metric("recall", "Recall", "Fidelity and diversity", "higher", 100, 1,
+    Metric("recall", "Recall", "Fidelity, diversity", "higher", 100, 1,
            "Share of real images that lie where generated ones do (k = 3), in percent."),
-    Metric("density", "Density", "Fidelity and diversity", "higher", 1, 2,
+    Metric("density", "Density", "Fidelity, diversity", "higher", 1, 2,
            "How many real neighbourhoods hold a generated image, relative to k = 5."),
-    Metric("coverage", "Coverage", "Fidelity and diversity", "higher", 100, 1,
+    Metric("coverage", "Coverage", "Fidelity, diversity", "higher", 100, 1,
            "Share of real neighbourhoods that hold a generated image (k = 5), in percent."),
-    Metric("clip_score", "CLIP-score", "Alignment with the prompt", "higher", 1, 1,
+    Metric("clip_score", "CLIP-score", "Prompt alignment", "higher", 1, 1,
            "100 x cosine between image and prompt in a dual encoder, negative values as 0."),
-    Metric("r_precision", "R-prec. %", "Alignment with the prompt", "higher", 100, 1,
+    Metric("r_precision", "R-prec. %", "Prompt alignment", "higher", 100, 1,
            "How often the image is nearer its own prompt than 99 others, in percent."),
     Metric("grader_colour", "Colour %", "Exact grader", "higher", 100, 1,
            "Share of prompted colours that the grader finds."),
     Metric("grader_shape", "Shape %", "Exact grader", "higher", 100, 1,
            "Share of prompted shapes that the grader finds."),
     Metric("grader_exact", "Exact %", "Exact grader", "higher", 100, 1,
-           "Share of images in which everything that the prompt says is right."),
+           "Share of images whose count, shapes, colours and relation are all right."),
 )  # fmt: skip
 
 MAIN = (
@@ -102,11 +104,22 @@ def metric_of(key: str) -> Metric:
     return Metric(name, name, "Other", "higher", 1, 3, "A metric of another version.")
 
 
-def order_of(key: str) -> tuple[int, str]:
-    """Sorts keys as the metrics stand above; equal metrics keep their order by key."""
+def in_order(keys: Sequence[str]) -> list[str]:
+    """Keys by group, in it by instrument as first met, then as the metrics stand above."""
+    groups = list(dict.fromkeys(metric.group for metric in METRICS))
     names = [metric.name for metric in METRICS]
-    name = key.split("[", 1)[0]
-    return (names.index(name) if name in names else len(names), name)
+    instruments = list(dict.fromkeys(instrument_of(key) for key in keys))
+
+    def position(key: str) -> tuple[int, int, int, str]:
+        metric = metric_of(key)
+        return (
+            groups.index(metric.group) if metric.group in groups else len(groups),
+            instruments.index(instrument_of(key)),
+            names.index(metric.name) if metric.name in names else len(names),
+            metric.name,
+        )
+
+    return sorted(dict.fromkeys(keys), key=position)
 
 
 def instrument_of(key: str) -> str:

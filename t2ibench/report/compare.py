@@ -64,6 +64,11 @@ class MetricDifference:
         higher_is_better = metric_of(self.key).better == "higher"
         return first if (self.difference > 0) == higher_is_better else second
 
+    def verdict(self, first: str, second: str) -> str:
+        """The verdict in words."""
+        winner = self.winner(first, second)
+        return f"{winner} is better" if self.distinguishable else winner
+
 
 @dataclass(frozen=True)
 class Comparison:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from rich.console import Console
 from rich.table import Table
 
 from t2ibench.report.columns import count_text, flops_text, metric_of, seconds_text
+from t2ibench.report.compare import Comparison
 from t2ibench.report.tables import Cell, Column, Group, Leaderboard, ReferenceRow
 
 COSTS: tuple[tuple[str, Callable[[Group], str]], ...] = (
@@ -28,18 +29,17 @@ def cell_text(cell: Cell | None, column: Column) -> str:
     """``12.3 ± 0.4``; a dash where there is no score."""
     if cell is None:
         return "–"
-    return f"{column.metric.text(cell.value)} {spread_text(cell, column)}"
+    return f"{column.text(cell.value)} {spread_text(cell, column)}"
 
 
 def spread_text(cell: Cell, column: Column) -> str:
     """``± 0.4``: half the 95% interval."""
-    return column.metric.spread(cell.low, cell.high, cell.value)
+    return f"±\u2009{column.text((cell.high - cell.low) / 2)}"
 
 
 def interval_text(cell: Cell, column: Column) -> str:
     """``[11.9, 12.7]``."""
-    low = column.metric.text(cell.low, like=cell.value)
-    return f"[{low}, {column.metric.text(cell.high, like=cell.value)}]"
+    return f"[{column.text(cell.low)}, {column.text(cell.high)}]"
 
 
 def heading(column: Column) -> str:
@@ -55,7 +55,9 @@ def terminal_tables(board: Leaderboard) -> list[Table]:
     scores.add_column("Model", style="bold", no_wrap=True)
     letters = instrument_letters(board)
     for column in board.columns:
-        head = f"{column.metric.title}\n[dim]{column.metric.arrow} {letters[column.subtitle]}[/dim]"
+        head = (
+            f"{column.metric.title}\n[dim]{column.metric.arrow} {letters[column.instrument]}[/dim]"
+        )
         scores.add_column(head, justify="right", no_wrap=True)
     for group in board.groups:
         scores.add_row(
@@ -83,7 +85,7 @@ def terminal_tables(board: Leaderboard) -> list[Table]:
 
 def instrument_letters(board: Leaderboard) -> dict[str, str]:
     """A letter for each instrument of the columns, explained under the table."""
-    names = dict.fromkeys(column.subtitle for column in board.columns)
+    names = dict.fromkeys(column.instrument for column in board.columns)
     return {name: chr(ord("a") + i) for i, name in enumerate(names)}
 
 
@@ -93,6 +95,43 @@ def terminal_text(board: Leaderboard, width: int = 160, colour: bool = False) ->
     console = Console(file=buffer, width=width, force_terminal=colour, no_color=not colour)
     for table in terminal_tables(board):
         console.print(table)
+    return buffer.getvalue()
+
+
+def comparison_text(comparisons: Sequence[Comparison], width: int = 120) -> str:
+    """Each pair as a table of verdicts, then what differs in the configurations."""
+    buffer = io.StringIO()
+    console = Console(file=buffer, width=width, no_color=True)
+    for pair in comparisons:
+        table = Table(title=f"{pair.first} against {pair.second}", title_justify="left")
+        for name, justify in (
+            ("Metric", "left"),
+            (pair.first, "right"),
+            (pair.second, "right"),
+            ("Difference, 95% interval", "right"),
+            ("p (Holm)", "right"),
+            ("Verdict", "left"),
+        ):
+            table.add_column(name, justify=justify)  # type: ignore[arg-type]
+        for row in pair.differences:
+            metric = metric_of(row.key)
+            gap, low, high = (
+                metric.text(v, like=row.first) for v in (row.difference, row.low, row.high)
+            )
+            table.add_row(
+                f"{metric.title} {metric.arrow}",
+                metric.text(row.first),
+                metric.text(row.second),
+                f"{gap} \\[{low}, {high}]",
+                f"{row.adjusted:.3f}" if row.adjusted >= 0.001 else "< 0.001",
+                row.verdict(pair.first, pair.second),
+            )
+        console.print(table)
+        if pair.caveat:
+            console.print(pair.caveat, markup=False)
+        for key, first, second in pair.configuration:
+            console.print(f"  {key}: {first} | {second}", markup=False)
+        console.print()
     return buffer.getvalue()
 
 
@@ -121,7 +160,9 @@ def to_csv(board: Leaderboard) -> str:
 
 def to_markdown(board: Leaderboard) -> str:
     """Two Markdown tables and the keys as footnotes."""
-    titles = [f"{heading(c)}<br>{c.subtitle}<sup>{i}</sup>" for i, c in enumerate(board.columns, 1)]
+    titles = [
+        f"{heading(c)}<br>{c.instrument}<sup>{i}</sup>" for i, c in enumerate(board.columns, 1)
+    ]
     lines = [
         "| Model | Family | Seeds | " + " | ".join(titles) + " |",
         "|---|---|---|" + "---:|" * len(titles),
@@ -155,7 +196,7 @@ def board_notes(board: Leaderboard) -> list[str]:
         for column in board.columns:
             cell = row.cell(column.key)
             if cell is not None and cell.note:
-                where = f"{column.metric.title} ({column.subtitle}), {row.label}"
+                where = f"{column.metric.title} ({column.instrument}), {row.label}"
                 notes.setdefault(cell.note, []).append(where)
     return [f"{note}: {'; '.join(where)}." for note, where in notes.items()]
 
@@ -180,7 +221,7 @@ def _seeds(group: Group) -> str:
 def _rich_cell(cell: Cell | None, column: Column, leads: bool) -> str:
     if cell is None:
         return "–"
-    value = column.metric.text(cell.value)
+    value = column.text(cell.value)
     shown = f"[bold green]{value}[/bold green]" if leads else value
     flag = "*" if cell.note else ""
     return f"{shown}{flag}\n[dim]{spread_text(cell, column)}[/dim]"

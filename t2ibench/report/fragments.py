@@ -33,13 +33,18 @@ def scroll(label: str, table: str) -> str:
 def score_table(board: Leaderboard) -> str:
     """The leaderboard with floor and ceilings."""
     heads, edges = [], set()
-    for name, members in groupby(enumerate(board.columns), key=lambda item: item[1].metric.group):
+    for (name, instrument), members in groupby(
+        enumerate(board.columns), key=lambda item: (item[1].metric.group, item[1].instrument)
+    ):
         positions = [position for position, _ in members]
         edges.add(positions[0])
-        heads.append(f'<th scope="colgroup" colspan="{len(positions)}">{escape(name)}</th>')
+        heads.append(
+            f'<th scope="colgroup" colspan="{len(positions)}">{escape(name)}'
+            f"<small>{escape(instrument)}</small></th>"
+        )
     titles = [
         f'<th scope="col"{_edge(i, edges)}>{escape(heading(column))}'
-        f'<sup><a href="#key{i + 1}">{i + 1}</a></sup><small>{escape(column.subtitle)}</small></th>'
+        f'<sup><a href="#key{i + 1}">{i + 1}</a></sup></th>'
         for i, column in enumerate(board.columns)
     ]
     leaders = [board.leaders(column) for column in board.columns]
@@ -85,7 +90,7 @@ def _cell(cell: Cell | None, column: Column, leads: bool, edge: str) -> str:
     flag = f'<abbr title="{escape(cell.note, quote=True)}">*</abbr>' if cell.note else ""
     return (
         f'<td{attribute} title="{interval_text(cell, column)}, {cell.seeds_text}">'
-        f"{column.metric.text(cell.value)}{flag}<small>{spread_text(cell, column)}</small></td>"
+        f"{column.text(cell.value)}{flag}<small>{spread_text(cell, column)}</small></td>"
     )
 
 
@@ -118,7 +123,8 @@ def legend(colours: dict[str, int]) -> str:
 def charts(found: Sequence[Chart]) -> str:
     """Charts in a grid that becomes one column on a phone."""
     figures = [
-        f"<figure><figcaption>{escape(chart.title)}</figcaption>{draw(chart)}</figure>"
+        f"<figure><figcaption>{escape(chart.title)}<small>{escape(chart.subtitle)}</small>"
+        f"</figcaption>{draw(chart)}</figure>"
         for chart in found
     ]
     return f'<div class="charts">{"".join(figures)}</div>' if figures else ""
@@ -139,7 +145,7 @@ def sheet(found: Sheet | None) -> str:
             f'<figure><figcaption>{escape(caption)}</figcaption><div class="row">'
             f"{''.join(pictures)}</div></figure>"
         )
-    width = min(120 * len(found.labels), 520)
+    width = max(200, min(104 * len(found.labels), 520))
     return f'<div class="sheet" style="--sheet:{width}px">{"".join(cards)}</div>'
 
 
@@ -166,7 +172,6 @@ def comparison(found: Comparison) -> str:
         metric = metric_of(difference.key)
         verdict = difference.winner(found.first, found.second)
         counts[verdict] += 1
-        said = verdict if verdict == "not distinguishable" else f"{verdict} is better"
         low, high = (
             metric.text(v, like=difference.first) for v in (difference.low, difference.high)
         )
@@ -176,7 +181,7 @@ def comparison(found: Comparison) -> str:
             f"<td>{metric.text(difference.first)}</td><td>{metric.text(difference.second)}</td>"
             f"<td>{gap}<small>{interval}</small></td>"
             f"<td>{p_text(difference.adjusted)}</td>"
-            f'<td class="text">{escape(said)}</td>'
+            f'<td class="text">{escape(difference.verdict(found.first, found.second))}</td>'
             f'<td class="text">{escape(difference.method)}</td></tr>'
         )
     table = scroll(

@@ -73,7 +73,8 @@ def cost_charts(board: Leaderboard) -> list[Chart]:
             line = None if floor is None else (floor * metric_of(key).scale, "real vs real")
             charts.append(
                 Chart(title, x_title, _y_title(key), tuple(series), x_log=True, y_line=line,
-                      description="; ".join(s.points[0].tip for s in series))
+                      description="; ".join(s.points[0].tip for s in series),
+                      subtitle=f"{metric_of(key).title} in {instrument_of(key)}")
             )  # fmt: skip
     return charts
 
@@ -154,12 +155,13 @@ def _front_chart(series: tuple[Series, ...], x_key: str, y_key: str) -> Chart:
         _y_title(y_key),
         series,
         description=said,
+        subtitle=", ".join(dict.fromkeys([instrument_of(y_key), instrument_of(x_key)])),
     )
 
 
 def _y_title(key: str) -> str:
     metric = metric_of(key)
-    return f"{metric.title} in {instrument_of(key)} ({metric.arrow} better)"
+    return f"{metric.title} ({metric.arrow} better)"
 
 
 def _front_axes(keys: Sequence[str]) -> list[tuple[str, str]]:

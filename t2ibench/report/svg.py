@@ -71,6 +71,7 @@ class Chart:
         y_log: logarithmic y axis.
         y_line: (value, label) of a dashed horizontal line, such as a floor.
         description: accessible text that says what the chart shows.
+        subtitle: smaller, below the title: what measured the axes.
     """
 
     title: str
@@ -81,6 +82,7 @@ class Chart:
     y_log: bool = False
     y_line: tuple[float, str] | None = None
     description: str = ""
+    subtitle: str = ""
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ import numpy as np
 
 from t2ibench.core.errors import RunError
 from t2ibench.core.types import Score
-from t2ibench.evaluation.results import Scores
-from t2ibench.report.columns import MAIN, Metric, instrument_of, metric_of, order_of
+from t2ibench.evaluation.results import Scores, metrics_of
+from t2ibench.report.columns import MAIN, Metric, in_order, instrument_of, metric_of
 from t2ibench.report.folders import ReportRun
 
 Basis = Literal["training seeds", "samples"]
@@ -107,12 +107,18 @@ class Column:
     Attributes:
         key: the whole key, for the footnote.
         metric: how it is printed.
-        subtitle: the instrument, where two columns share a metric or always for networks.
+        instrument: the network or grader that measured it.
+        like: a value whose decimals all of the column are printed with.
     """
 
     key: str
     metric: Metric
-    subtitle: str
+    instrument: str
+    like: float
+
+    def text(self, value: float) -> str:
+        """The printed number."""
+        return self.metric.text(value, self.like)
 
 
 @dataclass(frozen=True)
@@ -224,14 +230,20 @@ def leaderboard(runs: Sequence[ReportRun]) -> Leaderboard:
         raise RunError("a leaderboard needs at least one scored run.")
     groups = group_runs(runs)
     scores = [run.scores.default.scores for run in runs]
-    keys = sorted(dict.fromkeys(key for s in scores for key in s), key=order_of)
+    keys = in_order(metrics_of(scores))
     main = [key for key in keys if metric_of(key).name in MAIN]
-    columns = tuple(Column(key, metric_of(key), instrument_of(key)) for key in main)
+    columns = tuple(_column(key, groups) for key in main)
     if columns:
         groups.sort(key=lambda group: _rank(group, columns[0]))
     return Leaderboard(
         tuple(groups), columns, tuple(_references(groups)), tuple(keys), _shared_facts(runs)
     )
+
+
+def _column(key: str, groups: Sequence[Group]) -> Column:
+    """A column; its smallest model score decides the decimals."""
+    values = [abs(cell.value) for group in groups if (cell := group.cell(key)) is not None]
+    return Column(key, metric_of(key), instrument_of(key), min(values))
 
 
 def _rank(group: Group, column: Column) -> tuple[bool, float]:

@@ -78,7 +78,7 @@ def scores_at(skill, columns, shift=0.0):
     return {s.key: s for s in scores}
 
 
-def write_run(root, model, seed, **changes):
+def write_run(root, model, seed, /, **changes):
     """One run folder; returns its path."""
     family, knob, skill, sweep, seconds = FAMILIES[model]
     run = root / f"{model.split('/')[-1]}-{family[:2]}{seed:06d}"
