@@ -76,11 +76,11 @@ METRICS: tuple[Metric, ...] = (
            "100 x cosine between image and prompt in a dual encoder, negative values as 0."),
     Metric("r_precision", "R-prec. %", "Prompt alignment", "higher", 100, 1,
            "How often the image is nearer its own prompt than 99 others, in percent."),
-    Metric("grader_colour", "Colour %", "Exact grader", "higher", 100, 1,
+    Metric("grader_colour", "Colour", "Exact grader, %", "higher", 100, 1,
            "Share of prompted colours that the grader finds."),
-    Metric("grader_shape", "Shape %", "Exact grader", "higher", 100, 1,
+    Metric("grader_shape", "Shape", "Exact grader, %", "higher", 100, 1,
            "Share of prompted shapes that the grader finds."),
-    Metric("grader_exact", "Exact %", "Exact grader", "higher", 100, 1,
+    Metric("grader_exact", "Exact", "Exact grader, %", "higher", 100, 1,
            "Share of images whose count, shapes, colours and relation are all right."),
 )  # fmt: skip
 
@@ -100,7 +100,7 @@ def metric_of(key: str) -> Metric:
     if name.startswith("grader_"):
         title = name.removeprefix("grader_").replace("_", " ").capitalize()
         meaning = f"Share of images that pass the grader's check of {title.lower()}."
-        return Metric(name, f"{title} %", "Exact grader", "higher", 100, 1, meaning)
+        return Metric(name, title, "Exact grader, %", "higher", 100, 1, meaning)
     return Metric(name, name, "Other", "higher", 1, 3, "A metric of another version.")
 
 

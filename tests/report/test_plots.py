@@ -26,7 +26,7 @@ def test_fronts_follow_each_knob(board):
     charts = front_charts(board)
     assert [c.title for c in charts] == [
         "FD against CLIP-score",
-        "FD against Exact %",
+        "FD against Exact",
         "Precision against Recall",
     ]
     ldm = next(s for s in charts[0].series if s.name == "ldm")
