@@ -96,7 +96,7 @@ def dual_encoders(cfg: DictConfig) -> tuple[Aligner, ...]:
 
 def shapes_judge(source: Any) -> tuple[Judge, Callable[[str], Hashable]]:
     """The exact grader bound to the procedural world of ``source``."""
-    from t2ibench.data.shapes.judge import WorldJudge
+    from t2ibench.evaluation.judge import WorldJudge
 
     judge = WorldJudge(source.world)
     return judge, judge.meaning

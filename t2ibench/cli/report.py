@@ -1,0 +1,30 @@
+"""One self-contained HTML page over runs.
+
+t2ibench report runs/* out=report.html title="Three families"
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from t2ibench.cli.arguments import parse_arguments
+from t2ibench.cli.compare import scored_folders
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Writes the page."""
+    given = parse_arguments("report", arguments, {"out": "report.html", "title": "t2ibench"})
+    target = Path(given.options["out"])
+    write_report(scored_folders(given.words), target, given.options["title"])
+    sys.stdout.write(f"{target}\n")
+    return 0
+
+
+def write_report(folders: Sequence[Path], target: Path, title: str) -> None:
+    """Writes the page of these runs."""
+    from t2ibench.report.folders import read_runs
+    from t2ibench.report.page import write_page
+
+    write_page(read_runs(folders), target, title)

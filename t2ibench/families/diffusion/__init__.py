@@ -1,0 +1,1 @@
+"""Diffusion: noise removed step by step, guided by text."""

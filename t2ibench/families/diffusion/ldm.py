@@ -1,0 +1,223 @@
+"""The UNet of latent diffusion.
+
+Rombach et al. 2022, "High-Resolution Image Synthesis with Latent Diffusion Models":
+residual blocks with a time embedding, self-attention at the lower resolutions, and after
+each of them the text, through cross-attention (the paper's choice) or another mechanism.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, silu
+
+from t2ibench.core.types import TextFeatures
+from t2ibench.nn.attention import Attention
+from t2ibench.nn.conditioning import ConditioningKind, SpatialConditioning
+from t2ibench.nn.embeddings import timestep_embedding
+
+Contexts = list[Any]
+"""What each conditioning block prepared of the prompts, in the order of the network."""
+
+
+class ResidualBlock(nn.Module):
+    """GN, SiLU, conv; + time; GN, SiLU, conv; + skip.
+
+    Source: Ho et al. 2020 (DDPM), appendix B; Dhariwal and Nichol 2021 (ADM), section 3.
+    Differs: time is added, not a scale and shift, as in LDM.
+    """
+
+    def __init__(self, channels_in: int, channels: int, time_width: int, groups: int) -> None:
+        super().__init__()
+        self.norm_in = nn.GroupNorm(groups, channels_in)
+        self.conv_in = nn.Conv2d(channels_in, channels, 3, padding=1)
+        self.time = nn.Linear(time_width, channels)
+        self.norm_out = nn.GroupNorm(groups, channels)
+        self.conv_out = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.conv_out.weight)
+        nn.init.zeros_(self.conv_out.bias)
+        self.skip = (
+            nn.Identity() if channels_in == channels else nn.Conv2d(channels_in, channels, 1)
+        )
+
+    def forward(
+        self, x: Float[Tensor, "B C H W"], time: Float[Tensor, "B D"]
+    ) -> Float[Tensor, "B C2 H W"]:
+        """Args: x (B, C, H, W); time (B, D)."""
+        h = self.conv_in(silu(self.norm_in(x))) + self.time(time)[:, :, None, None]
+        return self.skip(x) + self.conv_out(silu(self.norm_out(h)))
+
+
+class SelfAttention2d(nn.Module):
+    """x + Attn(GN(x)) over the pixels of a feature map.
+
+    Source: Ho et al. 2020 (DDPM), appendix B.
+    Differs: none.
+    """
+
+    def __init__(self, channels: int, heads: int, groups: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(groups, channels)
+        self.attention = Attention(channels, heads)
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        """See the class."""
+        b, c, h, w = x.shape
+        tokens = self.norm(x).reshape(b, c, h * w).transpose(1, 2)
+        return x + self.attention(tokens).transpose(1, 2).reshape(b, c, h, w)
+
+
+class TextStage(nn.Module):
+    """One residual block, self-attention where asked, and the text."""
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels: int,
+        *,
+        time_width: int,
+        text_width: int,
+        conditioning: ConditioningKind,
+        heads: int,
+        groups: int,
+        attend: bool,
+    ) -> None:
+        super().__init__()
+        self.residual = ResidualBlock(channels_in, channels, time_width, groups)
+        self.attention = SelfAttention2d(channels, heads, groups) if attend else None
+        self.text = SpatialConditioning(conditioning, channels, text_width, heads)
+
+    def forward(
+        self, x: Float[Tensor, "B C H W"], time: Float[Tensor, "B D"], context: Any
+    ) -> Float[Tensor, "B C2 H W"]:
+        """See the class."""
+        x = self.residual(x, time)
+        if self.attention is not None:
+            x = self.attention(x)
+        return self.text(x, context)
+
+
+class UNet(nn.Module):
+    """Noisy latents, time and text to the network's prediction.
+
+    Args:
+        latent_channels: of input and output.
+        text_width: D of the text features.
+        channels: width of the first level.
+        channel_multipliers: width of each level as a multiple of ``channels``.
+        blocks_per_level: stages a level on the way down; one more on the way up.
+        attention_levels: levels with self-attention, 0 the finest.
+        conditioning: how text enters each stage.
+        heads: of every attention.
+        groups: of every GroupNorm.
+
+    Source: Rombach et al. 2022 (LDM), section 3.3 and appendix E.1.
+    Differs: text stages at every level; one text block in place of a transformer block.
+    """
+
+    def __init__(
+        self,
+        *,
+        latent_channels: int,
+        text_width: int,
+        channels: int,
+        channel_multipliers: Sequence[int],
+        blocks_per_level: int,
+        attention_levels: Sequence[int],
+        conditioning: ConditioningKind,
+        heads: int,
+        groups: int,
+    ) -> None:
+        super().__init__()
+        self.channels = channels
+        time_width = 4 * channels
+        self.time = nn.Sequential(
+            nn.Linear(channels, time_width), nn.SiLU(), nn.Linear(time_width, time_width), nn.SiLU()
+        )
+        self.conv_in = nn.Conv2d(latent_channels, channels, 3, padding=1)
+
+        def stage(channels_in: int, width: int, level: int) -> TextStage:
+            return TextStage(
+                channels_in,
+                width,
+                time_width=time_width,
+                text_width=text_width,
+                conditioning=conditioning,
+                heads=heads,
+                groups=groups,
+                attend=level in attention_levels,
+            )
+
+        widths = [channels * m for m in channel_multipliers]
+        self.down, self.downsample = nn.ModuleList(), nn.ModuleList()
+        skips, width = [channels], channels
+        for level, out in enumerate(widths):
+            stages = nn.ModuleList()
+            for _ in range(blocks_per_level):
+                stages.append(stage(width, out, level))
+                width = out
+                skips.append(width)
+            self.down.append(stages)
+            if level + 1 < len(widths):
+                self.downsample.append(nn.Conv2d(width, width, 3, stride=2, padding=1))
+                skips.append(width)
+        self.middle = nn.ModuleList([stage(width, width, len(widths) - 1) for _ in range(2)])
+        self.up, self.upsample = nn.ModuleList(), nn.ModuleList()
+        for level, out in reversed(list(enumerate(widths))):
+            stages = nn.ModuleList()
+            for _ in range(blocks_per_level + 1):
+                stages.append(stage(width + skips.pop(), out, level))
+                width = out
+            self.up.append(stages)
+            if level > 0:
+                self.upsample.append(nn.Conv2d(width, width, 3, padding=1))
+        self.norm_out = nn.GroupNorm(groups, width)
+        self.conv_out = nn.Conv2d(width, latent_channels, 3, padding=1)
+        nn.init.zeros_(self.conv_out.weight)
+        nn.init.zeros_(self.conv_out.bias)
+
+    def stages(self) -> list[TextStage]:
+        """Every text stage in the order of the forward pass."""
+        groups = [*self.down, self.middle, *self.up]
+        return [stage for group in groups for stage in group]
+
+    def prepare(self, text: TextFeatures) -> Contexts:
+        """What depends on the prompts alone: once a prompt, not once a step."""
+        return [stage.text.prepare(text) for stage in self.stages()]
+
+    def forward(
+        self,
+        x: Float[Tensor, "B C H W"],
+        timesteps: Float[Tensor, " B"],
+        contexts: Contexts,
+    ) -> Float[Tensor, "B C H W"]:
+        """Predicts from noisy latents.
+
+        Args:
+            x: (B, C, h, w) noisy latents.
+            timesteps: (B,) in 0..T-1.
+            contexts: of ``prepare``, for the same B prompts.
+        """
+        time = self.time(timestep_embedding(timesteps, self.channels).to(x.dtype))
+        remaining = iter(contexts)
+        x = self.conv_in(x)
+        skips = [x]
+        for level, stages in enumerate(self.down):
+            for stage in stages:
+                x = stage(x, time, next(remaining))
+                skips.append(x)
+            if level < len(self.downsample):
+                x = self.downsample[level](x)
+                skips.append(x)
+        for stage in self.middle:
+            x = stage(x, time, next(remaining))
+        for level, stages in enumerate(self.up):
+            for stage in stages:
+                x = stage(torch.cat([x, skips.pop()], 1), time, next(remaining))
+            if level < len(self.upsample):
+                x = self.upsample[level](interpolate(x, scale_factor=2.0))
+        return self.conv_out(silu(self.norm_out(x)))
