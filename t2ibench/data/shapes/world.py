@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from t2ibench.core.errors import ConfigError
-from t2ibench.data.shapes.masks import shape_mask
+from t2ibench.data.shapes.masks import shape_masks
 
 WORLD_VERSION = 1
 """Changes whenever a scene, caption or pixel of any configuration changes."""
@@ -225,11 +225,16 @@ class ShapesWorld:
         """Background names and RGB in [0, 1]."""
         return BACKGROUNDS
 
-    def mask(
-        self, shape: str, x: float, y: float, radius: float, size: int
-    ) -> Float[np.ndarray, "size size"]:
-        """Coverage in [0, 1] of one shape, all lengths in pixels: the renderer's own mask."""
-        return shape_mask(shape, x, y, radius, size)
+    def masks(
+        self,
+        shape: str,
+        x: Float[np.ndarray, " n"],
+        y: Float[np.ndarray, " n"],
+        radius: Float[np.ndarray, " n"],
+        size: int,
+    ) -> Float[np.ndarray, "n size size"]:
+        """Coverage in [0, 1] of one shape at n places, lengths in pixels, as rendered."""
+        return shape_masks(shape, x, y, radius, size)
 
     def separated(self, one: SceneObject, other: SceneObject) -> bool:
         """Whether two objects are far enough apart to be seen as two."""
