@@ -109,11 +109,13 @@ def swap_words(
         The changed caption in lower-case words, or None where no class occurs.
     """
     words = split_words(caption)
-    places = [(i, c) for i, word in enumerate(words) for c in classes if word in c]
-    if not places:
+    present = [c for c in classes if any(word in c for word in words)]
+    if not present:
         return None
-    position, members = places[int(rng.integers(len(places)))]
-    partners = [i for i, c in places if c is members and words[i] != words[position]]
+    members = present[int(rng.integers(len(present)))]
+    places = [i for i, word in enumerate(words) if word in members]
+    position = places[int(rng.integers(len(places)))]
+    partners = [i for i in places if words[i] != words[position]]
     if partners and rng.random() < 0.5:
         other = partners[int(rng.integers(len(partners)))]
         words[position], words[other] = words[other], words[position]

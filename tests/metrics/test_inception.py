@@ -1,0 +1,111 @@
+"""Inception-v3 against torch-fidelity and torchmetrics on the same random weights."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+from torch_fidelity.interpolate_compat_tensorflow import (
+    interpolate_bilinear_2d_like_tensorflow1x,
+)
+
+from t2ibench.core.errors import CheckpointError, MissingWeightsError
+from t2ibench.metrics.extractors import inception
+from t2ibench.metrics.extractors.inception import InceptionV3, resize_tf1
+from t2ibench.metrics.frechet import frechet_distance
+
+
+def pictures(count: int, side: int, seed: int = 0) -> torch.Tensor:
+    stream = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(count, 3, 7, 7, generator=stream) * 255
+    return torch.nn.functional.interpolate(coarse, side, mode="bicubic").clamp(0, 255).byte()
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    """Random weights in the published layout, normalisations calibrated on pictures."""
+    path = tmp_path_factory.mktemp("inception") / "random.pth"
+    with torch.random.fork_rng(), pytest.MonkeyPatch.context() as patch:
+        torch.manual_seed(0)
+        patch.setattr(InceptionV3, "_load", lambda self, path: None)
+        path.write_bytes(b"placeholder")
+        network = InceptionV3(path)
+    norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    network.train()
+    for norm in norms:
+        norm.momentum = None
+    with torch.no_grad():
+        network(pictures(6, 299, 9))
+    torch.save(network.eval().state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def ours(weights) -> InceptionV3:
+    return InceptionV3(weights)
+
+
+@pytest.fixture(scope="module")
+def fidelity(weights) -> FeatureExtractorInceptionV3:
+    return FeatureExtractorInceptionV3("parity", ["2048"], str(weights))
+
+
+@pytest.mark.parametrize("side", [32, 64, 100, 299, 340])
+def test_resize_equals_tensorflow_1(side):
+    images = pictures(2, side).float()
+    theirs = interpolate_bilinear_2d_like_tensorflow1x(images, (299, 299), align_corners=False)
+    assert torch.allclose(resize_tf1(images, 299), theirs, atol=2e-3)
+
+
+def test_features_equal_torch_fidelity(ours, fidelity):
+    """Exact in torch-fidelity's memory layout; ours reorders sums and so rounds differently."""
+    plain = copy.deepcopy(ours).to(memory_format=torch.contiguous_format)
+    pixels = pictures(3, 299)
+    (theirs,) = fidelity(pixels)
+    assert theirs.std() > 0.05
+    assert (plain.features(pixels) - theirs).norm() / theirs.norm() < 1e-6
+    assert (ours.features(pixels) - theirs).norm() / theirs.norm() < 1e-4
+    (small,) = fidelity(pictures(3, 64))
+    assert (ours.features(pictures(3, 64)) - small).norm() / small.norm() < 1e-4
+
+
+def test_distance_equals_torch_fidelity_and_not_torchmetrics_default(ours, fidelity, weights):
+    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+    from torchmetrics.image.fid import NoTrainInceptionV3
+
+    real, fake = pictures(8, 64, 1), (pictures(8, 64, 2) * 0.8).byte()
+    theirs = [fidelity(p)[0] for p in (fake, real)]
+    mine = [ours.features(p) for p in (fake, real)]
+    found = frechet_distance(*mine)
+    assert found == pytest.approx(frechet_distance(*theirs), rel=1e-4)
+    some = [fid_features_to_statistics(features[:, :160]) for features in theirs]
+    reference = fid_statistics_to_metric(*some, verbose=False)["frechet_inception_distance"]
+    part = frechet_distance(*(features[:, :160] for features in mine))
+    assert part == pytest.approx(float(reference), rel=1e-4)
+    default = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(weights)).eval()
+    shifted = frechet_distance(default(fake), default(real))
+    assert abs(shifted / found - 1) > 0.003, "torchmetrics' default resize shifts the grid"
+
+
+def test_a_feature_depends_on_its_image_alone(ours):
+    pixels = pictures(3, 64)
+    whole = ours.features(pixels)
+    assert torch.allclose(whole[1:2], ours.features(pixels[1:2]), atol=1e-4)
+
+
+def test_only_the_published_hash_is_called_fid(ours, monkeypatch):
+    assert ours.distance_name == "fd" and ours.name == "inception-v3-foreign"
+    monkeypatch.setattr(inception, "PUBLISHED_SHA256", ours.sha256[:8])
+    assert ours.distance_name == "fid"
+    assert ours.key == "inception-v3-foreign@2048|tf1-bilinear-299"
+
+
+def test_absent_and_foreign_files_are_named(monkeypatch, tmp_path):
+    monkeypatch.delenv("T2IBENCH_INCEPTION", raising=False)
+    with pytest.raises(MissingWeightsError, match="6726825d"):
+        InceptionV3()
+    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
+    monkeypatch.setenv("T2IBENCH_INCEPTION", str(tmp_path / "other.pth"))
+    with pytest.raises(CheckpointError, match="566 tensors"):
+        InceptionV3()
