@@ -1,0 +1,1 @@
+"""Generative adversarial networks: one forward pass from text and noise to an image."""

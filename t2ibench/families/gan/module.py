@@ -1,0 +1,214 @@
+"""The one-stage text-conditional GAN as a family: two players, one image batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from t2ibench.core.knobs import Knob
+from t2ibench.core.noise import Noise
+from t2ibench.core.types import Batch, Images, TextFeatures
+from t2ibench.families.base import OptimizerFactory, TextToImageModule
+from t2ibench.families.gan.gan_int_cls import Judgement
+from t2ibench.families.gan.losses import (
+    AdversarialLoss,
+    Matching,
+    caption_words,
+    discriminator_loss,
+    generator_loss,
+    gradient_penalty,
+    matching_loss,
+    redescription_loss,
+)
+from t2ibench.text.base import TextEncoder
+
+
+class TextConditionalGAN(TextToImageModule):
+    """A generator against a discriminator that judges realism and matching.
+
+    The text encoder learns from the discriminator's matching loss on real images; the
+    generator reads its features without changing it.
+
+    Args:
+        text_encoder: see ``TextToImageModule``.
+        generator: factory, called with ``resolution`` and ``text_width``.
+        discriminator: factory, called with ``text_width``.
+        generator_optimizer: factory of the generator's optimiser.
+        discriminator_optimizer: factory of the discriminator's and text encoder's.
+        resolution: H = W of the images.
+        null_text_probability: 0 for a GAN: it is not guided.
+        gradient_clip_norm: see ``TextToImageModule``.
+        adversarial_loss: of both players.
+        matching: which wrong pairs the matching loss takes.
+        matching_weight: of the matching loss, in both players.
+        redescription_weight: of the words read off the image, in both players; 0 is off.
+        gradient_penalty_weight: gamma of R1, every step; 0 is off.
+        interpolation_weight: of the generator's loss on captions halfway between two of the
+            batch (INT); 0 is off.
+        truncation_psi: default truncation.
+
+    Source: Reed et al. 2016 (GAN-INT-CLS), algorithm 1 and section 4.3.
+    Differs: realism and matching are two scores; the words of the caption are read off the
+        image (MirrorGAN); the text encoder is trained along; each player sees its own noise.
+    """
+
+    family: ClassVar[str] = "gan"
+
+    def __init__(
+        self,
+        *,
+        text_encoder: TextEncoder,
+        generator: Callable[..., nn.Module],
+        discriminator: Callable[..., nn.Module],
+        generator_optimizer: OptimizerFactory,
+        discriminator_optimizer: OptimizerFactory,
+        resolution: int,
+        null_text_probability: float,
+        gradient_clip_norm: float,
+        adversarial_loss: AdversarialLoss,
+        matching: Matching,
+        matching_weight: float,
+        redescription_weight: float,
+        gradient_penalty_weight: float,
+        interpolation_weight: float,
+        truncation_psi: float,
+    ) -> None:
+        super().__init__(
+            text_encoder=text_encoder,
+            resolution=resolution,
+            null_text_probability=null_text_probability,
+            gradient_clip_norm=gradient_clip_norm,
+        )
+        self.generator: Any = generator(resolution=resolution, text_width=text_encoder.width)
+        self.discriminator: Any = discriminator(text_width=text_encoder.width)
+        self.make_generator_optimizer = generator_optimizer
+        self.make_discriminator_optimizer = discriminator_optimizer
+        self.adversarial_loss = adversarial_loss
+        self.matching = matching
+        self.matching_weight = matching_weight
+        self.redescription_weight = redescription_weight
+        self.gradient_penalty_weight = gradient_penalty_weight
+        self.interpolation_weight = interpolation_weight
+        self.default_psi = truncation_psi
+
+    @property
+    def knobs(self) -> tuple[Knob, ...]:
+        """Truncation: z is multiplied by psi."""
+        sweep = (0.25, 0.5, 0.75, 1.0)
+        return (Knob("truncation_psi", self.default_psi, 0.0, 1.5, True, sweep),)
+
+    def sampling_parameters(self) -> dict[str, nn.Parameter]:
+        """Everything but the discriminator."""
+        return {
+            n: p for n, p in super().sampling_parameters().items()
+            if not n.startswith("discriminator.")
+        }  # fmt: skip
+
+    def configure_optimizers(self) -> Any:
+        """The generator's optimiser, then the discriminator's, which also has the text."""
+        judge = [*self.discriminator.parameters(), *self._text_parameters()]
+        return [
+            self.make_generator_optimizer(self.generator.parameters()),
+            self.make_discriminator_optimizer(judge),
+        ]
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """The discriminator's step, then the generator's.
+
+        Source: Reed et al. 2016 (GAN-INT-CLS), algorithm 1.
+        Differs: see the class.
+        """
+        of_generator, of_discriminator = self.optimizers()  # type: ignore[misc]
+        logs = self._discriminator_step(batch, of_discriminator)
+        return logs | self._generator_step(batch, of_generator)
+
+    def _discriminator_step(self, batch: Batch, optimizer: Any) -> dict[str, Tensor]:
+        text = self.encode_text(batch)
+        with torch.no_grad():
+            fake_images = self.generator(text.detach(), self._noise(text))
+        images = batch.image
+        if self.gradient_penalty_weight > 0:
+            images = images.detach().requires_grad_(True)
+        real = self.discriminator(images)
+        fake = self.discriminator(fake_images)
+        adversarial = discriminator_loss(self.adversarial_loss, real.logit, fake.logit)
+        wanted = self.discriminator.embed_text(text)
+        told, matching = self._told(real, wanted, batch)
+        loss = adversarial + told
+        if self.gradient_penalty_weight > 0:
+            penalty = gradient_penalty(real.logit, images)
+            loss = loss + 0.5 * self.gradient_penalty_weight * penalty
+        self.optimise(optimizer, loss, [*self.discriminator.parameters(), *self._text_parameters()])
+        return {
+            "discriminator_loss": adversarial.detach(),
+            "real_logit": real.logit.detach().mean(),
+            "fake_logit": fake.logit.detach().mean(),
+            "matching_real": matching.detach(),
+        }
+
+    def _generator_step(self, batch: Batch, optimizer: Any) -> dict[str, Tensor]:
+        with torch.no_grad():
+            text = self.encode_text(batch)
+        self.discriminator.requires_grad_(False)
+        try:
+            fake = self.discriminator(self.generator(text, self._noise(text)))
+            told, matching = self._told(fake, self.discriminator.embed_text(text), batch)
+            loss = generator_loss(self.adversarial_loss, fake.logit) + told
+            if self.interpolation_weight > 0:
+                loss = loss + self.interpolation_weight * self._interpolated(text)
+            self.optimise(optimizer, loss, list(self.generator.parameters()))
+        finally:
+            self.discriminator.requires_grad_(True)
+        return {"loss": loss.detach(), "matching_fake": matching.detach()}
+
+    def _told(self, judged: Judgement, wanted: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """How far the images tell their captions: the weighted sum, and matching alone."""
+        scale = self.discriminator.scale
+        matching = matching_loss(self.matching, judged.embedding, wanted, scale)
+        told = self.matching_weight * matching
+        if self.redescription_weight > 0:
+            words = caption_words(batch.caption, self.discriminator.word_buckets)
+            described = redescription_loss(judged.words, words.to(judged.words.device))
+            told = told + self.redescription_weight * described
+        return told, matching
+
+    def _interpolated(self, text: TextFeatures) -> Tensor:
+        """The generator's loss on captions between two of the batch."""
+        between = halfway(text)
+        fake = self.discriminator(self.generator(between, self._noise(text)))
+        wanted = self.discriminator.embed_text(between)
+        matching = matching_loss(self.matching, fake.embedding, wanted, self.discriminator.scale)
+        return generator_loss(self.adversarial_loss, fake.logit) + self.matching_weight * matching
+
+    def sample(self, text: TextFeatures, noise: Noise, knobs: Mapping[str, float]) -> Images:
+        """One forward pass.
+
+        Source: Brock et al. 2019 (BigGAN), section 3.1 (truncation).
+        Differs: z is scaled by psi, not resampled, so that its direction is kept.
+        """
+        z = noise.normal(self.generator.noise_width)
+        return self.generator(text, knobs["truncation_psi"] * z)
+
+    def _noise(self, text: TextFeatures) -> Tensor:
+        return torch.randn(len(text), self.generator.noise_width, device=text.pooled.device)
+
+    def _text_parameters(self) -> list[nn.Parameter]:
+        return [p for p in self.text_encoder.parameters() if p.requires_grad]
+
+
+def halfway(text: TextFeatures) -> TextFeatures:
+    """Each caption's features averaged with the next one's in the batch.
+
+    Tokens are averaged where both captions have one, and are the one's own elsewhere.
+
+    Source: Reed et al. 2016 (GAN-INT-CLS), section 4.3, beta = 0.5.
+    Differs: token features are interpolated too, for cross-attention.
+    """
+    other = TextFeatures(text.tokens.roll(1, 0), text.mask.roll(1, 0), text.pooled.roll(1, 0))
+    weight = text.mask.float().unsqueeze(-1)
+    others = other.mask.float().unsqueeze(-1)
+    tokens = (weight * text.tokens + others * other.tokens) / (weight + others).clamp(min=1)
+    return TextFeatures(tokens, text.mask | other.mask, (text.pooled + other.pooled) / 2)
