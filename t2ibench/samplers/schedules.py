@@ -52,8 +52,8 @@ def cosine_schedule(timesteps: int, s: float = 0.008, max_beta: float = 0.999) -
     return torch.cumprod(1 - betas, 0)
 
 
-def make_schedule(name: ScheduleName, timesteps: int) -> AlphasBar:
-    """The named schedule in float64.
+def make_schedule(name: str, timesteps: int) -> AlphasBar:
+    """The schedule named by a ``ScheduleName``, in float64.
 
     Raises:
         ConfigError: the name is unknown.

@@ -1,0 +1,1 @@
+"""Autoregressive transformers over image codes."""

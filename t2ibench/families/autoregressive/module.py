@@ -1,0 +1,121 @@
+"""VQGAN + GPT as a family: next-code training and guided sampling with a cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from t2ibench.autoencoders.frozen import FrozenFirstStage
+from t2ibench.core.knobs import Knob
+from t2ibench.core.noise import Noise
+from t2ibench.core.types import Batch, Images, TextFeatures
+from t2ibench.families.autoregressive.losses import next_code_loss
+from t2ibench.families.base import OptimizerFactory, Target, TextToImageModule
+from t2ibench.samplers.autoregressive import guided_logits, sample_tokens
+from t2ibench.text.base import TextEncoder
+
+
+class AutoregressiveCodes(TextToImageModule):
+    """Predicts first-stage codes one after the other.
+
+    Args:
+        text_encoder: see ``TextToImageModule``.
+        first_stage: frozen, of kind vq.
+        network: factory of the transformer, called with ``codebook_size``, ``length`` and
+            ``text_width``.
+        optimizer: factory of the optimiser.
+        resolution: H = W of the images.
+        null_text_probability: see ``TextToImageModule``.
+        gradient_clip_norm: see ``TextToImageModule``.
+        label_smoothing: of the next-code loss.
+        guidance_scale: default guidance.
+
+    Source: Esser et al. 2021 (VQGAN), section 3.2; guidance as in Yu et al. 2022 (Parti).
+    Differs: none beyond the network's.
+    """
+
+    family: ClassVar[str] = "autoregressive"
+    trains_on: ClassVar[Target] = "codes"
+
+    def __init__(
+        self,
+        *,
+        text_encoder: TextEncoder,
+        first_stage: FrozenFirstStage,
+        network: Callable[..., nn.Module],
+        optimizer: OptimizerFactory,
+        resolution: int,
+        null_text_probability: float,
+        gradient_clip_norm: float,
+        label_smoothing: float,
+        guidance_scale: float,
+    ) -> None:
+        super().__init__(
+            text_encoder=text_encoder,
+            resolution=resolution,
+            null_text_probability=null_text_probability,
+            gradient_clip_norm=gradient_clip_norm,
+        )
+        self.first_stage = first_stage
+        self.length = (resolution // first_stage.spatial_factor) ** 2
+        self.codebook_size = first_stage.codebook_size
+        self.network: Any = network(
+            codebook_size=self.codebook_size, length=self.length, text_width=text_encoder.width
+        )
+        self.make_optimizer = optimizer
+        self.label_smoothing = label_smoothing
+        self.default_guidance = guidance_scale
+
+    @property
+    def knobs(self) -> tuple[Knob, ...]:
+        """Guidance, temperature, top-k and top-p."""
+        sweep = (1.0, 1.5, 2.0, 3.0, 5.0)
+        return (
+            Knob("guidance_scale", self.default_guidance, 0.0, 30.0, True, sweep),
+            Knob("temperature", 1.0, 0.0, 2.0),
+            Knob("top_k", 0, 0, self.codebook_size, integer=True),
+            Knob("top_p", 1.0, 0.01, 1.0),
+        )
+
+    def configure_optimizers(self) -> Any:
+        """One optimiser over everything that trains."""
+        return self.make_optimizer([p for p in self.parameters() if p.requires_grad])
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Teacher-forced cross-entropy of every code."""
+        codes = batch.codes
+        if codes is None:
+            codes = self.first_stage.codes(batch.image)
+        text = self.drop_text(self.encode_text(batch))
+        loss = next_code_loss(self.network(codes, text), codes, self.label_smoothing)
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        self.optimise(self.optimizers(), loss, parameters)  # type: ignore[arg-type]
+        return {"loss": loss.detach()}
+
+    def sample(self, text: TextFeatures, noise: Noise, knobs: Mapping[str, float]) -> Images:
+        """Codes with a cache, conditional and unconditional rows in one batch, then decoding."""
+        count, scale = len(text), knobs["guidance_scale"]
+        rows = text
+        if scale != 1:
+            null = self.text_encoder.null(count).to(text.tokens.device)
+            rows = TextFeatures.cat([text, null])
+        cache = self.network.start_cache(rows)
+
+        def next_logits(token: Tensor | None, position: int) -> Tensor:
+            if scale == 1:
+                return self.network.step(token, position, cache)
+            both = None if token is None else token.repeat(2)
+            conditional, unconditional = self.network.step(both, position, cache).chunk(2)
+            return guided_logits(conditional, unconditional, scale)
+
+        codes = sample_tokens(
+            next_logits,
+            self.length,
+            noise,
+            temperature=knobs["temperature"],
+            top_k=int(knobs["top_k"]),
+            top_p=knobs["top_p"],
+        )
+        return self.first_stage.decode_codes(codes)

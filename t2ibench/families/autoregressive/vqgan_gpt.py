@@ -1,0 +1,217 @@
+"""The decoder-only transformer of VQGAN + GPT.
+
+Esser et al. 2021, "Taming Transformers for High-Resolution Image Synthesis": image codes in
+raster order, each predicted from those before it and from a prefix. Here the prefix is the
+text (``concat``, the paper's way); text may also enter every layer by modulation or
+cross-attention.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from t2ibench.core.types import TextFeatures
+from t2ibench.nn.attention import Attention
+from t2ibench.nn.conditioning import ConditioningKind, make_conditioning
+
+
+@dataclass
+class Cache:
+    """Keys and values of the positions so far, allocated once for the whole sequence.
+
+    Attributes:
+        keys: (layers, B, A, M, E) with M = prefix + N.
+        values: likewise.
+        mask: (B, M) True where a position is real.
+        filled: positions written.
+        contexts: what each layer prepared of the prompts.
+    """
+
+    keys: Float[Tensor, "layers B A M E"]
+    values: Float[Tensor, "layers B A M E"]
+    mask: Bool[Tensor, "B M"]
+    filled: int
+    contexts: list[Any]
+
+
+class Block(nn.Module):
+    """Causal self-attention, text (unless it is the prefix), MLP; pre-norm residuals.
+
+    Source: Radford et al. 2019 (GPT-2), section 2.3.
+    Differs: the text block between attention and MLP.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        text_width: int,
+        conditioning: ConditioningKind,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.norm_attention = nn.LayerNorm(width)
+        self.attention = Attention(width, heads)
+        self.text = (
+            None
+            if conditioning == "concat"
+            else make_conditioning(conditioning, width, text_width, heads)
+        )
+        self.norm_mlp = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
+        self.dropout = nn.Dropout(dropout)
+
+    def prepare(self, text: TextFeatures) -> Any:
+        """What depends on the prompts alone."""
+        return None if self.text is None else self.text.prepare(text)
+
+    def attend(
+        self,
+        x: Float[Tensor, "B M D"],
+        keys: Float[Tensor, "B A M2 E"],
+        values: Float[Tensor, "B A M2 E"],
+        mask: Bool[Tensor, "B 1 M3 M2"] | None,
+        causal: bool,
+    ) -> Float[Tensor, "B M D"]:
+        """Attention of normalised ``x`` over given keys and values."""
+        q = rearrange(self.attention.to_q(x), "b m (a e) -> b a m e", a=self.attention.heads)
+        out = scaled_dot_product_attention(q, keys, values, attn_mask=mask, is_causal=causal)
+        return self.attention.to_out(rearrange(out, "b a m e -> b m (a e)"))
+
+    def rest(self, x: Float[Tensor, "B M D"], context: Any) -> Float[Tensor, "B M D"]:
+        """Everything after self-attention."""
+        if self.text is not None:
+            x = self.text(x, context)
+        return x + self.dropout(self.mlp(self.norm_mlp(x)))
+
+
+class CodeTransformer(nn.Module):
+    """Next-code logits from the codes before and the text.
+
+    Args:
+        codebook_size: V.
+        length: N, codes an image, a square number (raster order).
+        text_width: D of the text features.
+        width: D.
+        depth: layers.
+        heads: A.
+        dropout: of embeddings and residual branches.
+        conditioning: ``concat`` is the text as prefix.
+
+    Source: Esser et al. 2021 (VQGAN), section 3.2 and appendix table 8.
+    Differs: positions are learned rows plus learned columns.
+    """
+
+    def __init__(
+        self,
+        *,
+        codebook_size: int,
+        length: int,
+        text_width: int,
+        width: int,
+        depth: int,
+        heads: int,
+        dropout: float,
+        conditioning: ConditioningKind,
+    ) -> None:
+        super().__init__()
+        self.length = length
+        self.conditioning = conditioning
+        side = round(length**0.5)
+        self.code = nn.Embedding(codebook_size, width)
+        self.start = nn.Parameter(torch.randn(width) * 0.02)
+        self.row = nn.Parameter(torch.randn(side, width) * 0.02)
+        self.column = nn.Parameter(torch.randn(side, width) * 0.02)
+        nn.init.normal_(self.code.weight, std=0.1)
+        self.prefix = nn.Linear(text_width, width) if conditioning == "concat" else None
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(
+            Block(width, heads, text_width, conditioning, dropout) for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, codebook_size)
+
+    def positions(self) -> Float[Tensor, "N D"]:
+        """The embedding of each position in raster order."""
+        return (self.row[:, None] + self.column[None]).flatten(0, 1)
+
+    def inputs(self, codes: Int[Tensor, "B N"]) -> Float[Tensor, "B N D"]:
+        """Start, then the codes but the last; position n is where code n is predicted."""
+        before = self.code(codes[:, :-1])
+        start = self.start.expand(len(codes), 1, -1)
+        return torch.cat([start, before], 1) + self.positions()
+
+    def forward(self, codes: Int[Tensor, "B N"], text: TextFeatures) -> Float[Tensor, "B N V"]:
+        """Logits of every code given those before it (teacher forcing)."""
+        x = self.dropout(self.inputs(codes))
+        mask, skip = None, 0
+        if self.prefix is not None:
+            x = torch.cat([self.prefix(text.tokens), x], 1)
+            skip = text.tokens.shape[1]
+            real = torch.cat([text.mask, text.mask.new_ones(len(codes), self.length)], 1)
+            order = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).tril()
+            # A padded query sees itself, so that no row of the mask is empty.
+            own = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
+            mask = ((real[:, None, :] & order) | own)[:, None]
+        for block in self.blocks:
+            normed = block.norm_attention(x)
+            keys, values = block.attention.keys_values(normed)
+            x = x + block.dropout(block.attend(normed, keys, values, mask, mask is None))
+            x = block.rest(x, block.prepare(text))
+        return self.head(self.norm(x[:, skip:]))
+
+    def start_cache(self, text: TextFeatures) -> Cache:
+        """An allocated cache with the prompts' prefix (or contexts) already in it."""
+        count, skip = len(text), 0 if self.prefix is None else text.tokens.shape[1]
+        heads = self.blocks[0].attention.heads
+        shape = (len(self.blocks), count, heads, skip + self.length, self.start.numel() // heads)
+        keys = self.start.new_zeros(shape)
+        mask = torch.ones(count, shape[3], dtype=torch.bool, device=keys.device)
+        mask[:, :skip] = text.mask[:, :skip]
+        contexts = [block.prepare(text) for block in self.blocks]
+        cache = Cache(keys, torch.zeros_like(keys), mask, 0, contexts)
+        if self.prefix is not None:
+            self._advance(self.prefix(text.tokens), cache)
+        return cache
+
+    def step(
+        self, token: Int[Tensor, " B"] | None, position: int, cache: Cache
+    ) -> Float[Tensor, "B V"]:
+        """Logits of the code at ``position`` given the one before it; advances the cache."""
+        before = self.start.expand(cache.keys.shape[1], -1) if token is None else self.code(token)
+        x = (before + self.positions()[position]).unsqueeze(1)
+        return self.head(self.norm(self._advance(x, cache)))[:, -1]
+
+    def _advance(self, x: Float[Tensor, "B M D"], cache: Cache) -> Float[Tensor, "B M D"]:
+        """Runs new positions through the layers and adds them to the cache."""
+        new, start = x.shape[1], cache.filled
+        stop = start + new
+        mask = cache.mask[:, None, None, :stop]
+        if new > 1:
+            seen = torch.ones(new, stop, dtype=torch.bool, device=x.device).tril(start)
+            own = torch.eye(new, stop, dtype=torch.bool, device=x.device)
+            mask = (mask & seen) | own
+        for layer, block in enumerate(self.blocks):
+            normed = block.norm_attention(x)
+            keys, values = block.attention.keys_values(normed)
+            cache.keys[layer, :, :, start:stop] = keys
+            cache.values[layer, :, :, start:stop] = values
+            attended = block.attend(
+                normed,
+                cache.keys[layer, :, :, :stop],
+                cache.values[layer, :, :, :stop],
+                mask,
+                False,
+            )
+            x = block.rest(x + attended, cache.contexts[layer])
+        cache.filled = stop
+        return x
