@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,13 +26,13 @@ from t2ibench.cli.first_stage import cached_targets, ready_first_stage
 from t2ibench.cli.interrupt import Interrupted
 from t2ibench.core.errors import NonFiniteLossError
 from t2ibench.core.files import read_json, write_json
+from t2ibench.core.types import TextFeatures
 from t2ibench.data.records import DataSource
 from t2ibench.data.stream import BatchStream
 from t2ibench.families.base import TextToImageModule
 from t2ibench.runs.clock import Clock
 from t2ibench.runs.folder import Run
 from t2ibench.text.base import TextEncoder
-from t2ibench.text.cache import FrozenTextCache
 from t2ibench.training.checkpoint import load_weights
 from t2ibench.training.fit import fit
 from t2ibench.training.tracking import track_run
@@ -91,7 +92,7 @@ def train_run(cfg: DictConfig) -> Trained:
         targets: dict[str, Any] = {}
         if stage is not None and module.trains_on != "image":
             targets = cached_targets(cfg, stage, train, module.trains_on)
-        text = FrozenTextCache(encoder, cache_root(cfg) / "text") if cfg.text.cached else None
+        text = cached_text(cfg, encoder)
 
         def stream(images_seen: int, rank: int, world_size: int) -> BatchStream:
             return BatchStream(
@@ -147,6 +148,15 @@ def open_run(run: Run, source: DataSource | None = None) -> Trained:
     clock = Clock()
     clock.load_state_dict(run.status().get("clock", {}))
     return Trained(run, cfg, source, module.eval(), clock)
+
+
+def cached_text(cfg: DictConfig, encoder: TextEncoder) -> Callable[..., TextFeatures] | None:
+    """A frozen encoder behind its disk cache; None where the module encodes as it trains."""
+    if not cfg.text.cached:
+        return None
+    from t2ibench.text.cache import FrozenTextCache
+
+    return FrozenTextCache(encoder, cache_root(cfg) / "text")
 
 
 def untrained_module(cfg: DictConfig) -> tuple[TextToImageModule, DataSource]:
