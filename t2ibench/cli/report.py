@@ -24,7 +24,6 @@ def run(arguments: Sequence[str]) -> int:
 
 def write_report(folders: Sequence[Path], target: Path, title: str) -> None:
     """Writes the page of these runs."""
-    from t2ibench.report.folders import read_runs
     from t2ibench.report.page import write_page
 
-    write_page(read_runs(folders), target, title)
+    write_page(folders, target, title)
