@@ -219,5 +219,6 @@ class UNet(nn.Module):
             for stage in stages:
                 x = stage(torch.cat([x, skips.pop()], 1), time, next(remaining))
             if level < len(self.upsample):
-                x = self.upsample[level](interpolate(x, scale_factor=2.0))
+                # To the size of the skip: also right where a side was odd.
+                x = self.upsample[level](interpolate(x, size=skips[-1].shape[-2:]))
         return self.conv_out(silu(self.norm_out(x)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -70,7 +70,7 @@ class LatentDiffusion(TextToImageModule):
         timesteps: int,
         prediction_type: PredictionType,
         snr_cap: float,
-        solver: Solver,
+        solver: str,
         num_steps: int,
         guidance_scale: float,
     ) -> None:
@@ -80,8 +80,10 @@ class LatentDiffusion(TextToImageModule):
             null_text_probability=null_text_probability,
             gradient_clip_norm=gradient_clip_norm,
         )
-        if solver not in ("ddim", "dpm_solver_pp"):
-            raise ConfigError(f"solver={solver} is unknown; choose ddim, dpm_solver_pp.")
+        if solver not in get_args(Solver):
+            raise ConfigError(
+                f"model.module.solver={solver} is unknown; choose {', '.join(get_args(Solver))}."
+            )
         self.first_stage = first_stage
         self.network = network(
             latent_channels=first_stage.latent_channels, text_width=text_encoder.width
@@ -100,13 +102,15 @@ class LatentDiffusion(TextToImageModule):
 
     @property
     def knobs(self) -> tuple[Knob, ...]:
-        """Guidance, steps and, for DDIM, eta."""
+        """Guidance, steps and, where the solver has it, DDIM's eta."""
         sweep = (1.0, 1.5, 2.0, 3.0, 5.0)
-        return (
+        knobs = (
             Knob("guidance_scale", self.default_guidance, 0.0, 30.0, True, sweep),
             Knob("num_steps", self.default_steps, 1, self.timesteps, integer=True),
-            Knob("eta", 0.0, 0.0, 1.0),
         )
+        if self.solver == "ddim":
+            return (*knobs, Knob("eta", 0.0, 0.0, 1.0))
+        return knobs
 
     def configure_optimizers(self) -> Any:
         """One optimiser over everything that trains."""
@@ -139,22 +143,21 @@ class LatentDiffusion(TextToImageModule):
 
     def sample(self, text: TextFeatures, noise: Noise, knobs: Mapping[str, float]) -> Images:
         """Guided denoising from pure noise, then the first stage's decoder."""
-        count = len(text)
         scale = knobs["guidance_scale"]
-        contexts = self.network.prepare(text)
         if scale != 1:
-            null = self.text_encoder.null(count).to(text.tokens.device)
-            both_contexts = self.network.prepare(TextFeatures.cat([text, null]))
+            null = self.text_encoder.null(len(text)).to(text.tokens.device)
+            text = TextFeatures.cat([text, null])
+        contexts = self.network.prepare(text)
+
+        def run(rows: Tensor, t: int) -> Tensor:
+            times = torch.full((len(rows),), float(t), device=rows.device)
+            return self.network(rows, times, contexts)
+
+        predict = guided(run, scale)
 
         def denoise(x: Tensor, t: int) -> tuple[Tensor, Tensor]:
-            def run(rows: Tensor, prepared: Any) -> Tensor:
-                times = torch.full((len(rows),), float(t), device=rows.device)
-                return self.network(rows, times, prepared)
-
-            predict = guided(
-                lambda rows: run(rows, both_contexts), lambda rows: run(rows, contexts), scale
-            )
-            return split_prediction(predict(x), x, float(self.alphas_bar[t]), self.prediction_type)
+            bar = float(self.alphas_bar[t])
+            return split_prediction(predict(x, t), x, bar, self.prediction_type)
 
         size = self.resolution // self.first_stage.spatial_factor
         x = noise.normal(self.first_stage.latent_channels, size, size)

@@ -216,16 +216,12 @@ def test_a_denoiser_that_knows_the_image_gives_the_image(schedule, solve):
 def test_guidance_is_one_batch_and_none_at_scale_one():
     rows = []
 
-    def both(x):
-        rows.append(len(x))
-        return torch.cat([x[: len(x) // 2] * 2, x[len(x) // 2 :] * 5])
-
-    def conditional(x):
-        rows.append(len(x))
-        return x * 2
+    def predict(x, t):
+        rows.append((len(x), t))
+        return torch.cat([x[:3] * 2, x[3:] * 5])
 
     x = torch.randn(3, 2)
-    torch.testing.assert_close(guided(both, conditional, 1.0)(x), x * 2)
-    torch.testing.assert_close(guided(both, conditional, 0.0)(x), x * 5)
-    torch.testing.assert_close(guided(both, conditional, 3.0)(x), x * (5 + 3 * (2 - 5)))
-    assert rows == [3, 6, 6]
+    torch.testing.assert_close(guided(predict, 1.0)(x, 7), x * 2)
+    torch.testing.assert_close(guided(predict, 0.0)(x, 8), x * 5)
+    torch.testing.assert_close(guided(predict, 3.0)(x, 9), x * (5 + 3 * (2 - 5)))
+    assert rows == [(3, 7), (6, 8), (6, 9)]

@@ -1,0 +1,220 @@
+import functools
+
+import pytest
+import torch
+
+from t2ibench.autoencoders.frozen import FrozenFirstStage
+from t2ibench.autoencoders.kl import KLAutoencoder
+from t2ibench.core.errors import ConfigError
+from t2ibench.core.knobs import front_knob
+from t2ibench.core.noise import Noise
+from t2ibench.core.types import Batch
+from t2ibench.families.diffusion.ldm import UNet
+from t2ibench.families.diffusion.losses import weighted_error
+from t2ibench.families.diffusion.module import LatentDiffusion
+from t2ibench.samplers.schedules import cosine_schedule
+from t2ibench.text.word import WordTransformer
+
+CONDITIONINGS = ("concat", "modulation", "cross_attention")
+CAPTIONS = ["a red ring", "a small blue star", "", "a large green cross on white"]
+
+
+def make_module(conditioning="cross_attention", **changes):
+    torch.manual_seed(0)
+    words = ["a", "red", "ring", "small", "blue", "star", "large", "green", "cross", "on", "white"]
+    autoencoder = KLAutoencoder(latent_channels=4, channels=[16, 16], blocks=1, stem_factor=2)
+    settings = {
+        "text_encoder": WordTransformer(
+            vocabulary=list(dict.fromkeys(words)), width=16, depth=1, heads=2, max_length=8
+        ),
+        "first_stage": FrozenFirstStage(autoencoder),
+        "network": functools.partial(
+            UNet,
+            channels=16,
+            channel_multipliers=[1, 2],
+            blocks_per_level=1,
+            attention_levels=[1],
+            conditioning=conditioning,
+            heads=2,
+            groups=4,
+        ),
+        "optimizer": functools.partial(torch.optim.AdamW, lr=3e-3),
+        "resolution": 32,
+        "null_text_probability": 0.25,
+        "gradient_clip_norm": 1.0,
+        "schedule": "cosine",
+        "timesteps": 1000,
+        "prediction_type": "v",
+        "snr_cap": 0.0,
+        "solver": "dpm_solver_pp",
+        "num_steps": 4,
+        "guidance_scale": 2.0,
+    }
+    module = LatentDiffusion(**(settings | changes))
+    optimizer = module.configure_optimizers()
+    module.optimizers = lambda: optimizer
+    module.manual_backward = lambda loss: loss.backward()
+    return module
+
+
+def make_batch(count=4, latents=None):
+    images = torch.rand(count, 3, 32, 32) * 2 - 1
+    return Batch(images, CAPTIONS[:count], torch.arange(count), latents=latents)
+
+
+def train(module, steps=3):
+    """Enough steps that every zero-initialised layer lets text and time through."""
+    torch.manual_seed(1)
+    return [module.training_step(make_batch(), i) for i in range(steps)]
+
+
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+def test_training_changes_every_parameter_and_only_those(conditioning):
+    module = make_module(conditioning, null_text_probability=0.5)
+    start = {n: p.detach().clone() for n, p in module.named_parameters()}
+    logs = train(module, 4)
+    assert all(torch.isfinite(row["loss"]) and not row["loss"].requires_grad for row in logs)
+    same = {n for n, p in module.named_parameters() if torch.equal(p, start[n])}
+    assert same == {n for n in start if n.startswith("first_stage.")}
+    assert set(module.sampling_parameters()) == set(start) - same
+
+
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+def test_an_image_belongs_to_its_prompt_and_seed(conditioning):
+    module = make_module(conditioning)
+    train(module)
+    together = module.generate(CAPTIONS, Noise([4, 5, 6, 7]))
+    assert together.shape == (4, 3, 32, 32)
+    for i in range(4):
+        alone = module.generate(CAPTIONS[i : i + 1], Noise([4 + i]))
+        torch.testing.assert_close(alone[0], together[i], atol=1e-4, rtol=1e-4)
+    same_noise = module.generate(CAPTIONS, Noise([4, 4, 4, 4]))
+    assert not torch.allclose(same_noise[0], same_noise[1], atol=1e-4), "the prompt is ignored"
+
+
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+def test_guidance_at_one_and_zero_are_the_two_branches(conditioning):
+    module = make_module(conditioning)
+    train(module)
+    null = module.text_encoder.null(2)
+    free = module.generate(CAPTIONS[:2], Noise([1, 2]), {"guidance_scale": 0.0})
+    unconditional = module.generate(null, Noise([1, 2]), {"guidance_scale": 1.0})
+    torch.testing.assert_close(free, unconditional, atol=1e-4, rtol=1e-4)
+    plain, strong = (
+        module.generate(CAPTIONS[:2], Noise([1, 2]), {"guidance_scale": w}) for w in (1.0, 5.0)
+    )
+    assert not torch.allclose(plain, strong, atol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+@pytest.mark.parametrize("solver", ["ddim", "dpm_solver_pp"])
+def test_one_forward_a_step_and_text_prepared_once(scale, solver):
+    module = make_module(solver=solver)
+    rows, prepared = [], []
+    network = module.network
+    network.register_forward_hook(lambda net, args, out: rows.append(len(args[0])))
+    prepare = network.prepare
+    network.prepare = lambda text: prepared.append(len(text)) or prepare(text)
+    module.generate(CAPTIONS[:3], Noise([1, 2, 3]), {"guidance_scale": scale, "num_steps": 6})
+    batch = 3 if scale == 1 else 6
+    assert rows == [batch] * 6 and prepared == [batch]
+
+
+def test_cached_latents_train_as_images_do():
+    batch = make_batch()
+    losses = []
+    for cached in (False, True):
+        module = make_module()
+        latents = module.first_stage.encode(batch.image) if cached else None
+        torch.manual_seed(3)
+        given = Batch(batch.image, batch.caption, batch.index, latents=latents)
+        losses.append(module.training_step(given, 0)["loss"])
+    assert torch.equal(*losses)
+
+
+def test_timesteps_of_a_batch_are_spread_over_the_schedule():
+    module = make_module()
+    seen = []
+    module.network.register_forward_hook(lambda net, args, out: seen.append(args[1]))
+    train(module, 20)
+    for times in seen:
+        assert sorted(int(t * 4 / 1000) for t in times) == [0, 1, 2, 3]
+    assert torch.cat(seen).max() <= 999 and torch.cat(seen).min() >= 0
+
+
+def test_weighting_is_min_snr_of_the_image_error():
+    bar = cosine_schedule(9)[1:8].float()
+    x0, guess = torch.randn(7, 5), torch.randn(7, 5)
+    noise = torch.randn(7, 5)
+    a, s = bar.sqrt()[:, None], (1 - bar).sqrt()[:, None]
+    x = a * x0 + s * noise
+    snr = bar / (1 - bar)
+    expected = (snr.clamp(max=5.0) * (guess - x0).square().mean(1)).mean()
+    eps_of_guess = (x - a * guess) / s
+    v_of_guess = a * eps_of_guess - s * guess
+    torch.testing.assert_close(weighted_error(eps_of_guess, noise, bar, "epsilon", 5.0), expected)
+    v = a * noise - s * x0
+    torch.testing.assert_close(weighted_error(v_of_guess, v, bar, "v", 5.0), expected)
+    unweighted = (v_of_guess - v).square().mean()
+    torch.testing.assert_close(weighted_error(v_of_guess, v, bar, "v", 0.0), unweighted)
+
+
+def test_untrained_network_predicts_zero_and_sees_odd_sizes():
+    module = make_module()
+    text = module.text_encoder.encode(CAPTIONS[:2])
+    x = torch.randn(2, 4, 7, 5)
+    out = module.network(x, torch.tensor([0.0, 999.0]), module.network.prepare(text))
+    assert out.shape == x.shape and bool((out == 0).all())
+
+
+def test_network_sees_the_time():
+    module = make_module()
+    train(module)
+    text = module.text_encoder.encode(CAPTIONS[:1])
+    contexts = module.network.prepare(text)
+    x = torch.randn(1, 4, 8, 8)
+    early, late = (module.network(x, torch.tensor([t]), contexts) for t in (10.0, 900.0))
+    assert not torch.allclose(early, late, atol=1e-4)
+
+
+def test_knobs():
+    module = make_module()
+    assert front_knob(module.knobs).name == "guidance_scale"
+    assert {k.name for k in module.knobs} == {"guidance_scale", "num_steps"}
+    assert {k.name for k in make_module(solver="ddim").knobs} == {
+        "guidance_scale",
+        "num_steps",
+        "eta",
+    }
+    for wrong in ({"guidance_scale": -1.0}, {"num_steps": 0}, {"num_steps": 2.5}):
+        with pytest.raises(ConfigError, match="num_steps|guidance_scale"):
+            module.generate(CAPTIONS[:1], Noise([0]), wrong)
+    with pytest.raises(ConfigError, match="eta is not a knob"):
+        module.generate(CAPTIONS[:1], Noise([0]), {"eta": 0.5})
+
+
+def test_eta_draws_each_image_its_own_noise():
+    module = make_module(solver="ddim")
+    train(module)
+    knobs = {"eta": 1.0, "num_steps": 5}
+    together = module.generate(CAPTIONS, Noise([4, 5, 6, 7]), knobs)
+    alone = module.generate(CAPTIONS[2:3], Noise([6]), knobs)
+    torch.testing.assert_close(alone[0], together[2], atol=1e-4, rtol=1e-4)
+    still = module.generate(CAPTIONS, Noise([4, 5, 6, 7]), {"num_steps": 5})
+    assert not torch.allclose(still, together, atol=1e-4)
+
+
+def test_unknown_solver_is_refused():
+    with pytest.raises(ConfigError, match="solver=euler is unknown"):
+        make_module(solver="euler")
+
+
+def test_state_dict_is_strict_and_gives_the_same_images():
+    first = make_module()
+    train(first)
+    second = make_module()
+    second.load_state_dict(first.state_dict(), strict=True)
+    a, b = (m.generate(CAPTIONS[:2], Noise([1, 2])) for m in (first, second))
+    assert torch.equal(a, b)
+    with pytest.raises(RuntimeError, match="Missing key"):
+        second.load_state_dict({}, strict=True)
