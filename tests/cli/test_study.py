@@ -1,0 +1,160 @@
+"""A whole study through the command line, small: train, score, compare, report, resume, sample."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from t2ibench.cli.main import main
+from t2ibench.core.files import read_json
+
+ROOT = Path(__file__).parents[2]
+SMALL = [
+    "budget=images",
+    "budget.amount=96",
+    "first_stage.images=96",
+    "data.source.num_train=128",
+    "data.source.num_val=64",
+    "data.source.num_test=128",
+    "protocol.test.num_images=112",
+    "protocol.test.reference_size=112",
+    "protocol.front.num_images=16",
+    "protocol.front.reference_size=16",
+    "protocol.cost_seconds=0.05",
+    "trainer=cpu",
+    "trainer.log_every_images=32",
+]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """The three families once, for every test of this file."""
+    root = tmp_path_factory.mktemp("study")
+    before = {k: os.environ.get(k) for k in ("T2IBENCH_RUNS", "T2IBENCH_CACHE")}
+    os.environ |= {"T2IBENCH_RUNS": str(root / "runs"), "T2IBENCH_CACHE": str(root / "cache")}
+    try:
+        assert main(["demo", *SMALL]) == 0
+        yield root
+    finally:
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value
+
+
+def runs(study):
+    return sorted(p.parent for p in (study / "runs").glob("*/scores.json"))
+
+
+def test_three_families_are_scored_with_the_same_keys(study):
+    found = [read_json(run / "scores.json") for run in runs(study)]
+    assert {f["model"]["family"] for f in found} == {"gan", "autoregressive", "diffusion"}
+    keys = [set(f["default"]["scores"]) for f in found]
+    assert keys[0] == keys[1] == keys[2]
+    metrics = {key.split("[")[0] for key in keys[0]}
+    assert {"fd", "kid", "precision", "recall", "density", "coverage", "clip_score"} <= metrics
+    assert {"grader_colour", "grader_shape", "grader_exact", "r_precision"} <= metrics
+    for scores in found:
+        assert {"floor", "ground_truth"} <= set(scores["reference"])
+        assert ("ceiling" in scores["reference"]) == (scores["model"]["family"] != "gan")
+        assert scores["cost"]["train_images"] == 96 and scores["cost"]["train_flops"] > 0
+        assert len(scores["front"]) >= 3 and scores["leakage"] == []
+        for score in scores["default"]["scores"].values():
+            assert set(score) >= {"value", "n", "ci_low", "ci_high", "key"}
+
+
+def test_leaderboard_and_page_are_written(study):
+    page = (study / "runs" / "demo" / "report.html").read_text(encoding="utf-8")
+    assert "gan_int_cls" in page and "http" not in page.replace("http://www.w3.org", "")
+    assert (study / "runs" / "demo" / "leaderboard.csv").exists()
+    assert "| " in (study / "runs" / "demo" / "leaderboard.md").read_text(encoding="utf-8")
+
+
+def test_the_same_command_does_nothing_twice(study):
+    before = {run: (run / "scores.json").stat().st_mtime_ns for run in runs(study)}
+    assert main(["demo", *SMALL]) == 0
+    assert before == {run: (run / "scores.json").stat().st_mtime_ns for run in runs(study)}
+
+
+def test_compare_says_what_is_not_distinguishable(study, capsys):
+    assert main(["compare", *map(str, runs(study))]) == 0
+    text = capsys.readouterr().out
+    assert "gan_int_cls" in text and "model" in text
+
+
+def test_sample_writes_the_same_picture_again(study, tmp_path):
+    run = next(r for r in runs(study) if "gan" in r.name)
+    for name, batch in (("a", "1"), ("b", "7")):
+        arguments = ["a red ring", "a blue moon", f"out={tmp_path / name}", f"batch_size={batch}"]
+        assert main(["sample", str(run), *arguments]) == 0
+    first, second = (sorted((tmp_path / n).glob("*.png")) for n in "ab")
+    assert len(first) == 2
+    assert [p.read_bytes() for p in first] == [p.read_bytes() for p in second]
+    assert len((tmp_path / "a" / "metadata.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_foreign_folder_is_scored(study, tmp_path):
+    run = next(r for r in runs(study) if "gan" in r.name)
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("\n".join(f"a red ring number {i}" for i in range(40)))
+    out = tmp_path / "pictures"
+    assert main(["sample", str(run), f"prompts={prompts}", f"out={out}"]) == 0
+    sizes = ["data.source.num_train=128", "data.source.num_test=128", "data.source.num_val=64"]
+    reference = ["protocol.test.reference_size=40"]
+    assert main(["score", str(out), "name=theirs", *sizes, *reference]) == 0
+    scores = read_json(out / "scores.json")
+    assert scores["model"]["family"] == "external"
+    assert main(["compare", str(out), str(run)]) == 0
+
+
+def test_kill_and_type_again_gives_the_same_scores(study, tmp_path):
+    environment = os.environ | {
+        "T2IBENCH_RUNS": str(tmp_path / "runs"),
+        "T2IBENCH_CACHE": str(study / "cache"),
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [
+        sys.executable, "-m", "t2ibench", "train", "model=diffusion/ldm", *SMALL,
+        "trainer.checkpoint_every_seconds=0.2",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not list((tmp_path / "runs").glob("diffusion*/checkpoints/last.ckpt")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    subprocess.run(command, env=environment, check=True, stderr=subprocess.DEVNULL)
+    whole = next(r for r in runs(study) if "diffusion" in r.name)
+    again = next((tmp_path / "runs").glob("diffusion*/scores.json"))
+    assert again.parent.name == whole.name
+    one, two = (json.loads(p.read_text()) for p in (whole / "scores.json", again))
+    assert one["default"] == two["default"] and one["front"] == two["front"]
+    assert one["reference"] == two["reference"]
+
+
+def test_the_readmes_worked_example_trains(tmp_path):
+    example = ROOT / "examples" / "colour_field"
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "t2ibench", "train", "--config-dir", str(example / "conf"),
+            "model=examples/colour_field", *SMALL,
+        ],
+        env=os.environ | {
+            "PYTHONPATH": str(example),
+            "T2IBENCH_RUNS": str(tmp_path / "runs"),
+            "T2IBENCH_CACHE": str(tmp_path / "cache"),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    scores = read_json(next((tmp_path / "runs").glob("*/scores.json")))
+    assert scores["model"]["family"] == "colour_field"
