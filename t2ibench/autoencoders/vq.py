@@ -23,14 +23,15 @@ class VectorQuantizer(nn.Module):
 
     k(z) = argmin_j ||z - e_j||^2. A training step moves N_j <- g N_j + (1 - g) n_j and
     m_j <- g m_j + (1 - g) sum(z: k(z) = j), and e_j = m_j / N_j. A code whose N_j is below
-    ``revive_below`` is put on a random vector of the batch; at the start all are, so the
-    first batch initialises the codebook.
+    ``revive_below`` of an equal share is put on a random vector of the batch; at the start all
+    are, so the first batch initialises the codebook.
 
     Args:
         codebook_size: V.
         width: C, length of a code.
         decay: g.
-        revive_below: least expected uses a batch; 0 turns revival off.
+        revive_below: least use, as a share of the use of a code were all used alike; keep it
+            small, for a code revived too early never settles.
 
     Source: van den Oord et al. 2017 (VQ-VAE), section 3.1 and appendix A.1; revival after
         Dhariwal et al. 2020 (Jukebox), section 3.1.
@@ -74,12 +75,13 @@ class VectorQuantizer(nn.Module):
             dist.all_reduce(totals)
         self.sizes.lerp_(counts, 1 - self.decay)
         self.sums.lerp_(totals, 1 - self.decay)
-        # One host-free rule for all codes: the dead ones take a random vector as if it had
-        # been used ``revive_below`` times a batch.
-        dead = (self.sizes < self.revive_below).unsqueeze(1)
+        # One host-free rule for all codes: the dead ones take a random vector as if its use
+        # were just enough.
+        least = self.revive_below * len(vectors) / self.codebook_size
+        dead = (self.sizes < least).unsqueeze(1)
         drawn = vectors[torch.randint(len(vectors), (self.codebook_size,), device=vectors.device)]
-        self.sizes.copy_(torch.where(dead[:, 0], self.revive_below, self.sizes))
-        self.sums.copy_(torch.where(dead, self.revive_below * drawn, self.sums))
+        self.sizes.copy_(torch.where(dead[:, 0], least, self.sizes))
+        self.sums.copy_(torch.where(dead, least * drawn, self.sums))
         total = self.sizes.sum()
         smooth = (self.sizes + LAPLACE_EPSILON) / (total + self.codebook_size * LAPLACE_EPSILON)
         self.codebook.copy_(self.sums / (smooth * total).unsqueeze(1))
