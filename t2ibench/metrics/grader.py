@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -22,7 +22,7 @@ from t2ibench.metrics.grader_bank import GradableWorld, TemplateBank, weighted_y
 from t2ibench.metrics.grader_columns import COLUMNS, GradeTable, ParseLike, grade_image
 from t2ibench.metrics.grader_signal import Foreground, find_foreground, to_lab
 
-ACCEPT_FIT = {32: 0.93, 64: 0.955}
+ACCEPT_FIT = {32: 0.945, 64: 0.965}
 """Least fit of an accepted shape, by resolution, measured by ``grader_calibration``."""
 
 MAX_COMPONENTS = 8
@@ -76,6 +76,7 @@ class Seen:
     valid: bool
 
 
+@runtime_checkable
 class GradedSplit(Protocol):
     """What ``Grader.ceiling`` needs of a prepared split."""
 

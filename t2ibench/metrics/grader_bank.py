@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ WEIGHTS = _YCBCR * np.array([1.0, 0.45, 0.45])[:, None]
 Patches = Float[np.ndarray, "n P P C"]
 
 
+@runtime_checkable
 class GradableWorld(Protocol):
     """What the grader must know of a world; it is injected, so that metrics import no data."""
 

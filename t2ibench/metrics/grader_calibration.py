@@ -7,6 +7,7 @@ that measured them and its numbers stand in ``experiments/grader``.
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import UInt8
@@ -109,11 +110,15 @@ def random_blobs(
     return np.rint(images * 255).astype(np.uint8)
 
 
-def accept_threshold(true_fits: np.ndarray, share: float = 0.98) -> float:
-    """The largest fit threshold that accepts ``share`` of true, mildly damaged objects.
+def accept_threshold(true_fits: Mapping[str, Sequence[float]], share: float = 0.99) -> float:
+    """The largest fit threshold that accepts ``share`` of true objects under every damage.
 
     Args:
-        true_fits: fits of rightly recognised objects under ``MILD`` damages.
-        share: of them that must be accepted.
+        true_fits: fits of true objects, by damage.
+        share: of them that must be accepted, for each damage.
+
+    Returns:
+        The threshold, rounded down to a multiple of 0.005.
     """
-    return float(np.floor(np.quantile(true_fits, 1 - share) * 200) / 200)
+    lowest = min(float(np.quantile(fits, 1 - share)) for fits in true_fits.values())
+    return float(np.floor(lowest * 200) / 200)

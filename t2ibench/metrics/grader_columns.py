@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -31,6 +31,7 @@ COLUMNS = (
 _FURTHER = {"left": (0, -1), "right": (0, 1), "above": (1, -1), "below": (1, 1)}
 
 
+@runtime_checkable
 class PhraseLike(Protocol):
     """What a prompt says of one kind of object; None where it says nothing."""
 
@@ -51,6 +52,7 @@ class PhraseLike(Protocol):
         """How many."""
 
 
+@runtime_checkable
 class ParseLike(Protocol):
     """The meaning of a prompt."""
 
@@ -67,6 +69,7 @@ class ParseLike(Protocol):
         """Background name."""
 
 
+@runtime_checkable
 class FoundObject(Protocol):
     """What grading reads of a detection."""
 
@@ -91,6 +94,7 @@ class FoundObject(Protocol):
         """Centre downwards, the same unit."""
 
 
+@runtime_checkable
 class SeenImage(Protocol):
     """What grading reads of an image."""
 

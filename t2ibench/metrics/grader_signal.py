@@ -19,6 +19,9 @@ LEAST_AREA = 0.004
 BORDER = 2
 FLAT_BELOW = 0.03
 HIDDEN_SHARE = 0.5
+TEXTURED_ABOVE = 0.01**2
+HALF_HEIGHT = 0.35
+SURFACE_DEGREE = 5
 _DENOISE = ((0.03, 0.9), (0.008, 0.5))
 _XYZ = np.array(
     [
@@ -70,12 +73,7 @@ class Foreground:
         pad = ((0, 0), (half, half), (half, half))
         labels = np.pad(self.labels, pad)
         residual = np.pad(self.residual, (*pad, (0, 0)))
-        steps = np.arange(2 * half + 1)
-        at = (
-            self.image_of[keep][:, None, None],
-            rows[:, None, None] + steps[None, :, None],
-            columns[:, None, None] + steps[None, None, :],
-        )
+        at = _patch_index(self.image_of[keep], rows, columns, half)
         mine = labels[at] == (keep + 1)[:, None, None]
         return rows, columns, residual[at] * mine[..., None]
 
@@ -85,15 +83,30 @@ class Foreground:
         half: int,
     ) -> Float[np.ndarray, "m P P 3"] | None:
         """Background minus its value at each patch's middle; None where all are flat."""
-        plane = self.plane[self.image_of[keep]]
-        right, down = plane[:, 0, -1] - plane[:, 0, 0], plane[:, -1, 0] - plane[:, 0, 0]
-        if max(np.abs(right).max(), np.abs(down).max()) < FLAT_BELOW:
+        images = self.image_of[keep]
+        spread = self.plane.max(axis=(1, 2)) - self.plane.min(axis=(1, 2))
+        if spread[images].max() < FLAT_BELOW:
             return None
-        steps = (np.arange(2 * half + 1, dtype=np.float32) - half) / (plane.shape[1] - 1)
-        return (
-            steps[None, None, :, None] * right[:, None, None]
-            + steps[None, :, None, None] * down[:, None, None]
-        )
+        pad = ((0, 0), (half, half), (half, half), (0, 0))
+        plane = np.pad(self.plane, pad, mode="edge")
+        at = _patch_index(images, *np.rint(self.centre[keep]).astype(np.int64).T, half)
+        shade = plane[at]
+        return shade - shade[:, half : half + 1, half : half + 1]
+
+
+def _patch_index(
+    images: Int[np.ndarray, " m"],
+    rows: Int[np.ndarray, " m"],
+    columns: Int[np.ndarray, " m"],
+    half: int,
+) -> tuple[Int[np.ndarray, "m 1 1"], Int[np.ndarray, "m P 1"], Int[np.ndarray, "m 1 P"]]:
+    """Index of square patches in arrays padded by ``half``."""
+    steps = np.arange(2 * half + 1)
+    return (
+        images[:, None, None],
+        rows[:, None, None] + steps[None, :, None],
+        columns[:, None, None] + steps[None, None, :],
+    )
 
 
 def find_foreground(images: Float[np.ndarray, "B H W 3"]) -> Foreground:
@@ -106,6 +119,9 @@ def find_foreground(images: Float[np.ndarray, "B H W 3"]) -> Foreground:
     noise = _border_noise(images)
     smooth, gain = _denoise(images, noise)
     plane = _fit_plane(smooth)
+    white = noise**2 * gain
+    for image in np.flatnonzero(_border_texture(smooth - plane, white) > TEXTURED_ABOVE):
+        plane[image] = _fit_surface(smooth[image], plane[image])
     residual = smooth - plane
     distance = np.sqrt((residual**2).sum(-1))
     labels = _components(distance)
@@ -118,9 +134,8 @@ def find_foreground(images: Float[np.ndarray, "B H W 3"]) -> Foreground:
     grown = _dilate(labels)
     energy_map = (weighted_ycbcr(residual) ** 2).sum(-1)
     pixels = np.bincount(grown.ravel(), minlength=count + 1)[1:]
-    white = noise**2 * gain * float((WEIGHTS**2).sum())
-    texture = HIDDEN_SHARE * _border_texture(residual, noise**2 * gain)
-    noise_power = (white + texture)[image_of]
+    texture = HIDDEN_SHARE * _border_texture(residual, white)
+    noise_power = (white * float((WEIGHTS**2).sum()) + texture)[image_of]
     middle = images.shape[1] // 2
     return Foreground(
         residual=residual,
@@ -204,6 +219,30 @@ def _fit_plane(images: Float[np.ndarray, "B H W 3"]) -> Float[np.ndarray, "B H W
     return plane.reshape(batch, height, width, 3).astype(np.float32)
 
 
+def _fit_surface(
+    image: Float[np.ndarray, "H W 3"], plane: Float[np.ndarray, "H W 3"]
+) -> Float[np.ndarray, "H W 3"]:
+    """A smooth polynomial surface through what is not foreground, for textured backgrounds."""
+    height, width, _ = image.shape
+    axis_y, axis_x = np.linspace(-1, 1, height), np.linspace(-1, 1, width)
+    powers = range(SURFACE_DEGREE + 1)
+    terms = [(i, j) for i in powers for j in powers if i + j <= SURFACE_DEGREE]
+    legendre = np.polynomial.legendre.legvander
+    rows, columns = legendre(axis_y, SURFACE_DEGREE), legendre(axis_x, SURFACE_DEGREE)
+    basis = np.stack([rows[:, None, i] * columns[None, :, j] for i, j in terms], axis=-1)
+    surface = plane
+    for _ in range(2):
+        distance = np.sqrt(((image - surface) ** 2).sum(-1))
+        objects = _components(distance[None])[0] > 0
+        ground = ~ndimage.binary_dilation(objects, iterations=2)
+        if ground.sum() < 3 * len(terms):
+            return plane
+        design = basis[ground]
+        normal = design.T @ design + 1e-3 * ground.sum() * np.eye(len(terms)) / height
+        surface = basis @ np.linalg.solve(normal, design.T @ image[ground])
+    return surface.astype(np.float32)
+
+
 def _plane_basis(height: int, width: int) -> Float[np.ndarray, "H W 3"]:
     y = np.linspace(-1, 1, height)[:, None] + np.zeros((1, width))
     x = np.linspace(-1, 1, width)[None] + np.zeros((height, 1))
@@ -211,12 +250,19 @@ def _plane_basis(height: int, width: int) -> Float[np.ndarray, "H W 3"]:
 
 
 def _components(distance: Float[np.ndarray, "B H W"]) -> Int[np.ndarray, "B H W"]:
-    """4-connected components within each image that are distinct and large enough."""
+    """4-connected components within each image that are distinct and large enough.
+
+    A first labelling finds each component's peak; the second keeps only pixels above 0.35 of
+    it, so that a weak bridge neither joins two objects nor belongs to one.
+    """
     structure = np.zeros((3, 3, 3), dtype=int)
     structure[1] = ndimage.generate_binary_structure(2, 1)
     labels, count = ndimage.label(distance > SEGMENT_ABOVE, structure)
     if not count:
         return labels.astype(np.int64)
+    peak = np.concatenate([[0.0], ndimage.maximum(distance, labels, np.arange(1, count + 1))])
+    above = (labels > 0) & (distance > HALF_HEIGHT * peak[labels])
+    labels, count = ndimage.label(above, structure)
     area = np.bincount(labels.ravel(), minlength=count + 1)
     peak = np.concatenate([[0.0], ndimage.maximum(distance, labels, np.arange(1, count + 1))])
     pixels = distance.shape[1] * distance.shape[2]
