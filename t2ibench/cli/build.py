@@ -64,6 +64,7 @@ def build_source(cfg: DictConfig) -> DataSource:
 
 def build_text_encoder(cfg: DictConfig, vocabulary: list[str] | None) -> TextEncoder:
     """The text encoder; word-level ones get the vocabulary of the training captions."""
+    torch.manual_seed(derive_seed("init text", cfg.seed))
     if cfg.text.needs_vocabulary:
         return create(cfg.text.encoder, vocabulary=vocabulary)
     return create(cfg.text.encoder)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from t2ibench.autoencoders.frozen import FrozenFirstStage
@@ -26,6 +27,7 @@ from t2ibench.cli.first_stage import cached_targets, ready_first_stage
 from t2ibench.cli.interrupt import Interrupted
 from t2ibench.core.errors import NonFiniteLossError
 from t2ibench.core.files import read_json, write_json
+from t2ibench.core.hashing import derive_seed
 from t2ibench.core.types import TextFeatures
 from t2ibench.data.records import DataSource
 from t2ibench.data.stream import BatchStream
@@ -171,6 +173,7 @@ def skeleton_stage(cfg: DictConfig, resolution: int) -> FrozenFirstStage | None:
     plan = first_stage_plan(cfg)
     if plan is None:
         return None
+    torch.manual_seed(derive_seed("init first stage", cfg.first_stage.seed))
     return FrozenFirstStage(create(plan.config["module"], resolution=resolution).autoencoder)
 
 

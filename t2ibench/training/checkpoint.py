@@ -92,7 +92,8 @@ def read_clock(path: Path) -> dict[str, Any] | None:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
         raise CheckpointError(
-            f"{path} cannot be read ({first_line(error)}); delete it to train this run from the start."
+            f"{path} cannot be read ({first_line(error)}); delete it to train this run from the "
+            "start."
         ) from error
     return state["callbacks"]["BudgetClock"]
 

@@ -158,6 +158,7 @@ def make_trainer(options: TrainingOptions, callbacks: list[pl.Callback]) -> pl.T
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
     warnings.filterwarnings("ignore", message=".*resuming from a checkpoint that ended before.*")
+    warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec.*")
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
