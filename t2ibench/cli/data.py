@@ -7,6 +7,7 @@ t2ibench data check folder data.source.root=PICTURES
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,10 +24,26 @@ def run(arguments: Sequence[str]) -> int:
     action, name, *overrides = arguments
     cfg = compose_config([f"data={name}", *overrides])
     if action == "prepare":
-        return prepare(name, Path(cfg.paths.data), cfg)
+        return prepare(name, Path(cfg.paths.data))
     from t2ibench.cli.build import build_source
     from t2ibench.data.check import check_source
 
     report = check_source(build_source(cfg))
     sys.stdout.write(f"{report}\n")
     return 0 if report.ok else 1
+
+
+def prepare(name: str, folder: Path) -> int:
+    """Makes a data set ready under ``folder``; done already, it only says so.
+
+    Raises:
+        ConfigError: the data set needs no preparing.
+    """
+    if name != "emoji_styles":
+        raise ConfigError(f"data={name} needs no preparing; train with it as it is.")
+    from t2ibench.data.emoji_styles.prepare import prepare_emoji_styles
+
+    found = prepare_emoji_styles(folder / name)
+    sys.stdout.write(json.dumps(found["counts"], indent=2) + "\n")
+    sys.stdout.write(f"{name} is ready in {folder / name}; licences in LICENSES.txt there\n")
+    return 0
