@@ -92,7 +92,7 @@ def without_paths(value: Any) -> Any:
 
 def to_container(cfg: DictConfig) -> dict[str, Any]:
     """Plain, resolved containers without Hydra's own node."""
-    plain = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+    plain = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     try:
         return OmegaConf.to_container(plain, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
     except OmegaConfBaseException as error:

@@ -44,6 +44,8 @@ def prepare(name: str, folder: Path) -> int:
     from t2ibench.data.emoji_styles.prepare import prepare_emoji_styles
 
     found = prepare_emoji_styles(folder / name)
-    sys.stdout.write(json.dumps(found["counts"], indent=2) + "\n")
+    sys.stdout.write(
+        json.dumps({"images": found["images"], "splits": found["splits"]}, indent=2) + "\n"
+    )
     sys.stdout.write(f"{name} is ready in {folder / name}; licences in LICENSES.txt there\n")
     return 0

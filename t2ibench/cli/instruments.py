@@ -83,7 +83,7 @@ def build_instruments(cfg: DictConfig, source: DataSource) -> Instruments:
     )
 
 
-def dual_encoders(cfg: DictConfig) -> tuple[Aligner, ...]:
+def dual_encoders(cfg: DictConfig) -> tuple[DualEncoder, ...]:
     """``auto`` is the encoder shipped for the data set, null none, else a shipped name."""
     wanted = cfg.evaluator.dual_encoder
     if wanted is None:

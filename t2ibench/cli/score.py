@@ -119,8 +119,8 @@ def score_run(trained: Any, cfg: DictConfig) -> RunScores:
     run.set_status("finished", clock=trained.clock.state_dict(), scored=inputs)
     from t2ibench.training.tracking import track_scores
 
-    wandb = OmegaConf.to_container(cfg.logger, resolve=True)["wandb"]  # type: ignore[index, call-overload]
-    track_scores(wandb, run, scores.default.scores)
+    logger: Any = OmegaConf.to_container(cfg.logger, resolve=True)
+    track_scores(logger["wandb"], run, scores.default.scores)
     return scores
 
 
@@ -246,10 +246,8 @@ def score_folder(folder: Path, cfg: DictConfig, name: str) -> RunScores:
 
     source = build_source(cfg)
     samples = foreign_samples(folder, source.resolution, cfg)
-    wanted = OmegaConf.to_container(cfg.protocol.test, resolve=True) | {  # type: ignore[operator]
-        "num_images": len(samples)
-    }
-    protocol = Protocol(name=cfg.protocol.name, **wanted)
+    wanted: Any = OmegaConf.to_container(cfg.protocol.test, resolve=True)
+    protocol = Protocol(name=cfg.protocol.name, **(wanted | {"num_images": len(samples)}))
     evaluation = build_instruments(cfg, source).evaluator(protocol).evaluate(samples)
     scores = RunScores(
         model={"name": name, "family": "external", "data": cfg.data.name, "seed": 0, "run": name},

@@ -43,8 +43,13 @@ FEATURE_VERSION = 1
 class Aligner(Interface):
     """An image tower and a caption tower with one space (``metrics.dual_encoder``, CLIP)."""
 
-    key: str
-    fingerprint: str
+    @property
+    def key(self) -> str:
+        """Its part of a score's key."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Content hash of its weights."""
 
     def image_features(self, pixels: PixelImages) -> Tensor:
         """(B, 3, H, W) uint8 to (B, D)."""

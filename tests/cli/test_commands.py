@@ -19,7 +19,8 @@ LIGHT = """
 import sys
 from t2ibench.cli.main import main
 code = main({arguments!r})
-heavy = [m for m in ("torch", "transformers", "open_clip", "pytorch_lightning", "wandb") if m in sys.modules]
+names = ("torch", "transformers", "open_clip", "pytorch_lightning", "wandb")
+heavy = [m for m in names if m in sys.modules]
 print("HEAVY", heavy, file=sys.stderr)
 sys.exit(code)
 """

@@ -125,7 +125,7 @@ class CodeTransformer(nn.Module):
     ) -> None:
         super().__init__()
         self.length = length
-        self.conditioning = conditioning
+        self.heads = heads
         side = round(length**0.5)
         self.code = nn.Embedding(codebook_size, width)
         self.start = nn.Parameter(torch.randn(width) * 0.02)
@@ -172,7 +172,7 @@ class CodeTransformer(nn.Module):
     def start_cache(self, text: TextFeatures) -> Cache:
         """An allocated cache with the prompts' prefix (or contexts) already in it."""
         count, skip = len(text), 0 if self.prefix is None else text.tokens.shape[1]
-        heads = self.blocks[0].attention.heads
+        heads = self.heads
         shape = (len(self.blocks), count, heads, skip + self.length, self.start.numel() // heads)
         keys = self.start.new_zeros(shape)
         mask = torch.ones(count, shape[3], dtype=torch.bool, device=keys.device)

@@ -121,7 +121,8 @@ class TextConditionalGAN(TextToImageModule):
         Source: Reed et al. 2016 (GAN-INT-CLS), algorithm 1.
         Differs: see the class.
         """
-        of_generator, of_discriminator = self.optimizers()  # type: ignore[misc]
+        both: Any = self.optimizers()
+        of_generator, of_discriminator = both
         logs = self._discriminator_step(batch, of_discriminator)
         return logs | self._generator_step(batch, of_generator)
 
