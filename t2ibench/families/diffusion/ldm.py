@@ -8,7 +8,7 @@ each of them the text, through cross-attention (the paper's choice) or another m
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -38,8 +38,8 @@ class ResidualBlock(nn.Module):
         self.time = nn.Linear(time_width, channels)
         self.norm_out = nn.GroupNorm(groups, channels)
         self.conv_out = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.conv_out.weight)
-        nn.init.zeros_(self.conv_out.bias)
+        for parameter in self.conv_out.parameters():
+            nn.init.zeros_(parameter)
         self.skip = (
             nn.Identity() if channels_in == channels else nn.Conv2d(channels_in, channels, 1)
         )
@@ -177,13 +177,13 @@ class UNet(nn.Module):
                 self.upsample.append(nn.Conv2d(width, width, 3, padding=1))
         self.norm_out = nn.GroupNorm(groups, width)
         self.conv_out = nn.Conv2d(width, latent_channels, 3, padding=1)
-        nn.init.zeros_(self.conv_out.weight)
-        nn.init.zeros_(self.conv_out.bias)
+        for parameter in self.conv_out.parameters():
+            nn.init.zeros_(parameter)
 
     def stages(self) -> list[TextStage]:
         """Every text stage in the order of the forward pass."""
-        groups = [*self.down, self.middle, *self.up]
-        return [stage for group in groups for stage in group]
+        groups = [*_lists(self.down), self.middle, *_lists(self.up)]
+        return [cast(TextStage, stage) for group in groups for stage in group]
 
     def prepare(self, text: TextFeatures) -> Contexts:
         """What depends on the prompts alone: once a prompt, not once a step."""
@@ -206,7 +206,7 @@ class UNet(nn.Module):
         remaining = iter(contexts)
         x = self.conv_in(x)
         skips = [x]
-        for level, stages in enumerate(self.down):
+        for level, stages in enumerate(_lists(self.down)):
             for stage in stages:
                 x = stage(x, time, next(remaining))
                 skips.append(x)
@@ -215,10 +215,15 @@ class UNet(nn.Module):
                 skips.append(x)
         for stage in self.middle:
             x = stage(x, time, next(remaining))
-        for level, stages in enumerate(self.up):
+        for level, stages in enumerate(_lists(self.up)):
             for stage in stages:
                 x = stage(torch.cat([x, skips.pop()], 1), time, next(remaining))
             if level < len(self.upsample):
                 # To the size of the skip: also right where a side was odd.
                 x = self.upsample[level](interpolate(x, size=skips[-1].shape[-2:]))
         return self.conv_out(silu(self.norm_out(x)))
+
+
+def _lists(levels: nn.ModuleList) -> list[nn.ModuleList]:
+    """The stages of each level, with the type that ``nn.ModuleList`` forgets."""
+    return [cast(nn.ModuleList, stages) for stages in levels]

@@ -85,7 +85,8 @@ class LatentDiffusion(TextToImageModule):
                 f"model.module.solver={solver} is unknown; choose {', '.join(get_args(Solver))}."
             )
         self.first_stage = first_stage
-        self.network = network(
+        # A module with ``prepare``: see ``ldm.UNet``.
+        self.network: Any = network(
             latent_channels=first_stage.latent_channels, text_width=text_encoder.width
         )
         self.make_optimizer = optimizer
