@@ -41,8 +41,8 @@ class FrozenFirstStage(nn.Module):
         self.eval()
 
     @classmethod
-    def measure(cls, autoencoder: Autoencoder, images: Iterable[Images]) -> FrozenFirstStage:
-        """Wraps ``autoencoder`` with the latent statistics of ``images`` (batches)."""
+    def measure(cls, autoencoder: Autoencoder, images: Iterable[Tensor]) -> FrozenFirstStage:
+        """Wraps ``autoencoder`` with the latent statistics of ``images``, batches (B, 3, H, W)."""
         stage = cls(autoencoder)
         count = 0
         total = torch.zeros_like(stage.latent_mean, dtype=torch.float64)
