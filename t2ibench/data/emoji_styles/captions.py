@@ -17,7 +17,7 @@ _FORMS = (
     "{style} drawing of {label}",
     "an icon showing {label} in {style} style",
 )
-_TAGGED = "{label} ({tags}), {style} style"
+_TAGGED = "{label}, {style} style: {tags}"
 
 
 def captions_of(concept: Concept, style: str) -> tuple[str, ...]:
@@ -40,7 +40,7 @@ def parse_caption(caption: str, styles: Sequence[str]) -> tuple[str, str] | None
         rf"an icon showing (?P<label>.+) in (?P<style>{style}) style",
         rf"a (?P<style>{style}) emoji of (?P<label>.+)",
         rf"(?P<style>{style}) drawing of (?P<label>.+)",
-        rf"(?P<label>.+?)(?: \(.+\))?, (?P<style>{style}) style",
+        rf"(?P<label>.+), (?P<style>{style}) style(?:: .+)?",
     )
     for pattern in patterns:
         match = re.fullmatch(pattern, caption)

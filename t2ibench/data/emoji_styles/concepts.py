@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -51,14 +52,31 @@ def plain_label(label: str) -> str:
     """A CLDR label as words that a caption can hold.
 
     ``flag: France`` -> ``flag of France``, ``man: red hair`` -> ``man with red hair``,
-    ``keycap: 7`` -> ``keycap 7``; quotation marks go.
+    ``man: bald`` -> ``bald man``, ``keycap: 7`` -> ``keycap 7``; no colon and no quotation
+    mark is left.
     """
     label = re.sub('[\u201c\u201d"\u2018]', "", label).replace("\u2019", "'")
     head, colon, tail = label.partition(": ")
     if colon:
-        link = {"flag": " of ", "family": " of ", "keycap": " "}.get(head, " with ")
-        label = head + link + tail
-    return clean_caption(label)
+        tail, aside, turn = tail.partition(": ")
+        link = _LINKS.get(head, " with ")
+        if tail == "bald":
+            label = f"bald {head}"
+        elif tail == "facing right":
+            label = f"{head} facing right"
+        else:
+            label = head + link + tail
+        label += f" {turn}" if aside else ""
+    return clean_caption(label.replace(":", ""))
+
+
+_LINKS = {
+    "flag": " of ",
+    "family": " of ",
+    "couple with heart": " of ",
+    "kiss": " of ",
+    "keycap": " ",
+}
 
 
 def read_concepts(table: Iterable[Mapping[str, Any]]) -> dict[str, Concept]:
@@ -86,22 +104,34 @@ def read_concepts(table: Iterable[Mapping[str, Any]]) -> dict[str, Concept]:
 
 
 def join_icons(
-    concepts: Mapping[str, Concept], names: Iterable[str], chars: Mapping[str, str]
+    concepts: Mapping[str, Concept], parents: Mapping[str, str | None], chars: Mapping[str, str]
 ) -> dict[str, str]:
     """Concept key -> icon name, by code points where the package lists them, else by label.
 
+    Two concepts that only their labels lead to one drawing are both left out: names have
+    changed over the years, and one of the two would be a wrong caption.
+
     Args:
         concepts: by key.
-        names: the package's icon and alias names.
+        parents: the package's names; an alias -> the icon it stands for, an icon -> None.
         chars: the package's ``chars.json``: code points -> icon name; may be empty.
     """
-    known = set(names)
-    by_code = {concept_key(code): name for code, name in chars.items() if name in known}
+    by_code = {concept_key(code): name for code, name in chars.items() if name in parents}
     by_name: dict[str, str] = {}
-    for name in sorted(known):
+    for name in sorted(parents):
         by_name.setdefault(join_name(name), name)
-    joined = {key: by_code.get(key) or by_name.get(c.name) for key, c in concepts.items()}
-    return {key: name for key, name in joined.items() if name}
+    joined: dict[str, str] = {}
+    takers: Counter[str] = Counter()
+    for key, concept in concepts.items():
+        name = by_code.get(key) or by_name.get(concept.name)
+        if name:
+            joined[key] = name
+            takers[parents[name] or name] += 1
+    return {
+        key: name
+        for key, name in joined.items()
+        if key in by_code or takers[parents[name] or name] == 1
+    }
 
 
 class UnionFind(Generic[T]):
@@ -123,7 +153,8 @@ class UnionFind(Generic[T]):
         self._parent[high] = low
 
 
-_DROPPED = {"1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff", "200d", "2640", "2642"}
+# Skin tones, the joiner, the two gender signs, and "facing right".
+_DROPPED = {"1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff", "200d", "2640", "2642", "27a1"}
 _PERSON = {"1f468": "1f9d1", "1f469": "1f9d1"}
 
 # Label patterns whose concepts differ by a colour, a direction or a phase only.
@@ -152,8 +183,8 @@ _TWINS: tuple[tuple[str, str], ...] = (
     ("speaker", r"(muted speaker|speaker (low|medium|high) volume)"),
     ("triangle", r"red triangle pointed (up|down)"),
     ("hands held", r"(people|women|men|woman and man) holding hands"),
-    ("couple", r"couple with heart.*"),
-    ("kiss", r"kiss.*"),
+    ("couple", r"couple with heart( of .+)?"),
+    ("kiss", r"kiss( of .+)?"),
     ("glass", r"magnifying glass tilted (left|right)"),
     ("hourglass", r"hourglass( not)? done"),
     ("lock", r"(un)?locked"),

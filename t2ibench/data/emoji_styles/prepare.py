@@ -57,7 +57,7 @@ from t2ibench.data.emoji_styles.splits import (
 
 log = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Raised whenever grouping, splitting, captions or rendering change."""
 
 DATASET_FILE = "dataset.json"
@@ -162,8 +162,9 @@ def _render_style(
     icon_set = read_member(tarball, "icons.json")
     if icon_set is None:
         raise DataError(f"{tarball.name} has no icons.json; the package has changed.")
-    names = {**icon_set["icons"], **icon_set.get("aliases", {})}
-    joined = join_icons(concepts, names, read_member(tarball, "chars.json") or {})
+    parents: dict[str, str | None] = dict.fromkeys(icon_set["icons"])
+    parents |= {alias: entry["parent"] for alias, entry in icon_set.get("aliases", {}).items()}
+    joined = join_icons(concepts, parents, read_member(tarball, "chars.json") or {})
     keys: list[str] = []
     images: dict[int, list[np.ndarray]] = {resolution: [] for resolution in RESOLUTIONS}
     refused: dict[str, str] = {}

@@ -61,6 +61,8 @@ class EmojiStylesSource:
         self.root = Path(root)
         self.protocol = protocol
         self.resolution = resolution
+        # compose holds out cells of (group, style); zeroshot whole groups.
+        self.groups_cross_splits = protocol == "compose"
         self.name = f"emoji_styles_{protocol}"
         self.recipe = recipe_fingerprint(styles, labels)
         self.fingerprint = hash_json([self.recipe, protocol, resolution])

@@ -1,0 +1,243 @@
+"""Images and captions in a folder, in the layouts that people already have.
+
+* ``metadata.jsonl``, ``metadata.csv`` or ``metadata.parquet`` beside the images, with a
+  ``file_name`` column (relative, sub-folders allowed) and one or more caption columns, each a
+  string or a list of strings (the Hugging Face image folder); or
+* one ``.txt`` beside each image, a caption a line.
+
+``train/``, ``val/`` (also ``valid``, ``validation``) and ``test/`` are taken as the splits; a
+folder without them is split by the hash of each image's key. A data set with only some of
+them gets the missing ones from train, also by hash.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+
+from t2ibench.core.errors import ConfigError, DataError
+from t2ibench.core.files import atomic_path, read_json, write_json
+from t2ibench.core.hashing import derive_seed, hash_json
+from t2ibench.data.captioned_files import CaptionedFile, list_captioned_files
+from t2ibench.data.decode import Decoder, DecodeReport
+from t2ibench.data.records import PreparedSplit, Record, read_records, unknown_split, write_records
+from t2ibench.data.resize import Filter, ResizeRecipe
+
+log = logging.getLogger(__name__)
+
+_VERSION = 1
+
+
+@dataclass
+class FolderReport:
+    """What preparing a folder met.
+
+    Attributes:
+        decoding: of the images.
+        without_caption: keys of images that have no caption; they are left out.
+        missing: files that the metadata name and that do not exist; left out.
+    """
+
+    decoding: DecodeReport = field(default_factory=DecodeReport)
+    without_caption: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready mapping."""
+        return {
+            **self.decoding.to_dict(),
+            "without_caption": self.without_caption,
+            "missing": self.missing,
+        }
+
+
+class FolderSource:
+    """A folder of captioned images (a ``DataSource``), prepared once into uint8 arrays.
+
+    Args:
+        root: the folder.
+        cache_dir: where the prepared arrays are kept, by content of the folder's listing.
+        resolution: side of the square images.
+        name: short name in run folders and score keys; the folder's own name by default.
+        caption_columns: metadata columns that hold captions; the first that exist are used.
+        group_column: metadata column whose equal values must not be torn apart by a split
+            by hash (a class, a photographer); None: every image is its own group.
+        background: RGB under transparent images.
+        filter: of the resize recipe.
+        val_share: share of the images for val when there is no such folder.
+        test_share: share for test when there is no such folder.
+        max_refused: the share of unusable images above which preparing stops.
+
+    Raises:
+        ConfigError: impossible shares or resolution.
+        DataError: the folder does not exist.
+    """
+
+    splits: tuple[str, ...] = ("train", "val", "test")
+    world: Any = None
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        cache_dir: str | Path,
+        resolution: int = 64,
+        name: str | None = None,
+        caption_columns: Sequence[str] = ("text", "caption", "captions"),
+        group_column: str | None = None,
+        background: Sequence[int] = (255, 255, 255),
+        filter: Filter = "bicubic",
+        val_share: float = 0.05,
+        test_share: float = 0.1,
+        max_refused: float = 0.01,
+    ) -> None:
+        self.root = Path(root)
+        if not self.root.is_dir():
+            raise DataError(f"there is no folder {self.root}; set data.source.root.")
+        if min(val_share, test_share) < 0 or val_share + test_share >= 1:
+            raise ConfigError(
+                f"val_share={val_share} and test_share={test_share} must be at least 0 and "
+                "leave something to train on."
+            )
+        if len(background) != 3 or not all(0 <= value <= 255 for value in background):
+            raise ConfigError(f"background={list(background)} must be three values of 0 to 255.")
+        self.name = name or self.root.resolve().name
+        self.resolution = resolution
+        self.recipe = ResizeRecipe(resolution, filter)
+        self.caption_columns = tuple(caption_columns)
+        self.group_column = group_column
+        red, green, blue = (int(value) for value in background)
+        self.decoder = Decoder(background=(red, green, blue), policy="skip")
+        self.val_share = val_share
+        self.test_share = test_share
+        self.max_refused = max_refused
+        self.cache_dir = Path(cache_dir)
+        self.report = FolderReport()
+        self._prepared: dict[str, PreparedSplit] = {}
+
+    @cached_property
+    def files(self) -> list[CaptionedFile]:
+        """Every image that the folder names, in the order of keys."""
+        files = list_captioned_files(self.root, self.caption_columns, self.group_column)
+        if not files:
+            raise DataError(
+                f"{self.root} names no captioned image: give metadata.jsonl, .csv or .parquet "
+                f"with file_name and one of {', '.join(self.caption_columns)}, or a .txt beside "
+                "each image."
+            )
+        return files
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the recipe, the captions, and each file's name, size and modification time."""
+        listing = [
+            [file.key, file.captions, file.group, file.split, *file.stamp()] for file in self.files
+        ]
+        recipe = [
+            _VERSION,
+            self.recipe.name,
+            self.decoder.background,
+            self.val_share,
+            self.test_share,
+        ]
+        return hash_json(["folder", recipe, listing])
+
+    def split(self, name: str) -> PreparedSplit:
+        """``train``, ``val`` or ``test``, memory-mapped; prepared at first use.
+
+        Raises:
+            DataError: unknown name, an empty split, or too many unusable images.
+        """
+        if name not in self.splits:
+            raise unknown_split(self.name, name, self.splits)
+        if name not in self._prepared:
+            folder = self._prepare()
+            records = read_records(folder / f"{name}.jsonl")
+            if not records:
+                raise DataError(
+                    f"{self.name} has no image in its {name} split; give more images, a "
+                    f"{name}/ folder, or a larger share."
+                )
+            images = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+            self._prepared[name] = PreparedSplit(f"{self.name}/{name}", images, records)
+        return self._prepared[name]
+
+    def _prepare(self) -> Path:
+        """The folder of prepared arrays of this fingerprint; made when it is not whole."""
+        folder = self.cache_dir / "folder" / f"{self.name}-{self.fingerprint}"
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock"):
+            if not (folder / "dataset.json").exists():
+                self._write(folder)
+        noted = read_json(folder / "dataset.json")["report"]
+        self.report = FolderReport(
+            DecodeReport(noted["decoded"], Counter(noted["treated"]), noted["refused"]),
+            noted["without_caption"],
+            noted["missing"],
+        )
+        return folder
+
+    def _write(self, folder: Path) -> None:
+        report = FolderReport()
+        assigned = self._assign(report)
+        for name in self.splits:
+            self._write_split(folder, name, assigned[name], report)
+        unusable = DecodeReport(report.decoding.decoded, refused=dict(report.decoding.refused))
+        unusable.refused |= {key: "the file does not exist" for key in report.missing}
+        unusable.check_share(str(self.root), self.max_refused)
+        facts = {"name": self.name, "recipe": self.recipe.name, "report": report.to_dict()}
+        write_json(folder / "dataset.json", facts)
+
+    def _assign(self, report: FolderReport) -> dict[str, list[CaptionedFile]]:
+        """Split -> its files, by folder where there is one, else by hash of the group."""
+        usable = []
+        for file in self.files:
+            if not file.path.is_file():
+                report.missing.append(file.key)
+            elif not file.captions:
+                report.without_caption.append(file.key)
+            else:
+                usable.append(file)
+        given = {file.split for file in usable}
+        assigned: dict[str, list[CaptionedFile]] = defaultdict(list)
+        for file in usable:
+            name = file.split
+            if name in ("", "train"):
+                draw = derive_seed("folder split", file.group) % 10_000 / 10_000
+                name = "train"
+                if "test" not in given and draw < self.test_share:
+                    name = "test"
+                elif "val" not in given and draw >= 1 - self.val_share:
+                    name = "val"
+            assigned[name].append(file)
+        return assigned
+
+    def _write_split(
+        self, folder: Path, name: str, files: list[CaptionedFile], report: FolderReport
+    ) -> None:
+        side = self.resolution
+        records: list[Record] = []
+        aside = folder / f".{name}.raw"
+        with open(aside, "wb") as raw:
+            for file in files:
+                image = self.decoder(file.path, file.key, report.decoding)
+                if image is None:
+                    continue
+                raw.write(self.recipe(image).tobytes())
+                meta = {"file": str(file.path.relative_to(self.root)), **file.meta}
+                records.append(Record(file.key, file.captions, file.group, name, meta))
+        images = np.fromfile(aside, dtype=np.uint8).reshape(len(records), 3, side, side)
+        with atomic_path(folder / f"{name}.npy") as path, open(path, "wb") as out:
+            np.save(out, images)
+        aside.unlink()
+        with atomic_path(folder / f"{name}.jsonl") as path:
+            write_records(path, records)
+        log.info("%s/%s: %d images", self.name, name, len(records))

@@ -1,0 +1,197 @@
+import csv
+import json
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+from PIL import Image
+
+from t2ibench.core.errors import ConfigError, DataError
+from t2ibench.data.check import check_source
+from t2ibench.data.folder import FolderSource
+from t2ibench.data.records import DataSource
+
+
+def save(path, seed=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def open_source(root, tmp_path, **options):
+    return FolderSource(root, cache_dir=tmp_path / "cache", resolution=16, **options)
+
+
+def all_records(source):
+    records = {}
+    for name in source.splits:
+        try:
+            records |= {record.key: record for record in source.split(name).records}
+        except DataError as error:
+            assert "no image" in str(error)
+    return records
+
+
+def write_metadata(root, rows, kind):
+    if kind == "jsonl":
+        (root / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    elif kind == "parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), root / "metadata.parquet")
+    else:
+        with open(root / "metadata.csv", "w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0].keys())
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_each_metadata_format_gives_the_same_records(tmp_path, kind):
+    root = tmp_path / "set"
+    names = [f"deep/{i}.png" for i in range(6)] + ["top.png"]
+    for i, name in enumerate(names):
+        save(root / name, i)
+    rows = [{"file_name": n, "text": f' a "{n}"\n picture, ok ', "year": 7} for n in names]
+    write_metadata(root, rows, kind)
+    records = all_records(open_source(root, tmp_path, val_share=0.2, test_share=0.2))
+    assert sorted(records) == sorted(names)
+    assert records["top.png"].captions == ('a "top.png" picture, ok',)
+    assert int(records["top.png"].meta["year"]) == 7
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_lists_of_captions_and_several_columns(tmp_path, kind):
+    root = tmp_path / "set"
+    save(root / "a.png")
+    write_metadata(root, [{"file_name": "a.png", "caption": ["one", "", "two"], "alt": "x"}], kind)
+    source = open_source(
+        root, tmp_path, caption_columns=["caption", "alt"], val_share=0, test_share=0
+    )
+    assert source.split("train").records[0].captions == ("one", "two", "x")
+
+
+def test_one_row_a_caption_is_merged(tmp_path):
+    root = tmp_path / "set"
+    save(root / "a.png")
+    rows = [{"file_name": "a.png", "text": text} for text in ("one", "two")]
+    write_metadata(root, rows, "csv")
+    source = open_source(root, tmp_path, val_share=0, test_share=0)
+    assert source.split("train").records[0].captions == ("one", "two")
+
+
+def test_sidecars_and_split_folders(tmp_path):
+    root = tmp_path / "set"
+    for i, name in enumerate(("train/a", "train/b", "validation/c", "test/d")):
+        save(root / f"{name}.jpg", i)
+        (root / f"{name}.txt").write_text(f"caption of {name}\nanother\n")
+    source = open_source(root, tmp_path)
+    assert isinstance(source, DataSource)
+    keys = {name: [r.key for r in source.split(name).records] for name in source.splits}
+    assert keys == {
+        "train": ["train/a.jpg", "train/b.jpg"],
+        "val": ["validation/c.jpg"],
+        "test": ["test/d.jpg"],
+    }
+    assert source.split("val").records[0].captions == ("caption of validation/c", "another")
+
+
+def test_root_metadata_may_name_files_in_split_folders(tmp_path):
+    root = tmp_path / "set"
+    names = ["train/a.png", "val/b.png", "test/c.png"]
+    for i, name in enumerate(names):
+        save(root / name, i)
+    write_metadata(root, [{"file_name": n, "text": n} for n in names], "jsonl")
+    source = open_source(root, tmp_path)
+    assert [source.split(s).records[0].key for s in source.splits] == names
+
+
+def test_split_by_hash_is_stable_and_keeps_groups_whole(tmp_path):
+    root = tmp_path / "set"
+    rows = [{"file_name": f"{i}.png", "text": "x", "who": f"p{i // 4}"} for i in range(160)]
+    for i, row in enumerate(rows):
+        save(root / row["file_name"], i)
+    write_metadata(root, rows, "jsonl")
+    options = {"group_column": "who", "val_share": 0.2, "test_share": 0.2}
+    source = open_source(root, tmp_path, **options)
+    before = {r.key: r.split for r in all_records(source).values()}
+    groups = [{r.group for r in source.split(s).records} for s in source.splits]
+    assert all(groups) and sum(map(len, groups)) == 40
+    assert 90 <= len(source.split("train")) <= 140
+    assert check_source(source).ok
+    for row in rows[:8]:
+        (root / row["file_name"]).unlink()
+    write_metadata(root, rows[8:], "jsonl")
+    after = {r.key: r.split for r in all_records(open_source(root, tmp_path, **options)).values()}
+    assert after == {key: before[key] for key in after} and len(after) == 152
+
+
+def broken_set(root):
+    for i in range(8):
+        save(root / f"{i}.png", i)
+    (root / "8.png").write_bytes((root / "0.png").read_bytes()[:90])
+    (root / "9.png").write_bytes(b"")
+    names = [f"{i}.png" for i in range(12)]
+    rows = [{"file_name": n, "text": "" if n == "7.png" else "word"} for n in names]
+    write_metadata(root, rows, "jsonl")
+
+
+def test_unusable_files_are_named_and_too_many_stop(tmp_path):
+    root = tmp_path / "set"
+    broken_set(root)
+    options = {"val_share": 0, "test_share": 0}
+    with pytest.raises(DataError, match=r"4 of 11 images cannot be used.*max_refused"):
+        open_source(root, tmp_path, **options).split("train")
+    for _ in range(2):  # prepared, then read back
+        source = open_source(root, tmp_path, max_refused=0.5, **options)
+        assert len(source.split("train")) == 7
+        assert sorted(source.report.decoding.refused) == ["8.png", "9.png"]
+        assert source.report.missing == ["10.png", "11.png"]
+        assert source.report.without_caption == ["7.png"]
+
+
+def test_odd_images_are_decoded_into_the_split(tmp_path):
+    root = tmp_path / "set"
+    root.mkdir()
+    Image.new("CMYK", (9, 9), (0, 0, 0, 0)).save(root / "cmyk.jpg")
+    Image.new("RGBA", (9, 9), (255, 0, 0, 0)).save(root / "alpha.png")
+    Image.fromarray(np.full((9, 9), 65535, np.uint16)).save(root / "deep.png")
+    for name in ("cmyk", "alpha", "deep"):
+        (root / f"{name}.txt").write_text("white")
+    source = open_source(root, tmp_path, val_share=0, test_share=0)
+    assert source.split("train").images.min() == 255
+    assert source.report.decoding.treated == {"cmyk": 1, "alpha": 1, "16 bit": 1}
+
+
+def test_the_prepared_set_is_kept_until_the_folder_changes(tmp_path):
+    root = tmp_path / "set"
+    save(root / "a.png", 1)
+    (root / "a.txt").write_text("first")
+    options = {"val_share": 0, "test_share": 0}
+    first = open_source(root, tmp_path, **options)
+    pixels = first.split("train").images.copy()
+    assert np.array_equal(open_source(root, tmp_path, **options).split("train").images, pixels)
+    assert len(list((tmp_path / "cache/folder").iterdir())) == 1
+    (root / "a.txt").write_text("second")
+    second = open_source(root, tmp_path, **options)
+    assert second.fingerprint != first.fingerprint
+    assert second.split("train").records[0].captions == ("second",)
+
+
+def test_clear_errors(tmp_path):
+    with pytest.raises(DataError, match="there is no folder"):
+        open_source(tmp_path / "none", tmp_path)
+    root = tmp_path / "set"
+    save(root / "a.png")
+    with pytest.raises(DataError, match=r"metadata\.jsonl"):
+        open_source(root, tmp_path).split("train")
+    write_metadata(root, [{"file_name": "../cache/x.png", "text": "x"}], "jsonl")
+    with pytest.raises(DataError, match="outside"):
+        open_source(root, tmp_path).split("train")
+    write_metadata(root, [{"file_name": "a.png", "title": "x"}], "jsonl")
+    with pytest.raises(DataError, match="caption columns"):
+        open_source(root, tmp_path).split("train")
+    (root / "metadata.jsonl").write_text("{oops")
+    with pytest.raises(DataError, match="cannot be read"):
+        open_source(root, tmp_path).split("train")
+    with pytest.raises(ConfigError, match="val_share"):
+        open_source(root, tmp_path, val_share=0.5, test_share=0.5)
