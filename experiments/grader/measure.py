@@ -44,10 +44,10 @@ def measure(resolution: int, count: int, cache_dir: str) -> dict[str, Any]:
         exact[level] = {}
         for name in DAMAGES:
             images = torch.from_numpy(damage(pixels, name))
-            start = time.perf_counter()
+            start = time.process_time()
             table = grader.grade(images, parses)
             if name == "clean":
-                speed[level] = round(count / (time.perf_counter() - start))
+                speed[level] = round(count / (time.process_time() - start))
             exact[level][name] = round(100 * table.summary()["exact"], 1)
             if name in MILD and level != "L4":
                 fits[name] += [item.fit for found in grader.detect(images) for item in found]

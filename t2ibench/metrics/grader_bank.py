@@ -122,7 +122,7 @@ class TemplateBank:
     def _build(self) -> Float[np.ndarray, "K PP"]:
         """All templates of the grid, unit norm, in (S, R, F, O, O) order."""
         blurs = [blur_matrix(self.side, sigma) for sigma in self.GRID_BLURS]
-        rows = []
+        rows: list[np.ndarray] = []
         for index in range(len(self.world.shapes)):
             r, dy, dx = np.meshgrid(self.radii, self.OFFSETS, self.OFFSETS, indexing="ij")
             masks = self._render(index, dx.ravel(), dy.ravel(), r.ravel())

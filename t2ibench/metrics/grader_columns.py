@@ -158,9 +158,9 @@ def grade_image(seen: SeenImage, parse: ParseLike) -> tuple[float, ...]:
     candidates = list(seen.objects[: len(slots)])
     assigned = _assign(slots, candidates, parse)
     pairs = [(parse.objects[slot], found) for slot, found in zip(slots, assigned, strict=True)]
-    shape = _share([(p.shape, found and found.shape) for p, found in pairs])
-    colour = _share([(p.colour, found and found.colour) for p, found in pairs])
-    size = _share([(p.size, found and found.size) for p, found in pairs])
+    shape = _share([(p.shape, found.shape if found else None) for p, found in pairs])
+    colour = _share([(p.colour, found.colour if found else None) for p, found in pairs])
+    size = _share([(p.size, found.size if found else None) for p, found in pairs])
     bound = [found is not None and _bound(p, found) for p, found in pairs]
     kinds = {p.shape for p in parse.objects if p.shape}
     presence = (

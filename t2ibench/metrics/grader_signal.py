@@ -89,7 +89,8 @@ class Foreground:
             return None
         pad = ((0, 0), (half, half), (half, half), (0, 0))
         plane = np.pad(self.plane, pad, mode="edge")
-        at = _patch_index(images, *np.rint(self.centre[keep]).astype(np.int64).T, half)
+        rows, columns = np.rint(self.centre[keep]).astype(np.int64).T
+        at = _patch_index(images, rows, columns, half)
         shade = plane[at]
         return shade - shade[:, half : half + 1, half : half + 1]
 

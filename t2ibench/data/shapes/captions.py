@@ -32,7 +32,7 @@ SIZE_WORDS = {
     "small": ("small", "little", "tiny"),
     "large": ("large", "big", "huge"),
 }
-RELATION_PHRASES = {
+RELATION_PHRASES: dict[str, tuple[str, ...]] = {
     "left": ("to the left of", "left of", "on the left side of"),
     "right": ("to the right of", "right of", "on the right side of"),
     "above": ("above", "higher than", "over"),
@@ -135,11 +135,11 @@ def _write(scene: Scene, rng: np.random.Generator, heldout: bool, full: bool) ->
         relation = (0, OPPOSITE[relation[1]], 1)
     objects = _join(words, relation, RELATION_PHRASES, pick(3))
     if says_background:
-        forms = HELDOUT_FORMS_WITH_BACKGROUND if heldout else FORMS_WITH_BACKGROUND
+        full_forms = HELDOUT_FORMS_WITH_BACKGROUND if heldout else FORMS_WITH_BACKGROUND
         colour = scene.backdrop.colour
         colour = "gray" if colour == "grey" and rng.random() < 0.25 else colour
         background = _background_words(scene, colour)
-        return forms[pick(len(forms))].format(objects=objects, background=background)
+        return full_forms[pick(len(full_forms))].format(objects=objects, background=background)
     forms = HELDOUT_FORMS_WITHOUT_BACKGROUND if heldout else FORMS_WITHOUT_BACKGROUND
     return forms[pick(len(forms))].format(objects=objects)
 
