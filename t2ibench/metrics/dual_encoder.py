@@ -74,7 +74,7 @@ def split_words(caption: str) -> list[str]:
     return re.findall(r"[^\W_]+", caption.lower())
 
 
-def build_clip(config: dict[str, Any], vocabulary_size: int) -> nn.Module:
+def build_clip(config: dict[str, Any], vocabulary_size: int) -> Any:
     """open_clip's ``CLIP`` of the given sizes, freshly initialised.
 
     Args:
@@ -139,7 +139,8 @@ class DualEncoder(FeatureExtractor):
         self.image_size = int(config["image_size"])
         self.width = int(config["embed_dim"])
         self.preprocessing = f"area-{self.image_size}"
-        self.clip = build_clip(config, len(vocabulary))
+        self.clip: Any = build_clip(config, len(vocabulary))
+        self.clip.visual.to(memory_format=torch.channels_last)
 
     @cached_property
     def fingerprint(self) -> str:

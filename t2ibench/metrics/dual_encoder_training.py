@@ -55,7 +55,8 @@ class TrainingPlan:
         weight_decay: of matrices; vectors have none.
         noise: standard deviation of the noise added to half of the images, in 0..255; it
             keeps features steady under the small errors of generated images.
-        seed: of initial weights, batches and noise.
+        shift: images move by up to this many pixels each way, edges repeated; for few images.
+        seed: of initial weights, batches, shifts and noise.
     """
 
     steps: int = 1000
@@ -63,6 +64,7 @@ class TrainingPlan:
     warmup_steps: int = 50
     weight_decay: float = 0.05
     noise: float = 8.0
+    shift: int = 0
     seed: int = 0
 
 
@@ -132,9 +134,10 @@ def train_dual_encoder(
     draw: DrawBatch,
     plan: TrainingPlan,
     *,
+    start: DualEncoder | None = None,
     device: str = "cpu",
 ) -> DualEncoder:
-    """Trains a dual encoder from nothing on batches that ``draw`` gives.
+    """Trains a dual encoder on batches that ``draw`` gives.
 
     Args:
         name: name and version of the encoder.
@@ -142,6 +145,7 @@ def train_dual_encoder(
         vocabulary: words to token ids.
         draw: one batch from a random generator; it must read the train split only.
         plan: steps, rates, seed.
+        start: an encoder to go on from (it is changed), or None: from nothing.
         device: where to train.
 
     Returns:
@@ -150,8 +154,8 @@ def train_dual_encoder(
     Raises:
         NonFiniteLossError: the loss became NaN or infinite.
     """
-    encoder = _fresh(name, config, vocabulary, plan.seed).to(device).train()
-    encoder.clip.visual.to(memory_format=torch.channels_last)
+    encoder = start or _fresh(name, config, vocabulary, plan.seed)
+    encoder = encoder.requires_grad_(True).to(device).train()
     optimizer = _optimizer(encoder, plan)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, plan))
     rng = np.random.default_rng(derive_seed("dual-encoder batches", plan.seed))
@@ -159,7 +163,8 @@ def train_dual_encoder(
     began = time.monotonic()
     for step in range(plan.steps):
         batch = draw(rng)
-        pixels = _disturbed(batch.pixels, plan.noise, noise).to(device)
+        pixels = _shifted(batch.pixels, plan.shift, rng)
+        pixels = _disturbed(pixels, plan.noise, noise).to(device)
         captions = [*batch.captions, *batch.hard_negatives]
         text = encoder.clip.encode_text(vocabulary(captions).to(device), normalize=True)
         loss = contrastive_loss(encoder(pixels), text, encoder.clip.logit_scale)
@@ -202,6 +207,20 @@ def _rate(step: int, plan: TrainingPlan) -> float:
         return (step + 1) / plan.warmup_steps
     progress = (step - plan.warmup_steps) / max(1, plan.steps - plan.warmup_steps)
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def _shifted(pixels: Tensor, reach: int, rng: np.random.Generator) -> Tensor:
+    """Every image moved by its own whole number of pixels in [-reach, reach] each way."""
+    if reach == 0:
+        return pixels
+    side = pixels.shape[-1]
+    padded = nn.functional.pad(pixels.float(), (reach,) * 4, mode="replicate").to(torch.uint8)
+    corners = rng.integers(0, 2 * reach + 1, size=(len(pixels), 2))
+    moved = [
+        image[:, y : y + side, x : x + side]
+        for image, (y, x) in zip(padded, corners.tolist(), strict=True)
+    ]
+    return torch.stack(moved)
 
 
 def _disturbed(pixels: Tensor, deviation: float, stream: torch.Generator) -> Tensor:

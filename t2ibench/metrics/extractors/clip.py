@@ -114,13 +114,15 @@ class TransformersClip(ClipTowers):
         from transformers import CLIPModel, CLIPTokenizer
 
         path = Path(given)
-        self.model: Any = CLIPModel.from_pretrained(path, local_files_only=True)
+        model: Any = CLIPModel.from_pretrained(path, local_files_only=True)
+        self.model = model
         self.tokenizer = CLIPTokenizer.from_pretrained(path, local_files_only=True)
         self.model.eval().requires_grad_(False)
         self.name = name or f"clip-{path.resolve().name}"
-        self.width = int(self.model.config.projection_dim)
-        self.size = int(self.model.config.vision_config.image_size)
-        self.context_length = int(self.model.config.text_config.max_position_embeddings)
+        config: Any = self.model.config
+        self.width = int(config.projection_dim)
+        self.size = int(config.vision_config.image_size)
+        self.context_length = int(config.text_config.max_position_embeddings)
         self.preprocessing = f"pil-bicubic-{self.size}"
 
     def forward(self, pixels: PixelImages) -> Float[Tensor, "B D"]:

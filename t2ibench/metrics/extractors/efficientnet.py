@@ -106,7 +106,7 @@ class EfficientNetLite0(FeatureExtractor):
         self.head = SamePaddedConv(inner, self.width, 1)
         self.classifier = nn.Linear(self.width, 1000)
         self._load(_state_dict(weights))
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.to(memory_format=torch.channels_last)
         self.eval().requires_grad_(False)
 
     def _load(self, state: dict[str, Tensor]) -> None:

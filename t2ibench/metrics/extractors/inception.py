@@ -88,11 +88,11 @@ class Mixed(nn.Module):
             names, channels = [], inner
             for step in branch:
                 convs = [step] if isinstance(step[0], str) else list(step)
-                for name, outer, kernel, stride in convs:  # type: ignore[misc]
+                for name, outer, kernel, stride in convs:
                     self.add_module(name, NormedConv(channels, outer, kernel, stride))
                 names.append(tuple(conv[0] for conv in convs))
-                channels = sum(conv[1] for conv in convs)  # type: ignore[misc]
-            self.chains.append(names)  # type: ignore[arg-type]
+                channels = sum(conv[1] for conv in convs)
+            self.chains.append(names)
             self.width += channels
         self.branch_pool = NormedConv(inner, pooled, (1, 1)) if pooled else nn.Identity()
 
@@ -220,7 +220,7 @@ class InceptionV3(FeatureExtractor):
         self.Mixed_7c = _block_e(2048, "max")
         self.fc = nn.Linear(self.width, CLASSES)
         self._load(path)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.to(memory_format=torch.channels_last)
         self.eval().requires_grad_(False)
 
     @property
