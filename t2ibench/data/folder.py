@@ -170,6 +170,20 @@ class FolderSource:
             self._prepared[name] = PreparedSplit(f"{self.name}/{name}", images, records)
         return self._prepared[name]
 
+    def everything(self) -> PreparedSplit:
+        """All images in the order of keys, whatever their split: for scoring a folder."""
+        folder = self._prepare()
+        pieces = [
+            (read_records(folder / f"{name}.jsonl"), np.load(folder / f"{name}.npy"))
+            for name in self.splits
+        ]
+        records = [record for found, _ in pieces for record in found]
+        if not records:
+            raise DataError(f"{self.name} has no usable image.")
+        order = sorted(range(len(records)), key=lambda i: records[i].key)
+        images = np.concatenate([array for _, array in pieces])[order]
+        return PreparedSplit(f"{self.name}/all", images, [records[i] for i in order])
+
     def _prepare(self) -> Path:
         """The folder of prepared arrays of this fingerprint; made when it is not whole."""
         folder = self.cache_dir / "folder" / f"{self.name}-{self.fingerprint}"

@@ -125,6 +125,17 @@ def test_split_by_hash_is_stable_and_keeps_groups_whole(tmp_path):
     assert after == {key: before[key] for key in after} and len(after) == 152
 
 
+def test_everything_is_all_splits_in_the_order_of_keys(tmp_path):
+    root = tmp_path / "set"
+    for i in range(5):
+        save(root / f"{i}.png", i)
+        (root / f"{i}.txt").write_text(f"number {i}")
+    whole = open_source(root, tmp_path, val_share=0.3, test_share=0.3).everything()
+    assert [r.captions for r in whole.records] == [(f"number {i}",) for i in range(5)]
+    plain = open_source(root, tmp_path, val_share=0, test_share=0)
+    assert np.array_equal(whole.images, plain.split("train").images)
+
+
 def broken_set(root):
     for i in range(8):
         save(root / f"{i}.png", i)

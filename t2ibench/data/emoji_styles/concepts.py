@@ -123,10 +123,10 @@ def join_icons(
     joined: dict[str, str] = {}
     takers: Counter[str] = Counter()
     for key, concept in concepts.items():
-        name = by_code.get(key) or by_name.get(concept.name)
-        if name:
-            joined[key] = name
-            takers[parents[name] or name] += 1
+        icon = by_code.get(key) or by_name.get(concept.name)
+        if icon:
+            joined[key] = icon
+            takers[parents[icon] or icon] += 1
     return {
         key: name
         for key, name in joined.items()

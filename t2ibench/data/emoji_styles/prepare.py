@@ -14,6 +14,7 @@ import shutil
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,7 @@ def _prepare(
     for package, tarball in zip(styles, tarballs, strict=False):
         part = parts.get_or_build(
             f"{package.style}-{recipe}",
-            lambda package=package, tarball=tarball: _render_style(package, tarball, concepts),
+            partial(_render_style, package, tarball, concepts),
         )
         drawn += [(str(key), package) for key in part["keys"]]
         for resolution in RESOLUTIONS:
