@@ -1,30 +1,44 @@
-"""Word-level text encoders that are trained with the generator."""
+"""Word-level text encoders that are trained with the generator.
+
+The blocks are this file's own and not ``nn.attention``'s: queries, keys and values come out
+of one matrix product, which is what a batch of short captions is bound by on a CPU.
+"""
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn.functional import dropout as drop
+from torch.nn.functional import gelu, scaled_dot_product_attention
 
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.hashing import hash_json
 from t2ibench.core.types import TextFeatures
-from t2ibench.nn.attention import TransformerBlock, masked_mean
-from t2ibench.text.base import TextEncoder
+from t2ibench.text.base import (
+    TextEncoder,
+    TokenReport,
+    clear_padding,
+    mean_of_real_tokens,
+    repeat_features,
+)
 
 PAD, END, UNKNOWN, NULL = 0, 1, 2, 3
 SPECIAL = 4
 WORD = re.compile(r"[^\W_]+")
+REMEMBERED_CAPTIONS = 100_000
 
 
 def split_words(caption: str) -> list[str]:
     """Lower-case runs of letters and digits; punctuation only separates."""
-    return WORD.findall(caption.lower())
+    return WORD.findall(unicodedata.normalize("NFKC", caption).lower())
 
 
 def build_vocabulary(
@@ -71,17 +85,28 @@ class WordTokenizer:
 
     def ids(self, caption: str) -> list[int]:
         """Token ids of one caption, cut to ``max_length`` with the end token kept."""
-        if caption not in self._known:
+        found = self._known.get(caption)
+        if found is None:
             words = split_words(caption)[: self.max_length - 1]
-            self._known[caption] = [self._ids.get(w, UNKNOWN) for w in words] + [END]
-        return self._known[caption]
+            found = [self._ids.get(word, UNKNOWN) for word in words] + [END]
+            if len(self._known) < REMEMBERED_CAPTIONS:
+                self._known[caption] = found
+        return found
 
-    def truncated(self, captions: Iterable[str]) -> int:
-        """How many captions lose words to ``max_length``."""
-        return sum(len(split_words(c)) > self.max_length - 1 for c in captions)
+    def report(self, captions: Sequence[str]) -> TokenReport:
+        """Truncated captions and the share of unknown words."""
+        words = [split_words(caption) for caption in captions]
+        lengths = [len(row) + 1 for row in words]
+        unknown = sum(word not in self._ids for row in words for word in row)
+        return TokenReport(
+            captions=len(captions),
+            longest=max(lengths, default=0),
+            truncated=tuple(i for i, n in enumerate(lengths) if n > self.max_length),
+            unknown=unknown / max(1, sum(map(len, words))),
+        )
 
     def __call__(self, captions: Sequence[str]) -> tuple[Int[Tensor, "B L"], Bool[Tensor, "B L"]]:
-        """Ids and mask, padded to the longest caption."""
+        """Ids and mask on the CPU, padded to the longest caption."""
         rows = [self.ids(caption) for caption in captions]
         longest = max(map(len, rows))
         ids = torch.tensor([row + [PAD] * (longest - len(row)) for row in rows])
@@ -89,36 +114,58 @@ class WordTokenizer:
 
 
 class WordEncoder(TextEncoder):
-    """What the word-level encoders share: tokeniser, embedding, null caption."""
+    """What the word-level encoders share: tokeniser, embedding, null caption.
+
+    Args:
+        vocabulary: words of the training captions.
+        width: D.
+        max_length: most tokens of a caption.
+        embedding_width: width of the word vectors.
+        dropout: share of values zeroed in training, 0 to 1.
+
+    Raises:
+        ConfigError: see ``WordTokenizer``.
+    """
 
     trainable = True
 
-    def __init__(self, vocabulary: Sequence[str], width: int, max_length: int) -> None:
+    def __init__(
+        self,
+        vocabulary: Sequence[str],
+        width: int,
+        max_length: int,
+        embedding_width: int,
+        dropout: float,
+    ) -> None:
         super().__init__()
         self.tokenizer = WordTokenizer(vocabulary, max_length)
         self.width = width
         self.max_length = max_length
-        self.embedding = nn.Embedding(len(self.tokenizer), width)
-        nn.init.normal_(self.embedding.weight, std=width**-0.5)
+        self.dropout = dropout
+        self.embedding = nn.Embedding(len(self.tokenizer), embedding_width)
+        nn.init.normal_(self.embedding.weight, std=embedding_width**-0.5)
 
     @abstractmethod
-    def contextualise(self, ids: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"]) -> TextFeatures:
-        """Token ids to features."""
+    def contextualise(
+        self,
+        ids: Int[Tensor, "B L"],
+        mask: Bool[Tensor, "B L"],
+        lengths: Int[Tensor, " B"],
+    ) -> TextFeatures:
+        """Token ids to features; ``lengths`` stays on the CPU, so nothing waits for a GPU."""
 
     def encode(self, captions: Sequence[str]) -> TextFeatures:
         """See ``TextEncoder``; an empty caption is its end token alone."""
         ids, mask = self.tokenizer(captions)
         device = self.embedding.weight.device
-        return self.contextualise(ids.to(device), mask.to(device))
+        return self.contextualise(ids.to(device), mask.to(device), mask.sum(1))
 
     def null(self, count: int) -> TextFeatures:
         """A learned null token, encoded like a caption."""
         ids = torch.full((1, 1), NULL, device=self.embedding.weight.device)
-        one = self.contextualise(ids, torch.ones_like(ids, dtype=torch.bool))
-        return TextFeatures(
-            one.tokens.expand(count, -1, -1),
-            one.mask.expand(count, -1),
-            one.pooled.expand(count, -1),
+        mask = torch.ones_like(ids, dtype=torch.bool)
+        return repeat_features(
+            self.contextualise(ids, mask, torch.ones(1, dtype=torch.long)), count
         )
 
     @property
@@ -129,10 +176,50 @@ class WordEncoder(TextEncoder):
                 "encoder": type(self).__name__,
                 "width": self.width,
                 "max_length": self.max_length,
+                "dropout": self.dropout,
+                "layout": self.extra_repr(),
                 "tensors": [[n, list(p.shape)] for n, p in self.named_parameters()],
                 "vocabulary": self.tokenizer.vocabulary,
             }
         )
+
+    def token_report(self, captions: Sequence[str]) -> TokenReport:
+        """See ``TextEncoder``."""
+        return self.tokenizer.report(captions)
+
+
+class WordBlock(nn.Module):
+    """Pre-norm block: x + Attn(LN(x)), then x + MLP(LN(x)), over real tokens only.
+
+    Source: Xiong et al. 2020 (pre-LN transformer), figure 1b; Vaswani et al. 2017, eq. 1.
+    Differs: none.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.norm_attention = nn.LayerNorm(width)
+        self.to_qkv = nn.Linear(width, 3 * width)
+        self.to_out = nn.Linear(width, width)
+        self.norm_mlp = nn.LayerNorm(width)
+        self.widen = nn.Linear(width, 4 * width)
+        self.narrow = nn.Linear(4 * width, width)
+
+    def forward(
+        self, x: Float[Tensor, "B L D"], mask: Bool[Tensor, "B 1 1 L"]
+    ) -> Float[Tensor, "B L D"]:
+        """``mask`` is True at keys that may be attended to."""
+        batch, length, width = x.shape
+        qkv = self.to_qkv(self.norm_attention(x))
+        qkv = qkv.view(batch, length, 3, self.heads, width // self.heads)
+        q_BALE, k_BALE, v_BALE = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        seen = scaled_dot_product_attention(q_BALE, k_BALE, v_BALE, attn_mask=mask)
+        x = x + self._drop(self.to_out(seen.transpose(1, 2).reshape(batch, length, width)))
+        return x + self._drop(self.narrow(gelu(self.widen(self.norm_mlp(x)))))
+
+    def _drop(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
+        return drop(x, self.dropout, self.training) if self.dropout else x
 
 
 class WordTransformer(WordEncoder):
@@ -142,28 +229,64 @@ class WordTransformer(WordEncoder):
         vocabulary: words of the training captions.
         width: D.
         depth: blocks.
-        heads: A.
+        heads: A; divides ``width``.
         max_length: most tokens of a caption.
+        dropout: share of embeddings and residual branches zeroed in training.
+        pooling: what one caption's vector is: the mean of its real tokens, or its end token.
+
+    Raises:
+        ConfigError: ``width`` is not a multiple of ``heads``; see also ``WordTokenizer``.
 
     Source: Vaswani et al. 2017, section 3, encoder; pre-norm as in Xiong et al. 2020.
-    Differs: learned positions; pooled is the mean over real tokens.
+    Differs: learned positions.
     """
 
     def __init__(
-        self, *, vocabulary: Sequence[str], width: int, depth: int, heads: int, max_length: int
+        self,
+        *,
+        vocabulary: Sequence[str],
+        width: int,
+        depth: int,
+        heads: int,
+        max_length: int,
+        dropout: float = 0.0,
+        pooling: Literal["mean", "end"] = "mean",
     ) -> None:
-        super().__init__(vocabulary, width, max_length)
+        if width % heads:
+            raise ConfigError(
+                f"text.encoder.width={width} is not a multiple of text.encoder.heads={heads}."
+            )
+        super().__init__(vocabulary, width, max_length, width, dropout)
+        self.pooling = pooling
         self.position = nn.Parameter(torch.randn(max_length, width) * 0.02)
-        self.blocks = nn.ModuleList(TransformerBlock(width, heads) for _ in range(depth))
+        self.blocks = nn.ModuleList(WordBlock(width, heads, dropout) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
 
-    def contextualise(self, ids: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"]) -> TextFeatures:
+    def extra_repr(self) -> str:
+        """What the tensors' shapes do not tell."""
+        heads = {block.heads for block in self.blocks}
+        return f"heads={sorted(heads)}, pooling={self.pooling}"
+
+    def contextualise(
+        self,
+        ids: Int[Tensor, "B L"],
+        mask: Bool[Tensor, "B L"],
+        lengths: Int[Tensor, " B"],
+    ) -> TextFeatures:
         """See ``WordEncoder``."""
-        x: Float[Tensor, "B L D"] = self.embedding(ids) + self.position[: ids.shape[1]]
+        x = self.embedding(ids) + self.position[: ids.shape[1]]
+        if self.dropout:
+            x = drop(x, self.dropout, self.training)
+        keys = mask[:, None, None, :]
         for block in self.blocks:
-            x = block(x, mask)
+            x = block(x, keys)
         x = self.norm(x)
-        return TextFeatures(x, mask, masked_mean(x, mask))
+        if self.pooling == "end":
+            last = (mask.sum(1) - 1)[:, None, None].expand(-1, 1, x.shape[-1])
+            pooled = x.gather(1, last).squeeze(1)
+        else:
+            pooled = mean_of_real_tokens(x, mask)
+        return TextFeatures(clear_padding(x, mask), mask, pooled)
 
 
 class WordLSTM(WordEncoder):
@@ -173,25 +296,46 @@ class WordLSTM(WordEncoder):
         vocabulary: words of the training captions.
         width: D, even: each direction has D / 2.
         max_length: most tokens of a caption.
+        embedding_width: width of the word vectors; None is ``width``.
+        dropout: share of the word vectors' values zeroed in training.
 
     Raises:
-        ConfigError: an odd width.
+        ConfigError: an odd width; see also ``WordTokenizer``.
 
-    Source: Xu et al. 2018 (AttnGAN), section 3.2, text encoder.
-    Differs: no dropout; trained with the generator instead of with DAMSM.
+    Source: Xu et al. 2018 (AttnGAN), section 3.2, text encoder; sizes of the released code
+    are width 256, embedding_width 300, dropout 0.5.
+    Differs: an end token closes each caption; long captions lose their last words in place
+    of random ones; trained with the generator in place of with DAMSM.
     """
 
-    def __init__(self, *, vocabulary: Sequence[str], width: int, max_length: int) -> None:
+    def __init__(
+        self,
+        *,
+        vocabulary: Sequence[str],
+        width: int,
+        max_length: int,
+        embedding_width: int | None = None,
+        dropout: float = 0.0,
+    ) -> None:
         if width % 2:
             raise ConfigError(f"text.encoder.width={width} must be even for a bidirectional LSTM.")
-        super().__init__(vocabulary, width, max_length)
-        self.lstm = nn.LSTM(width, width // 2, batch_first=True, bidirectional=True)
+        super().__init__(vocabulary, width, max_length, embedding_width or width, dropout)
+        self.lstm = nn.LSTM(
+            embedding_width or width, width // 2, batch_first=True, bidirectional=True
+        )
 
-    def contextualise(self, ids: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"]) -> TextFeatures:
+    def contextualise(
+        self,
+        ids: Int[Tensor, "B L"],
+        mask: Bool[Tensor, "B L"],
+        lengths: Int[Tensor, " B"],
+    ) -> TextFeatures:
         """See ``WordEncoder``; packing keeps padding out of the backward direction."""
-        lengths = mask.sum(1).cpu()
+        x = self.embedding(ids)
+        if self.dropout:
+            x = drop(x, self.dropout, self.training)
         packed = nn.utils.rnn.pack_padded_sequence(
-            self.embedding(ids), lengths, batch_first=True, enforce_sorted=False
+            x, lengths, batch_first=True, enforce_sorted=False
         )
         states, (last, _) = self.lstm(packed)
         tokens, _ = nn.utils.rnn.pad_packed_sequence(
