@@ -2,94 +2,150 @@
 
 Reed et al. 2016, "Generative Adversarial Text to Image Synthesis" (GAN-INT-CLS): noise and
 text make an image in one pass; the discriminator judges realism and whether image and text
-match. The networks are small and without batch statistics, so that a sample never depends
-on its batch.
+match. Both networks are small and without batch statistics, so that a sample never depends
+on its batch. The generator paints from coordinates, not from a 4 x 4 map: it learns in
+thousands of images what a stack of upsampling convolutions learns in hundreds of thousands.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import math
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, leaky_relu, normalize
+from torch.nn.functional import leaky_relu, normalize
 
+from t2ibench.core.errors import ConfigError
 from t2ibench.core.types import Images, TextFeatures
 from t2ibench.nn.conditioning import ConditioningKind, SpatialConditioning
 
 SLOPE = 0.2
 """Of every leaky ReLU (Reed et al. 2016, section 5)."""
 
+INITIAL_SHIFT = 0.2
+"""Standard deviation of the canvas's initial translation, in image sides."""
+
 
 class Judgement(NamedTuple):
     """What the discriminator says of images.
 
     Attributes:
-        logit: (B,) realism.
+        logit: (B,) realism, whatever the caption.
+        relevance: (B, D) whose scalar product with a caption's is added to the logit.
         embedding: (B, D) of unit length, to be compared with the captions'.
         words: (B, V) logits of the words that the image shows.
     """
 
     logit: Float[Tensor, " B"]
+    relevance: Float[Tensor, "B D"]
     embedding: Float[Tensor, "B D"]
     words: Float[Tensor, "B V"]
 
 
-class GeneratorBlock(nn.Module):
-    """Text, then noise as scale and shift, leaky ReLU, nearest x2, convolution.
+class FourierCanvas(nn.Module):
+    r"""The generator's input: waves over the plane, moved by noise and text.
 
-    Source: Radford et al. 2016 (DCGAN), section 3; style by noise as in Karras et al. 2019
-        (StyleGAN), section 2.
-    Differs: GroupNorm in place of BatchNorm, nearest and convolution in place of a transposed
-        one.
+    At position p of an image of side 1, with a learned translation
+    :math:`\tau = W [t; z] + b`, the features are
+    :math:`\sin 2\pi f_k \cdot (p - \tau)` and :math:`\cos 2\pi f_k \cdot (p - \tau)`.
+
+    Args:
+        resolution: H = W.
+        channels: C, even: C / 2 random frequencies of at most ``max_frequency`` cycles an
+            image side.
+        joint_width: of [t; z].
+        noise_width: Z, the last entries of [t; z].
+        max_frequency: in cycles an image side.
+
+    Source: Karras et al. 2021 (StyleGAN3), section 3.1 and appendix F (Fourier input with a
+        learned translation); Anokhin et al. 2021 (CIPS), section 3.
+    Differs: no rotation; frequencies fill the disc; the translation starts from the noise, so
+        that things have different places from the first step.
     """
+
+    frequencies: Tensor
+    positions: Tensor
 
     def __init__(
         self,
-        channels: int,
-        out: int,
         *,
-        style_width: int,
-        text_width: int,
-        conditioning: ConditioningKind,
-        heads: int,
-        groups: int,
+        resolution: int,
+        channels: int,
+        joint_width: int,
+        noise_width: int,
+        max_frequency: float,
     ) -> None:
         super().__init__()
-        self.text = SpatialConditioning(conditioning, channels, text_width, heads)
+        self.translation = nn.Linear(joint_width, 2)
+        with torch.no_grad():
+            self.translation.weight.mul_(0.1)
+            std = INITIAL_SHIFT / math.sqrt(noise_width)
+            nn.init.normal_(self.translation.weight[:, -noise_width:], std=std)
+            self.translation.bias.zero_()
+        directions = normalize(torch.randn(channels // 2, 2), dim=1)
+        radii = torch.rand(channels // 2, 1) * max_frequency
+        self.register_buffer("frequencies", directions * radii)
+        axis = (torch.arange(resolution) + 0.5) / resolution - 0.5
+        grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1)
+        self.register_buffer("positions", grid, persistent=False)
+
+    def forward(self, joint: Float[Tensor, "B D"]) -> Float[Tensor, "B C H W"]:
+        """The canvas of each sample; joint is [t; z]."""
+        places = self.positions - self.translation(joint)[:, None, None]
+        phase = (2 * math.pi * places @ self.frequencies.T).permute(0, 3, 1, 2)
+        return torch.cat([phase.sin(), phase.cos()], dim=1)
+
+
+class StyledLayer(nn.Module):
+    """A 1x1 convolution of lrelu((1 + s) GN(x) + b) with s and b linear in the style.
+
+    Source: Karras et al. 2019 (StyleGAN), eq. 1 (AdaIN).
+    Differs: GroupNorm in place of InstanceNorm; before the convolution; 1x1 as in Anokhin et
+        al. 2021 (CIPS), section 3.
+    """
+
+    def __init__(self, channels: int, out: int, style_width: int, groups: int) -> None:
+        super().__init__()
         self.norm = nn.GroupNorm(groups, channels, affine=False)
         self.style = nn.Linear(style_width, 2 * channels)
-        self.conv = nn.Conv2d(channels, out, 3, padding=1)
+        self.conv = nn.Conv2d(channels, out, 1)
+        kaiming(self.conv)
 
     def forward(
-        self, x: Float[Tensor, "B C H W"], style: Float[Tensor, "B D"], context: Any
-    ) -> Float[Tensor, "B C2 H2 W2"]:
-        """Doubles the resolution."""
-        x = self.text(x, context)
+        self, x: Float[Tensor, "B C H W"], style: Float[Tensor, "B D"]
+    ) -> Float[Tensor, "B C2 H W"]:
+        """Every position alike."""
         scale, shift = self.style(style)[:, :, None, None].chunk(2, dim=1)
-        x = leaky_relu(self.norm(x) * (1 + scale) + shift, SLOPE)
-        return self.conv(interpolate(x, scale_factor=2.0))
+        return self.conv(leaky_relu(self.norm(x) * (1 + scale) + shift, SLOPE))
 
 
 class Generator(nn.Module):
-    """Noise and text to an image.
+    """Noise and text to an image, painted position by position.
 
-    The text meets the noise at the input in every mechanism, as in the paper; above it, each
-    block takes the text through the chosen one.
+    Text meets noise in the style in every mechanism, as text meets noise at the input of the
+    paper; the chosen mechanism then brings the text to the painted map itself.
 
     Args:
-        resolution: H = W, 4 times a power of 2, at least 16.
+        resolution: H = W in pixels.
         text_width: D of the text features.
         noise_width: Z.
-        channels: of the first block; each later one has half, at least a quarter.
+        channels: of the canvas and of every layer.
+        depth: layers between canvas and colours.
         style_width: of the mapped noise and text.
-        conditioning: how text enters the blocks.
+        max_frequency: of the canvas, in cycles an image side.
+        conditioning: how text enters the painted map.
         heads: of cross-attention.
         groups: of every GroupNorm.
 
-    Source: Reed et al. 2016 (GAN-INT-CLS), section 4.1.
-    Differs: no batch statistics; the last doubling is a sub-pixel convolution.
+    Raises:
+        ConfigError: ``channels`` is not a multiple of 2 and of ``groups``.
+
+    Source: Reed et al. 2016 (GAN-INT-CLS), section 4.1 (text and noise in, one pass);
+        Anokhin et al. 2021 (CIPS), section 3 (layers).
+    Differs: the image is painted from coordinates in place of transposed convolutions from a
+        4 x 4 map; no batch statistics.
     """
 
     def __init__(
@@ -99,14 +155,20 @@ class Generator(nn.Module):
         text_width: int,
         noise_width: int,
         channels: int,
+        depth: int,
         style_width: int,
+        max_frequency: float,
         conditioning: ConditioningKind,
         heads: int,
         groups: int,
     ) -> None:
         super().__init__()
+        if channels % 2 or channels % groups:
+            raise ConfigError(
+                f"size.gan.generator_channels={channels} must be even and a multiple of "
+                f"groups={groups}."
+            )
         self.noise_width = noise_width
-        self.channels = channels
         self.text = nn.Linear(text_width, style_width)
         joint = style_width + noise_width
         self.mapping = nn.Sequential(
@@ -115,25 +177,20 @@ class Generator(nn.Module):
             nn.Linear(style_width, style_width),
             nn.LeakyReLU(SLOPE),
         )
-        self.input = nn.Linear(joint, channels * 16)
-        doublings = (resolution // 8).bit_length() - 1
-        widths = [max(channels >> max(i - 1, 0), channels // 4) for i in range(doublings + 1)]
-        self.blocks = nn.ModuleList(
-            GeneratorBlock(
-                widths[i],
-                widths[i + 1],
-                style_width=style_width,
-                text_width=text_width,
-                conditioning=conditioning,
-                heads=heads,
-                groups=groups,
-            )
-            for i in range(doublings)
+        self.canvas = FourierCanvas(
+            resolution=resolution,
+            channels=channels,
+            joint_width=joint,
+            noise_width=noise_width,
+            max_frequency=max_frequency,
         )
-        self.norm_out = nn.GroupNorm(groups, widths[-1], affine=False)
-        self.style_out = nn.Linear(style_width, 2 * widths[-1])
-        self.conv_out = nn.Conv2d(widths[-1], 12, 3, padding=1)
-        self.shuffle = nn.PixelShuffle(2)
+        self.conditioning = SpatialConditioning(conditioning, channels, text_width, heads)
+        self.layers = nn.ModuleList(
+            StyledLayer(channels, channels, style_width, groups) for _ in range(depth)
+        )
+        self.colours = StyledLayer(channels, 3, style_width, groups)
+        with torch.no_grad():
+            self.colours.conv.weight.mul_(0.3)  # tanh starts away from its flat ends
 
     def forward(self, text: TextFeatures, noise: Float[Tensor, "B Z"]) -> Images:
         """Images in (-1, 1).
@@ -144,57 +201,59 @@ class Generator(nn.Module):
         """
         joint = torch.cat([leaky_relu(self.text(text.pooled), SLOPE), noise], dim=1)
         style = self.mapping(joint)
-        x = self.input(joint).view(len(text), self.channels, 4, 4)
-        for block in self.blocks:
-            x = block(x, style, block.text.prepare(text))
-        scale, shift = self.style_out(style)[:, :, None, None].chunk(2, dim=1)
-        x = leaky_relu(self.norm_out(x) * (1 + scale) + shift, SLOPE)
-        return torch.tanh(self.shuffle(self.conv_out(x)))
+        x = self.conditioning(self.canvas(joint), self.conditioning.prepare(text))
+        for layer in self.layers:
+            x = layer(x, style)
+        return torch.tanh(self.colours(x, style))
 
 
 class Discriminator(nn.Module):
-    """An image to a realism logit, an embedding for matching, and the words it shows.
+    """An image to realism, relevance to a caption, an embedding, and the words it shows.
 
-    The embedding is the maximum over positions: an object counts wherever it stands.
+    All but realism read the maximum over positions: an object counts wherever it stands.
 
     Args:
         text_width: D of the text features.
-        channels: of the layers at half resolution; deeper ones have twice as many.
+        channels: at half resolution; half as many at full, twice as many at a quarter.
         embedding_width: of image and text embeddings.
         word_buckets: V of the words read off the image.
+        groups: of every GroupNorm.
 
-    Source: Reed et al. 2016 (GAN-INT-CLS), section 4.1; separate heads as in Zhang et al. 2021
-        (XMC-GAN), section 4.3.
-    Differs: no batch normalisation, so that real and generated batches never mix; pixels enter
-        by space-to-depth.
+    Source: Reed et al. 2016 (GAN-INT-CLS), section 4.1; Miyato and Koyama 2018 (projection),
+        eq. 4; contrastive head as in Zhang et al. 2021 (XMC-GAN), section 4.3.
+    Differs: text is compared with image features by scalar products in place of a joint
+        convolution; GroupNorm, so that real and generated batches never mix.
     """
 
     def __init__(
-        self, *, text_width: int, channels: int, embedding_width: int, word_buckets: int
+        self,
+        *,
+        text_width: int,
+        channels: int,
+        embedding_width: int,
+        word_buckets: int,
+        groups: int,
     ) -> None:
         super().__init__()
-        narrow, wide = channels, 2 * channels
+        wide = 2 * channels
         self.word_buckets = word_buckets
         self.trunk = nn.Sequential(
-            nn.PixelUnshuffle(2),
-            nn.Conv2d(12, narrow, 3, padding=1),
-            nn.LeakyReLU(SLOPE),
-            nn.Conv2d(narrow, narrow, 3, padding=1),
-            nn.LeakyReLU(SLOPE),
-            nn.Conv2d(narrow, wide, 4, 2, 1),
-            nn.LeakyReLU(SLOPE),
-            nn.Conv2d(wide, wide, 3, padding=1),
-            nn.LeakyReLU(SLOPE),
+            *convolution(3, channels // 2, 3, 1, groups),
+            *convolution(channels // 2, channels, 4, 2, groups),
+            *convolution(channels, channels, 3, 1, groups),
+            *convolution(channels, wide, 4, 2, groups),
+            *convolution(wide, wide, 3, 1, groups),
         )
         self.realism = nn.Sequential(nn.Conv2d(wide, wide, 4, 2, 1), nn.LeakyReLU(SLOPE))
+        kaiming(self.realism[0])
         self.logit = nn.Linear(wide, 1)
-        self.image = nn.Linear(wide, embedding_width)
+        self.relevance = nn.Linear(wide, embedding_width)
+        self.relevance_text = nn.Linear(text_width, embedding_width)
+        self.embedding = nn.Linear(wide, embedding_width)
+        self.embedding_text = nn.Linear(text_width, embedding_width)
         self.words = nn.Linear(wide, word_buckets)
-        self.text = nn.Linear(text_width, embedding_width)
+        nn.init.constant_(self.words.bias, -4.0)  # a word is in about one caption of fifty
         self.log_scale = nn.Parameter(torch.tensor(2.6))
-        for layer in (*self.trunk, *self.realism):
-            if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_normal_(layer.weight, a=SLOPE)
 
     @property
     def scale(self) -> Float[Tensor, ""]:
@@ -202,15 +261,39 @@ class Discriminator(nn.Module):
         return self.log_scale.exp().clamp(max=50.0)
 
     def forward(self, images: Images) -> Judgement:
-        """Judges images alone; captions are compared by the losses."""
+        """Judges images alone; captions are compared afterwards."""
         x = self.trunk(images)
         strongest = x.amax((2, 3))
         return Judgement(
             self.logit(self.realism(x).mean((2, 3)))[:, 0],
-            normalize(self.image(strongest), dim=1),
+            self.relevance(strongest),
+            normalize(self.embedding(strongest), dim=1),
             self.words(strongest),
         )
 
+    def belief(self, judged: Judgement, text: TextFeatures) -> Float[Tensor, " B"]:
+        """Logits that image i is real and shows caption i."""
+        told = self.relevance_text(text.pooled)
+        return judged.logit + (judged.relevance * told).sum(1) / math.sqrt(told.shape[1])
+
     def embed_text(self, text: TextFeatures) -> Float[Tensor, "B D"]:
         """Unit-length embeddings of captions."""
-        return normalize(self.text(text.pooled), dim=1)
+        return normalize(self.embedding_text(text.pooled), dim=1)
+
+
+def convolution(channels: int, out: int, kernel: int, stride: int, groups: int) -> list[nn.Module]:
+    """Convolution, GroupNorm, leaky ReLU; padded so that stride 1 keeps the size."""
+    layer = nn.Conv2d(channels, out, kernel, stride, 1)
+    kaiming(layer)
+    return [layer, nn.GroupNorm(groups, out), nn.LeakyReLU(SLOPE)]
+
+
+def kaiming(layer: nn.Module) -> None:
+    """Normal weights that keep the variance through leaky ReLUs, and no bias.
+
+    Source: He et al. 2015, eq. 15.
+    Differs: none.
+    """
+    assert isinstance(layer, nn.Conv2d) and layer.bias is not None
+    nn.init.kaiming_normal_(layer.weight, a=SLOPE)
+    nn.init.zeros_(layer.bias)

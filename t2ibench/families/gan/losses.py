@@ -20,26 +20,32 @@ Logits = Float[Tensor, " B"]
 WORD = re.compile(r"[^\W_]+")
 
 
-def discriminator_loss(kind: AdversarialLoss, real: Logits, fake: Logits) -> Float[Tensor, ""]:
-    """E[l(real, 1)] + E[l(fake, 0)].
+def discriminator_loss(
+    kind: AdversarialLoss, real: Logits, fake: Logits, wrong: Logits, wrong_weight: float
+) -> Float[Tensor, ""]:
+    """E[l(real, 1)] + E[l(fake, 0)] + w E[l(wrong, 0)].
 
-    non_saturating: softplus(-real) + softplus(fake); hinge: relu(1 - real) + relu(1 + fake).
+    non_saturating: l(x, 1) = softplus(-x) and l(x, 0) = softplus(x); hinge: relu(1 - x) and
+    relu(1 + x).
 
     Args:
         kind: which l.
-        real: (B,) logits of real images.
-        fake: (B,) logits of generated images.
+        real: (B,) logits of real images with their captions.
+        fake: (B,) logits of generated images with their captions.
+        wrong: (B,) logits of real images with captions of others.
+        wrong_weight: w; 0.5 in the paper's code.
 
     Raises:
         ConfigError: the kind is unknown.
 
-    Source: Goodfellow et al. 2014, eq. 1; Lim and Ye 2017 (geometric GAN), eq. 12 (hinge).
-    Differs: none.
+    Source: Reed et al. 2016 (GAN-INT-CLS), algorithm 1; Lim and Ye 2017 (geometric GAN),
+        eq. 12 (hinge).
+    Differs: generated images keep weight 1.
     """
     if kind == "non_saturating":
-        return softplus(-real).mean() + softplus(fake).mean()
+        return (softplus(-real) + softplus(fake) + wrong_weight * softplus(wrong)).mean()
     if kind == "hinge":
-        return relu(1 - real).mean() + relu(1 + fake).mean()
+        return (relu(1 - real) + relu(1 + fake) + wrong_weight * relu(1 + wrong)).mean()
     raise ConfigError(
         f"adversarial_loss={kind} is unknown; choose {', '.join(get_args(AdversarialLoss))}."
     )
@@ -130,11 +136,19 @@ def redescription_loss(
     return binary_cross_entropy_with_logits(logits, words, reduction="none").sum(1).mean()
 
 
-def gradient_penalty(logits: Logits, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, ""]:
-    """R1: mean over images of |d logit / d image|^2; the images must require gradients.
+def gradient_penalty(logits: Logits, nudged: Logits, sigma: float) -> Float[Tensor, ""]:
+    """E[(D(x + sigma n) - D(x))^2] / sigma^2 with n standard normal: R1 without its gradient.
 
-    Source: Mescheder et al. 2018, eq. 9.
-    Differs: the factor gamma / 2 is the caller's.
+    To first order in sigma it is R1, E|dD/dx|^2, and needs no second derivative.
+
+    Args:
+        logits: (B,) of images.
+        nudged: (B,) of the same images plus sigma n.
+        sigma: of the nudge, in units of [-1, 1] images.
+
+    Source: Lin et al. 2025 (adversarial post-training), approximated R1; Mescheder et al.
+        2018, eq. 9 (R1).
+    Differs: divided by sigma^2, so that its weight means what R1's means; the factor
+        gamma / 2 is the caller's.
     """
-    (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
-    return gradient.square().flatten(1).sum(1).mean()
+    return (nudged - logits).square().mean() / sigma**2

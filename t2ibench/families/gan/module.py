@@ -25,6 +25,9 @@ from t2ibench.families.gan.losses import (
 )
 from t2ibench.text.base import TextEncoder
 
+NUDGE = 0.02
+"""Sigma of the approximate gradient penalty, in units of [-1, 1] images."""
+
 
 class TextConditionalGAN(TextToImageModule):
     """A generator against a discriminator that judges realism and matching.
@@ -43,16 +46,18 @@ class TextConditionalGAN(TextToImageModule):
         gradient_clip_norm: see ``TextToImageModule``.
         adversarial_loss: of both players.
         matching: which wrong pairs the matching loss takes.
+        wrong_weight: of real images with wrong captions in the adversarial loss.
         matching_weight: of the matching loss, in both players.
         redescription_weight: of the words read off the image, in both players; 0 is off.
-        gradient_penalty_weight: gamma of R1, every step; 0 is off.
+        gradient_penalty_weight: gamma of the approximate R1, every step; 0 is off.
         interpolation_weight: of the generator's loss on captions halfway between two of the
             batch (INT); 0 is off.
         truncation_psi: default truncation.
 
     Source: Reed et al. 2016 (GAN-INT-CLS), algorithm 1 and section 4.3.
-    Differs: realism and matching are two scores; the words of the caption are read off the
-        image (MirrorGAN); the text encoder is trained along; each player sees its own noise.
+    Differs: a contrast within the batch (XMC-GAN) and the words read off the image (MirrorGAN)
+        stand beside the matching-aware loss; the text encoder is trained along; both players
+        see the same generated images.
     """
 
     family: ClassVar[str] = "gan"
@@ -70,6 +75,7 @@ class TextConditionalGAN(TextToImageModule):
         gradient_clip_norm: float,
         adversarial_loss: AdversarialLoss,
         matching: Matching,
+        wrong_weight: float,
         matching_weight: float,
         redescription_weight: float,
         gradient_penalty_weight: float,
@@ -88,6 +94,7 @@ class TextConditionalGAN(TextToImageModule):
         self.make_discriminator_optimizer = discriminator_optimizer
         self.adversarial_loss = adversarial_loss
         self.matching = matching
+        self.wrong_weight = wrong_weight
         self.matching_weight = matching_weight
         self.redescription_weight = redescription_weight
         self.gradient_penalty_weight = gradient_penalty_weight
@@ -116,48 +123,53 @@ class TextConditionalGAN(TextToImageModule):
         ]
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """The discriminator's step, then the generator's.
+        """The discriminator's step, then the generator's, on the same generated images.
 
         Source: Reed et al. 2016 (GAN-INT-CLS), algorithm 1.
         Differs: see the class.
         """
-        both: Any = self.optimizers()
-        of_generator, of_discriminator = both
-        logs = self._discriminator_step(batch, of_discriminator)
-        return logs | self._generator_step(batch, of_generator)
-
-    def _discriminator_step(self, batch: Batch, optimizer: Any) -> dict[str, Tensor]:
+        of_generator, of_discriminator = self.optimizers()  # type: ignore[misc]
         text = self.encode_text(batch)
-        with torch.no_grad():
-            fake_images = self.generator(text.detach(), self._noise(text))
-        images = batch.image
-        if self.gradient_penalty_weight > 0:
-            images = images.detach().requires_grad_(True)
-        real = self.discriminator(images)
-        fake = self.discriminator(fake_images)
-        adversarial = discriminator_loss(self.adversarial_loss, real.logit, fake.logit)
-        wanted = self.discriminator.embed_text(text)
-        told, matching = self._told(real, wanted, batch)
+        fake = self.generator(text.detach(), self._noise(text))
+        logs = self._discriminator_step(batch, text, fake.detach(), of_discriminator)
+        return logs | self._generator_step(batch, text.detach(), fake, of_generator)
+
+    def _discriminator_step(
+        self, batch: Batch, text: TextFeatures, fake_images: Tensor, optimizer: Any
+    ) -> dict[str, Tensor]:
+        judge, known = self.discriminator, text.detach()
+        real, fake = judge(batch.image), judge(fake_images)
+        right = judge.belief(real, known)
+        adversarial = discriminator_loss(
+            self.adversarial_loss,
+            right,
+            judge.belief(fake, known),
+            judge.belief(real, next_caption(known)),
+            self.wrong_weight,
+        )
+        told, matching = self._told(real, judge.embed_text(text), batch)
         loss = adversarial + told
         if self.gradient_penalty_weight > 0:
-            penalty = gradient_penalty(real.logit, images)
+            nudged = judge(batch.image + NUDGE * torch.randn_like(batch.image))
+            penalty = gradient_penalty(right, judge.belief(nudged, known), NUDGE)
             loss = loss + 0.5 * self.gradient_penalty_weight * penalty
-        self.optimise(optimizer, loss, [*self.discriminator.parameters(), *self._text_parameters()])
+        self.optimise(optimizer, loss, [*judge.parameters(), *self._text_parameters()])
         return {
             "discriminator_loss": adversarial.detach(),
-            "real_logit": real.logit.detach().mean(),
+            "real_logit": right.detach().mean(),
             "fake_logit": fake.logit.detach().mean(),
             "matching_real": matching.detach(),
         }
 
-    def _generator_step(self, batch: Batch, optimizer: Any) -> dict[str, Tensor]:
-        with torch.no_grad():
-            text = self.encode_text(batch)
+    def _generator_step(
+        self, batch: Batch, text: TextFeatures, fake_images: Tensor, optimizer: Any
+    ) -> dict[str, Tensor]:
         self.discriminator.requires_grad_(False)
         try:
-            fake = self.discriminator(self.generator(text, self._noise(text)))
+            fake = self.discriminator(fake_images)
             told, matching = self._told(fake, self.discriminator.embed_text(text), batch)
-            loss = generator_loss(self.adversarial_loss, fake.logit) + told
+            belief = self.discriminator.belief(fake, text)
+            loss = generator_loss(self.adversarial_loss, belief) + told
             if self.interpolation_weight > 0:
                 loss = loss + self.interpolation_weight * self._interpolated(text)
             self.optimise(optimizer, loss, list(self.generator.parameters()))
@@ -182,7 +194,8 @@ class TextConditionalGAN(TextToImageModule):
         fake = self.discriminator(self.generator(between, self._noise(text)))
         wanted = self.discriminator.embed_text(between)
         matching = matching_loss(self.matching, fake.embedding, wanted, self.discriminator.scale)
-        return generator_loss(self.adversarial_loss, fake.logit) + self.matching_weight * matching
+        belief = self.discriminator.belief(fake, between)
+        return generator_loss(self.adversarial_loss, belief) + self.matching_weight * matching
 
     def sample(self, text: TextFeatures, noise: Noise, knobs: Mapping[str, float]) -> Images:
         """One forward pass.
@@ -200,6 +213,11 @@ class TextConditionalGAN(TextToImageModule):
         return [p for p in self.text_encoder.parameters() if p.requires_grad]
 
 
+def next_caption(text: TextFeatures) -> TextFeatures:
+    """Every image's wrong caption: that of its neighbour in the batch."""
+    return TextFeatures(text.tokens.roll(1, 0), text.mask.roll(1, 0), text.pooled.roll(1, 0))
+
+
 def halfway(text: TextFeatures) -> TextFeatures:
     """Each caption's features averaged with the next one's in the batch.
 
@@ -208,7 +226,7 @@ def halfway(text: TextFeatures) -> TextFeatures:
     Source: Reed et al. 2016 (GAN-INT-CLS), section 4.3, beta = 0.5.
     Differs: token features are interpolated too, for cross-attention.
     """
-    other = TextFeatures(text.tokens.roll(1, 0), text.mask.roll(1, 0), text.pooled.roll(1, 0))
+    other = next_caption(text)
     weight = text.mask.float().unsqueeze(-1)
     others = other.mask.float().unsqueeze(-1)
     tokens = (weight * text.tokens + others * other.tokens) / (weight + others).clamp(min=1)
