@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 
 from t2ibench.cli.arguments import OPTION
@@ -229,10 +228,10 @@ def foreign_samples(folder: Path, resolution: int, cfg: DictConfig) -> SampleSet
     from t2ibench.data.folder import FolderSource
 
     theirs = FolderSource(root=folder, resolution=resolution, cache_dir=cfg.paths.cache)
-    pieces = [theirs.split(name) for name in theirs.splits]
-    records = [record for piece in pieces for record in piece.records]
+    whole = theirs.everything()
+    records = whole.records
     return SampleSet(
-        torch.cat([piece.pixels(range(len(piece))) for piece in pieces]),
+        whole.pixels(range(len(whole))),
         tuple(record.captions[0] for record in records),
         tuple(record.key for record in records),
         tuple(range(len(records))),
