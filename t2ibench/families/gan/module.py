@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -128,7 +128,7 @@ class TextConditionalGAN(TextToImageModule):
         Source: Reed et al. 2016 (GAN-INT-CLS), algorithm 1.
         Differs: see the class.
         """
-        of_generator, of_discriminator = self.optimizers()  # type: ignore[misc]
+        of_generator, of_discriminator = cast(list[Any], self.optimizers())
         text = self.encode_text(batch)
         fake = self.generator(text.detach(), self._noise(text))
         logs = self._discriminator_step(batch, text, fake.detach(), of_discriminator)
