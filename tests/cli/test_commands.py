@@ -68,7 +68,7 @@ def test_every_verb_has_help(capsys):
         (["train", "budget=flops", "budget.unit=joules"], "budget.unit=joules is unknown"),
         (["train", "seed=-1"], "whole number"),
         (["train", "data.level=L9"], "L9"),
-        (["train", "text=clip_vit_l14", "text.encoder.path=/nowhere"], "/nowhere"),
+        (["train", "text=clip_vit_l14", "text.path=/nowhere"], "/nowhere"),
         (["sample"], "needs a run folder"),
         (["sample", "nowhere", "a ring"], "not a run folder"),
         (["compare", "nowhere"], "scores.json"),
