@@ -1,0 +1,146 @@
+"""Muon: momentum whose matrices are orthogonalised before the step; Adam for all else."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+"""Of the quintic: it lifts small singular values fastest and leaves all near 1."""
+
+ADAM_RMS = 0.2
+"""Root mean square of Adam's usual update, in learning rates."""
+
+
+def orthogonalise(matrices: Float[Tensor, "K R C"], iterations: int = 5) -> Float[Tensor, "K R C"]:
+    """U V^T of each matrix U S V^T, approximately: singular values end in about [0.7, 1.2].
+
+    X_0 = M / |M|_F, then X <- a X + (b A + c A^2) X with A = X X^T.
+
+    Args:
+        matrices: (K, R, C) with R <= C, which keeps A small.
+        iterations: of the quintic.
+
+    Source: Jordan et al. 2024 (Muon), the Newton-Schulz iteration and its coefficients.
+    Differs: none.
+    """
+    a, b, c = COEFFICIENTS
+    x = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(iterations):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x
+
+
+class Muon(Optimizer):
+    """W <- (1 - lr wd) W - lr 0.2 sqrt(max(R, C)) orthogonalise(momentum), and Adam elsewhere.
+
+    Convolutions are matrices of output channels times the rest. Biases, gains and matrices
+    with a side below ``least_side`` follow Adam, in a parameter group of their own.
+
+    Args:
+        params: all trainable parameters.
+        lr: learning rate of matrices, in Adam's units.
+        momentum: of matrices, with Nesterov's look-ahead.
+        adam_lr: learning rate of everything else.
+        adam_betas: of everything else.
+        weight_decay: decoupled, of matrices.
+        least_side: shortest side of a matrix that is orthogonalised.
+
+    Source: Jordan et al. 2024 (Muon); the scale 0.2 sqrt(max(R, C)) from Liu et al. 2025
+        (Moonlight), eq. 4.
+    Differs: input layers and embeddings are matrices like others, chosen by size alone.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter],
+        *,
+        lr: float,
+        momentum: float,
+        adam_lr: float,
+        adam_betas: tuple[float, float] | list[float],
+        weight_decay: float,
+        least_side: int = 32,
+    ) -> None:
+        def is_matrix(p: Tensor) -> bool:
+            return p.ndim >= 2 and min(p.shape[0], p[0].numel()) >= least_side
+
+        everything = list(params)
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in everything if is_matrix(p)], "kind": "matrix"},
+            {"params": [p for p in everything if not is_matrix(p)], "kind": "adam", "lr": adam_lr},
+        ]
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "betas": tuple(adam_betas),
+            "weight_decay": weight_decay,
+        }
+        super().__init__([g for g in groups if g["params"]], defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """One step of both kinds of group."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            live = [p for p in group["params"] if p.grad is not None]
+            if live and group["kind"] == "matrix":
+                self._step_matrices(live, group)
+            elif live:
+                self._step_adam(live, group)
+        return loss
+
+    def _step_matrices(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        """Matrices of one shape are orthogonalised as one batch."""
+        batches: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = defaultdict(list)
+        for p in parameters:
+            assert p.grad is not None
+            momentum = self._state(p, "momentum")
+            momentum.lerp_(p.grad, 1 - group["momentum"])
+            ahead = p.grad.lerp(momentum, group["momentum"]).flatten(1)
+            wide = ahead.mT if ahead.shape[0] > ahead.shape[1] else ahead
+            batches[(wide.shape[0], wide.shape[1])].append((p, wide))
+        for (_, longest), batch in batches.items():
+            updates = orthogonalise(torch.stack([wide for _, wide in batch]))
+            scale = group["lr"] * ADAM_RMS * longest**0.5
+            for (p, _), update in zip(batch, updates, strict=True):
+                turned = update.mT if p.flatten(1).shape[0] > p.flatten(1).shape[1] else update
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.add_(turned.reshape(p.shape), alpha=-scale)
+
+    def _step_adam(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        """Adam with bias correction, no weight decay.
+
+        Source: Kingma and Ba 2015 (Adam), algorithm 1.
+        Differs: none.
+        """
+        beta1, beta2 = group["betas"]
+        # In the group, not the module, so that checkpoints carry it.
+        group["steps"] = group.get("steps", 0) + 1
+        grads = [p.grad for p in parameters if p.grad is not None]
+        first = [self._state(p, "first") for p in parameters]
+        second = [self._state(p, "second") for p in parameters]
+        torch._foreach_lerp_(first, grads, 1 - beta1)
+        torch._foreach_mul_(second, beta2)
+        torch._foreach_addcmul_(second, grads, grads, 1 - beta2)
+        root = torch._foreach_sqrt(second)
+        torch._foreach_div_(root, (1 - beta2 ** group["steps"]) ** 0.5)
+        torch._foreach_add_(root, 1e-8)
+        step = group["lr"] / (1 - beta1 ** group["steps"])
+        torch._foreach_addcdiv_(parameters, first, root, -step)
+
+    def _state(self, p: Tensor, name: str) -> Tensor:
+        state = self.state[p]
+        if name not in state:
+            state[name] = torch.zeros_like(p)
+        return state[name]
