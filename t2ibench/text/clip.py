@@ -243,10 +243,10 @@ def load_open_clip(model: str, pretrained: str | None, path: str | Path | None) 
     from open_clip.tokenizer import SimpleTokenizer
     from safetensors import SafetensorError
 
-    if model not in open_clip.list_models():
-        raise ConfigError(f"text.encoder.model={model} is no open_clip architecture.")
     source = open_clip_weights(model, pretrained, path)
     local = source.is_dir()
+    if not local and model not in open_clip.list_models():
+        raise ConfigError(f"text.encoder.model={model} is no open_clip architecture.")
     name = f"local-dir:{source}" if local else model
     try:
         clip = open_clip.create_model(name, pretrained=None if local else str(source))
@@ -287,8 +287,8 @@ def open_clip_weights(model: str, pretrained: str | None, path: str | Path | Non
     if not repository:
         tags = ", ".join(list_pretrained_tags_by_model(model)) or "none"
         raise ConfigError(
-            f"text.encoder.pretrained={pretrained} is no hub weights' tag of {model}; choose one of "
-            f"{tags}, or set text.path= to a file."
+            f"text.encoder.pretrained={pretrained} is no tag of {model} on the hub; choose one "
+            f"of {tags}, or set text.path= to a file."
         )
     for name in ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"):
         cached = try_to_load_from_cache(repository, name)

@@ -25,6 +25,9 @@ Padding = Literal["longest", "max_length"]
 Dtype = Literal["float32", "bfloat16"]
 
 
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model")
+
+
 class FrozenTextEncoder(TextEncoder):
     """A pretrained network that is not trained and not part of anybody's state dict.
 
@@ -215,15 +218,16 @@ def find_folder(model: str, path: str | Path | None, package: str | None = None)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
+    missing = MissingWeightsError(
+        f"the text encoder {model} is not in the hub's cache {hub_cache()}; "
+        f"{how_to_get(model, package)}."
+    )
     try:
         folder = Path(snapshot_download(model, local_files_only=True))
     except LocalEntryNotFoundError:
-        folder = None
-    if folder is None or not (folder / "config.json").is_file():
-        raise MissingWeightsError(
-            f"the text encoder {model} is not in the hub's cache {hub_cache()}; "
-            f"{how_to_get(model, package)}."
-        )
+        raise missing from None
+    if not (folder / "config.json").is_file():
+        raise missing
     return folder
 
 
@@ -297,6 +301,12 @@ def load_tokenizer(folder: Path) -> Any:
     """
     from transformers import AutoTokenizer
 
+    # Without any of these the library makes an empty tokeniser and says nothing.
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise CheckpointError(
+            f"there is no tokeniser in {folder} (none of {', '.join(TOKENIZER_FILES)}); download "
+            "the folder again."
+        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:

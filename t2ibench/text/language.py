@@ -105,6 +105,8 @@ class SentenceEncoder(HubTextEncoder):
         package = MINILM_PACKAGE if model.endswith("/all-MiniLM-L6-v2") else None
         folder = find_folder(model, path, package)
         backbone = load_pretrained(AutoModel, folder, dtype, optional=("pooler.",))
+        # Unused, and random where the file has none: it must not reach the fingerprint.
+        backbone.pooler = None
         super().__init__(
             backbone=backbone,
             tokenizer=load_tokenizer(folder),

@@ -257,6 +257,7 @@ class WordTransformer(WordEncoder):
                 f"text.encoder.width={width} is not a multiple of text.encoder.heads={heads}."
             )
         super().__init__(vocabulary, width, max_length, width, dropout)
+        self.heads = heads
         self.pooling = pooling
         self.position = nn.Parameter(torch.randn(max_length, width) * 0.02)
         self.blocks = nn.ModuleList(WordBlock(width, heads, dropout) for _ in range(depth))
@@ -264,8 +265,7 @@ class WordTransformer(WordEncoder):
 
     def extra_repr(self) -> str:
         """What the tensors' shapes do not tell."""
-        heads = {block.heads for block in self.blocks}
-        return f"heads={sorted(heads)}, pooling={self.pooling}"
+        return f"heads={self.heads}, pooling={self.pooling}"
 
     def contextualise(
         self,
