@@ -47,15 +47,16 @@ class ResidualBlock(nn.Module):
         starts as the identity.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, kernel_size: int = 3) -> None:
         super().__init__()
+        padding = kernel_size // 2
         self.layers = nn.Sequential(
             PixelNorm(channels),
             nn.SiLU(),
-            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.Conv2d(channels, channels, kernel_size, padding=padding),
             PixelNorm(channels),
             nn.SiLU(),
-            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.Conv2d(channels, channels, kernel_size, padding=padding),
         )
         last = self.layers[-1]
         assert isinstance(last, nn.Conv2d) and last.bias is not None
@@ -75,6 +76,11 @@ class ConvEncoder(nn.Module):
         channels: width of each level, from the largest map to the smallest.
         blocks: residual blocks a level.
         stem_factor: side of the pixel blocks that space-to-depth folds into channels.
+        kernel_size: 3, or 1: then a latent sees the pixels of its own patch and no others, so
+            that equal patches have equal codes wherever they lie.
+
+    Raises:
+        ConfigError: another kernel size, no level, or a stem factor below 1.
 
     Source: Esser et al. 2021 (VQGAN), appendix table 8.
     Differs: space-to-depth stem in place of the levels at full resolution, strided 4x4
@@ -83,19 +89,31 @@ class ConvEncoder(nn.Module):
     """
 
     def __init__(
-        self, *, out_channels: int, channels: Sequence[int], blocks: int, stem_factor: int
+        self,
+        *,
+        out_channels: int,
+        channels: Sequence[int],
+        blocks: int,
+        stem_factor: int,
+        kernel_size: int = 3,
     ) -> None:
         super().__init__()
+        if kernel_size not in (1, 3):
+            raise ConfigError(
+                f"encoder_kernel_size={kernel_size} must be 3, or 1 for codes of single patches."
+            )
+        size, padding = kernel_size, kernel_size // 2
+        strided = {"kernel_size": 1 + size, "stride": 2, "padding": padding}
         self.spatial_factor = _spatial_factor(channels, stem_factor)
         layers: list[nn.Module] = [
             nn.PixelUnshuffle(stem_factor),
-            nn.Conv2d(3 * stem_factor**2, channels[0], 3, padding=1),
+            nn.Conv2d(3 * stem_factor**2, channels[0], size, padding=padding),
         ]
-        layers += [ResidualBlock(channels[0]) for _ in range(blocks)]
+        layers += [ResidualBlock(channels[0], size) for _ in range(blocks)]
         for wide, narrow in pairwise(channels):
-            layers.append(nn.Conv2d(wide, narrow, 4, stride=2, padding=1))
-            layers += [ResidualBlock(narrow) for _ in range(blocks)]
-        layers.append(nn.Conv2d(channels[-1], out_channels, 3, padding=1))
+            layers.append(nn.Conv2d(wide, narrow, **strided))
+            layers += [ResidualBlock(narrow, size) for _ in range(blocks)]
+        layers.append(nn.Conv2d(channels[-1], out_channels, size, padding=padding))
         self.layers = nn.Sequential(*layers)
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:

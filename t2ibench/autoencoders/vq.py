@@ -23,8 +23,9 @@ class VectorQuantizer(nn.Module):
 
     k(z) = argmin_j ||z - e_j||^2. A training step moves N_j <- g N_j + (1 - g) n_j and
     m_j <- g m_j + (1 - g) sum(z: k(z) = j), and e_j = m_j / N_j. A code whose N_j is below
-    ``revive_below`` of an equal share is put on a random vector of the batch; at the start all
-    are, so the first batch initialises the codebook.
+    ``revive_below`` of an equal share is put on a vector of the batch, drawn in proportion to its
+    squared distance to its code; at the start all are, so the first batch initialises the
+    codebook.
 
     Args:
         codebook_size: V.
@@ -34,8 +35,9 @@ class VectorQuantizer(nn.Module):
             small, for a code revived too early never settles.
 
     Source: van den Oord et al. 2017 (VQ-VAE), section 3.1 and appendix A.1; revival after
-        Dhariwal et al. 2020 (Jukebox), section 3.1.
-    Differs: none.
+        Dhariwal et al. 2020 (Jukebox), section 3.1, draws as in Arthur and Vassilvitskii 2007
+        (k-means++), section 2.2.
+    Differs: revived codes go where the error is, not anywhere: most patches are background.
     """
 
     codebook: Float[Tensor, "V C"]
@@ -79,7 +81,9 @@ class VectorQuantizer(nn.Module):
         # were just enough.
         least = self.revive_below * len(vectors) / self.codebook_size
         dead = (self.sizes < least).unsqueeze(1)
-        drawn = vectors[torch.randint(len(vectors), (self.codebook_size,), device=vectors.device)]
+        error = (vectors - self.lookup(codes)).square().sum(1)
+        likely = error + torch.finfo(error.dtype).eps * (1 + error.max())
+        drawn = vectors[torch.multinomial(likely, self.codebook_size, replacement=True)]
         self.sizes.copy_(torch.where(dead[:, 0], least, self.sizes))
         self.sums.copy_(torch.where(dead, least * drawn, self.sums))
         total = self.sizes.sum()
@@ -108,6 +112,8 @@ class VQAutoencoder(Autoencoder):
         channels: width of each level, from the largest map to the smallest.
         blocks: residual blocks a level.
         stem_factor: side of the pixel blocks folded into channels at the image.
+        encoder_kernel_size: 3, or 1: a code describes its own patch alone; then the flat parts
+            of an image share few codes and the second stage has little to guess.
         codebook_size: V.
         codebook_decay: of the moving average.
         revive_below: see ``VectorQuantizer``.
@@ -126,6 +132,7 @@ class VQAutoencoder(Autoencoder):
         channels: Sequence[int],
         blocks: int,
         stem_factor: int,
+        encoder_kernel_size: int,
         codebook_size: int,
         codebook_decay: float,
         revive_below: float,
@@ -134,7 +141,9 @@ class VQAutoencoder(Autoencoder):
         self.latent_channels = latent_channels
         self.codebook_size = codebook_size
         shape = {"channels": list(channels), "blocks": blocks, "stem_factor": stem_factor}
-        self.encoder = ConvEncoder(out_channels=latent_channels, **shape)
+        self.encoder = ConvEncoder(
+            out_channels=latent_channels, kernel_size=encoder_kernel_size, **shape
+        )
         self.quantizer = VectorQuantizer(
             codebook_size=codebook_size,
             width=latent_channels,

@@ -36,7 +36,12 @@ def make_kl(**changes):
 
 def make_vq(**changes):
     torch.manual_seed(0)
-    codebook = {"codebook_size": 16, "codebook_decay": 0.9, "revive_below": 0.02}
+    codebook = {
+        "encoder_kernel_size": 3,
+        "codebook_size": 16,
+        "codebook_decay": 0.9,
+        "revive_below": 0.02,
+    }
     return VQAutoencoder(**(SHAPE | codebook | changes))
 
 
@@ -161,6 +166,18 @@ def test_shapes_factor_and_batch_independence(make):
         assert latents.shape == (4, 4, 8, 8) and model.spatial_factor == 4
         assert model.decode(latents).shape == x.shape
         torch.testing.assert_close(model.encode(x[2:3])[0], latents[2], atol=1e-5, rtol=1e-4)
+
+
+def test_a_kernel_of_one_makes_codes_of_single_patches():
+    model = make_vq(encoder_kernel_size=1)
+    model.eval()
+    x, changed = images(1), images(1)
+    changed[:, :, 4:8, 8:12] = 0.5
+    with torch.no_grad():
+        moved = (model.encode(x) - model.encode(changed)).abs().amax((0, 1)) > 0
+    assert moved.nonzero().tolist() == [[1, 2]]
+    with pytest.raises(ConfigError, match="must be 3, or 1"):
+        make_vq(encoder_kernel_size=5)
 
 
 def test_codes_decode_to_what_latents_decode_to():

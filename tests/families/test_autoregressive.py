@@ -20,11 +20,12 @@ CONDITIONINGS = ("concat", "modulation", "cross_attention")
 CAPTIONS = ["a red ring", "a small blue star", "", "a large green cross on white"]
 WORDS = ["a", "red", "ring", "small", "blue", "star", "large", "green", "cross", "on", "white"]
 SHAPE = {"latent_channels": 4, "channels": [8, 8], "blocks": 1, "stem_factor": 2}
+CODES = {"encoder_kernel_size": 1, "codebook_size": 12, "codebook_decay": 0.9, "revive_below": 0.02}
 
 
 def make_module(conditioning="concat", **changes):
     torch.manual_seed(0)
-    autoencoder = VQAutoencoder(**SHAPE, codebook_size=12, codebook_decay=0.9, revive_below=0.02)
+    autoencoder = VQAutoencoder(**SHAPE, **CODES)
     settings = {
         "text_encoder": WordTransformer(vocabulary=WORDS, width=16, depth=1, heads=2, max_length=8),
         "first_stage": FrozenFirstStage(autoencoder),
