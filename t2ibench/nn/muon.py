@@ -1,9 +1,9 @@
-"""Muon: momentum whose matrices are orthogonalised before the step; Adam for all else."""
+"""Muon: momentum whose matrices are orthogonalised before the step; AdamW for all else."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -39,10 +39,10 @@ def orthogonalise(matrices: Float[Tensor, "K R C"], iterations: int = 5) -> Floa
 
 
 class Muon(Optimizer):
-    """W <- (1 - lr wd) W - lr 0.2 sqrt(max(R, C)) orthogonalise(momentum), and Adam elsewhere.
+    """W <- (1 - lr wd) W - lr 0.2 sqrt(max(R, C)) orthogonalise(momentum); AdamW elsewhere.
 
     Convolutions are matrices of output channels times the rest. Biases, gains and matrices
-    with a side below ``least_side`` follow Adam, in a parameter group of their own.
+    with a side below ``least_side`` follow AdamW, in a parameter group of their own.
 
     Args:
         params: all trainable parameters.
@@ -50,7 +50,7 @@ class Muon(Optimizer):
         momentum: of matrices, with Nesterov's look-ahead.
         adam_lr: learning rate of everything else.
         adam_betas: of everything else.
-        weight_decay: decoupled, of matrices.
+        weight_decay: decoupled, of everything.
         least_side: shortest side of a matrix that is orthogonalised.
 
     Source: Jordan et al. 2024 (Muon); the scale 0.2 sqrt(max(R, C)) from Liu et al. 2025
@@ -65,7 +65,7 @@ class Muon(Optimizer):
         lr: float,
         momentum: float,
         adam_lr: float,
-        adam_betas: tuple[float, float] | list[float],
+        adam_betas: Sequence[float],
         weight_decay: float,
         least_side: int = 32,
     ) -> None:
@@ -119,9 +119,10 @@ class Muon(Optimizer):
                 p.add_(turned.reshape(p.shape), alpha=-scale)
 
     def _step_adam(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        """Adam with bias correction, no weight decay.
+        """Adam with bias correction, the decay outside of it.
 
-        Source: Kingma and Ba 2015 (Adam), algorithm 1.
+        Source: Kingma and Ba 2015 (Adam), algorithm 1; Loshchilov and Hutter 2019 (AdamW),
+            algorithm 2.
         Differs: none.
         """
         beta1, beta2 = group["betas"]
@@ -137,6 +138,7 @@ class Muon(Optimizer):
         torch._foreach_div_(root, (1 - beta2 ** group["steps"]) ** 0.5)
         torch._foreach_add_(root, 1e-8)
         step = group["lr"] / (1 - beta1 ** group["steps"])
+        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
         torch._foreach_addcdiv_(parameters, first, root, -step)
 
     def _state(self, p: Tensor, name: str) -> Tensor:

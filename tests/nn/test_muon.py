@@ -45,13 +45,13 @@ def test_one_step_moves_a_matrix_along_its_orthogonalised_gradient(shape):
     torch.testing.assert_close(w.detach().flatten(1), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_everything_else_follows_adam():
+def test_everything_else_follows_adamw():
     torch.manual_seed(0)
     start = [torch.randn(7), torch.randn(2, 9)]
     ours = [nn.Parameter(x.clone()) for x in start]
     theirs = [nn.Parameter(x.clone()) for x in start]
-    mine = optimiser(ours)
-    adam = torch.optim.Adam(theirs, lr=0.01, betas=(0.9, 0.99))
+    mine = optimiser(ours, weight_decay=0.1)
+    adam = torch.optim.AdamW(theirs, lr=0.01, betas=(0.9, 0.99), weight_decay=0.1)
     for _ in range(5):
         for a, b in zip(ours, theirs, strict=True):
             a.grad = torch.randn_like(a)
