@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -60,10 +61,13 @@ def one_sentence(error: BaseException) -> str:
         return f"{key} is not a configuration key; `t2ibench train --cfg job` lists all keys."
     text = lines[0] if lines else type(error).__name__
     options = [line for line in lines[1:] if not line.startswith(("Set the env", "Config search"))]
-    if "Could not find" in text and "Available options" in str(error):
-        start = next(i for i, line in enumerate(options) if line.startswith("Available options"))
-        names = [line for line in options[start + 1 :] if line and " " not in line]
-        return f"{text.rstrip('.')}; choose one of {', '.join(names)}."
+    missing = re.search(r"Could not find '([\w/-]+)'", text)
+    if missing:
+        top = missing[1].split("/", 1)[0]
+        folder = config_dir() / top
+        known = sorted(str(p.relative_to(folder).with_suffix("")) for p in folder.rglob("*.yaml"))
+        chosen = missing[1].removeprefix(f"{top}/")
+        return f"{top}={chosen} is unknown; choose one of {', '.join(known)}."
     return " ".join([text, *options[:2]]).rstrip(".") + "."
 
 

@@ -29,7 +29,7 @@ from t2ibench.core.errors import NonFiniteLossError
 from t2ibench.core.files import read_json, write_json
 from t2ibench.core.hashing import derive_seed
 from t2ibench.core.types import TextFeatures
-from t2ibench.data.records import DataSource
+from t2ibench.data.records import DataSource, PreparedSplit
 from t2ibench.data.stream import BatchStream
 from t2ibench.families.base import TextToImageModule
 from t2ibench.runs.clock import Clock
@@ -77,13 +77,13 @@ def train_run(cfg: DictConfig) -> Trained:
     check_config(cfg)
     source = build_source(cfg)
     plan = first_stage_plan(cfg)
+    train = source.split("train")
+    vocabulary = training_vocabulary(cfg, train)
+    encoder = build_text_encoder(cfg, vocabulary)
     run = find_run(cfg)
     with run.locked():
         if run.state in ("trained", "finished"):
             return open_run(run, source)
-        train = source.split("train")
-        vocabulary = training_vocabulary(cfg, train)
-        encoder = build_text_encoder(cfg, vocabulary)
         write_json(run.path / "vocabulary.json", vocabulary)
         clock, stage, extra = Clock(), None, {}
         if plan is not None:
@@ -94,7 +94,7 @@ def train_run(cfg: DictConfig) -> Trained:
         targets: dict[str, Any] = {}
         if stage is not None and module.trains_on != "image":
             targets = cached_targets(cfg, stage, train, module.trains_on)
-        text = cached_text(cfg, encoder)
+        text = cached_text(cfg, encoder, train)
 
         def stream(images_seen: int, rank: int, world_size: int) -> BatchStream:
             return BatchStream(
@@ -152,13 +152,17 @@ def open_run(run: Run, source: DataSource | None = None) -> Trained:
     return Trained(run, cfg, source, module.eval(), clock)
 
 
-def cached_text(cfg: DictConfig, encoder: TextEncoder) -> Callable[..., TextFeatures] | None:
-    """A frozen encoder behind its disk cache; None where the module encodes as it trains."""
+def cached_text(
+    cfg: DictConfig, encoder: TextEncoder, train: PreparedSplit
+) -> Callable[..., TextFeatures] | None:
+    """A frozen encoder behind its filled disk cache; None where the module encodes as it trains."""
     if not cfg.text.cached:
         return None
     from t2ibench.text.cache import FrozenTextCache
 
-    return FrozenTextCache(encoder, cache_root(cfg) / "text")
+    cache = FrozenTextCache(encoder, cache_root(cfg) / "text")
+    cache.warm([caption for record in train.records for caption in record.captions])
+    return cache
 
 
 def untrained_module(cfg: DictConfig) -> tuple[TextToImageModule, DataSource]:

@@ -18,7 +18,10 @@ ROOT = Path(__file__).parents[2]
 LIGHT = """
 import sys
 from t2ibench.cli.main import main
-code = main({arguments!r})
+try:
+    code = main({arguments!r})
+except SystemExit as leaving:
+    code = leaving.code
 names = ("torch", "transformers", "open_clip", "pytorch_lightning", "wandb")
 heavy = [m for m in names if m in sys.modules]
 print("HEAVY", heavy, file=sys.stderr)
