@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -53,7 +54,11 @@ class KLAutoencoder(Autoencoder):
     ) -> None:
         super().__init__()
         self.latent_channels = latent_channels
-        shape = {"channels": list(channels), "blocks": blocks, "stem_factor": stem_factor}
+        shape: dict[str, Any] = {
+            "channels": list(channels),
+            "blocks": blocks,
+            "stem_factor": stem_factor,
+        }
         self.encoder = ConvEncoder(out_channels=2 * latent_channels, **shape)
         self.decoder = ConvDecoder(in_channels=latent_channels, **shape)
         self.spatial_factor = self.encoder.spatial_factor
@@ -82,4 +87,6 @@ class KLAutoencoder(Autoencoder):
     @property
     def last_layer(self) -> nn.Parameter:
         """The weights of the convolution to pixels."""
-        return self.decoder.to_image.weight
+        weight = self.decoder.to_image.weight
+        assert isinstance(weight, nn.Parameter)
+        return weight

@@ -80,6 +80,7 @@ class AutoencoderModule(pl.LightningModule):
         self.gradient_clip_norm = gradient_clip_norm
         self.adversarial_weight = adversarial_weight
         self.discriminator_start_images = discriminator_start_images
+        self.images_seen: Tensor
         # Part of the state, so that a resumed run meets the adversary at the same image.
         self.register_buffer("images_seen", torch.zeros((), dtype=torch.int64))
 
@@ -116,7 +117,7 @@ class AutoencoderModule(pl.LightningModule):
             )
             self._optimise(optimizers[1], started * judged, self.discriminator)
             logs |= {"discriminator": judged, "adversarial_weight": weight}
-        self.images_seen += len(batch)
+        self.images_seen.add_(len(batch))
         return {"loss": loss.detach()} | {name: value.detach() for name, value in logs.items()}
 
     def _optimise(self, optimizer: Any, loss: Tensor, part: nn.Module) -> None:

@@ -103,7 +103,6 @@ class ConvEncoder(nn.Module):
                 f"encoder_kernel_size={kernel_size} must be 3, or 1 for codes of single patches."
             )
         size, padding = kernel_size, kernel_size // 2
-        strided = {"kernel_size": 1 + size, "stride": 2, "padding": padding}
         self.spatial_factor = _spatial_factor(channels, stem_factor)
         layers: list[nn.Module] = [
             nn.PixelUnshuffle(stem_factor),
@@ -111,7 +110,7 @@ class ConvEncoder(nn.Module):
         ]
         layers += [ResidualBlock(channels[0], size) for _ in range(blocks)]
         for wide, narrow in pairwise(channels):
-            layers.append(nn.Conv2d(wide, narrow, **strided))
+            layers.append(nn.Conv2d(wide, narrow, 1 + size, stride=2, padding=padding))
             layers += [ResidualBlock(narrow, size) for _ in range(blocks)]
         layers.append(nn.Conv2d(channels[-1], out_channels, size, padding=padding))
         self.layers = nn.Sequential(*layers)

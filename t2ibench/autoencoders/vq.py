@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -140,7 +141,11 @@ class VQAutoencoder(Autoencoder):
         super().__init__()
         self.latent_channels = latent_channels
         self.codebook_size = codebook_size
-        shape = {"channels": list(channels), "blocks": blocks, "stem_factor": stem_factor}
+        shape: dict[str, Any] = {
+            "channels": list(channels),
+            "blocks": blocks,
+            "stem_factor": stem_factor,
+        }
         self.encoder = ConvEncoder(
             out_channels=latent_channels, kernel_size=encoder_kernel_size, **shape
         )
@@ -198,7 +203,9 @@ class VQAutoencoder(Autoencoder):
     @property
     def last_layer(self) -> nn.Parameter:
         """The weights of the convolution to pixels."""
-        return self.decoder.to_image.weight
+        weight = self.decoder.to_image.weight
+        assert isinstance(weight, nn.Parameter)
+        return weight
 
 
 def code_counts(codes: Int[Tensor, "*M"], codebook_size: int) -> Float[Tensor, " V"]:
