@@ -1,8 +1,9 @@
 """The UNet of latent diffusion.
 
 Rombach et al. 2022, "High-Resolution Image Synthesis with Latent Diffusion Models":
-residual blocks with a time embedding, self-attention at the lower resolutions, and after
-each of them the text, through cross-attention (the paper's choice) or another mechanism.
+residual blocks with a time embedding, each followed by a transformer block: self-attention at
+the lower resolutions, the text through cross-attention (the paper's choice) or another
+mechanism, and an MLP.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from typing import Any, cast
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, silu
+from torch.nn.functional import gelu, interpolate, silu
 
 from t2ibench.core.types import TextFeatures
 from t2ibench.nn.attention import Attention
-from t2ibench.nn.conditioning import ConditioningKind, SpatialConditioning
+from t2ibench.nn.conditioning import ConditioningKind, SpatialConditioning, zero_init
 from t2ibench.nn.embeddings import timestep_embedding
 
 Contexts = list[Any]
@@ -71,8 +72,29 @@ class SelfAttention2d(nn.Module):
         return x + self.attention(tokens).transpose(1, 2).reshape(b, c, h, w)
 
 
+class FeedForward2d(nn.Module):
+    """x + W2 (a * gelu(b)) with [a; b] = W1 LN(x), at each pixel.
+
+    After the text it is where words and place meet: a product, not a sum, of the two.
+
+    Source: Shazeer 2020 (GLU variants), eq. 6; Rombach et al. 2022 (LDM), appendix E.2.1.
+    Differs: two channels of hidden width a channel, not four; W2 is zero at the start.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.hidden = nn.Linear(channels, 4 * channels)
+        self.out = zero_init(nn.Linear(2 * channels, channels))
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        """See the class."""
+        value, gate = self.hidden(self.norm(x.permute(0, 2, 3, 1))).chunk(2, dim=-1)
+        return x + self.out(value * gelu(gate)).permute(0, 3, 1, 2)
+
+
 class TextStage(nn.Module):
-    """One residual block, self-attention where asked, and the text."""
+    """A residual block, then a transformer block: self-attention where asked, text, MLP."""
 
     def __init__(
         self,
@@ -90,6 +112,7 @@ class TextStage(nn.Module):
         self.residual = ResidualBlock(channels_in, channels, time_width, groups)
         self.attention = SelfAttention2d(channels, heads, groups) if attend else None
         self.text = SpatialConditioning(conditioning, channels, text_width, heads)
+        self.feed_forward = FeedForward2d(channels)
 
     def forward(
         self, x: Float[Tensor, "B C H W"], time: Float[Tensor, "B D"], context: Any
@@ -98,7 +121,7 @@ class TextStage(nn.Module):
         x = self.residual(x, time)
         if self.attention is not None:
             x = self.attention(x)
-        return self.text(x, context)
+        return self.feed_forward(self.text(x, context))
 
 
 class UNet(nn.Module):
@@ -116,7 +139,7 @@ class UNet(nn.Module):
         groups: of every GroupNorm.
 
     Source: Rombach et al. 2022 (LDM), section 3.3 and appendix E.1.
-    Differs: text stages at every level; one text block in place of a transformer block.
+    Differs: text at every level, self-attention where asked; no projections around the block.
     """
 
     def __init__(
