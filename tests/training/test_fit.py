@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from t2ibench.text.word import WordTransformer
 from torch import nn
 
 from t2ibench.core.errors import BudgetError, CheckpointError, NonFiniteLossError
@@ -17,6 +16,7 @@ from t2ibench.data.stream import BatchStream
 from t2ibench.families.base import TextToImageModule
 from t2ibench.runs.clock import Budget, Clock
 from t2ibench.runs.folder import Run
+from t2ibench.text.word import WordTransformer
 from t2ibench.training.checkpoint import load_weights, read_clock
 from t2ibench.training.fit import TrainingOptions, fit
 
