@@ -22,7 +22,7 @@ class PixelNorm(nn.Module):
     """x / rms(x over channels) * gain + shift, each position by itself.
 
     A norm over positions would let the wide flat background set the scale of the small
-    foreground, and its colour is then learned last (measured here: 28 against 30 dB).
+    foreground, and its colour is then learned last (measured here: 29.5 against 30.1 dB).
 
     Source: Karras et al. 2018 (progressive GAN), section 4.2.
     Differs: learned gain and shift a channel.
