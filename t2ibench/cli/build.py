@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,6 +153,3 @@ def check_config(cfg: DictConfig) -> None:
             f"data.resolution={cfg.data.resolution} is not a multiple of {factor}, which "
             f"model={cfg.model.name} needs; choose such a resolution."
         )
-
-
-Track = Callable[[dict[str, float]], None]

@@ -29,20 +29,7 @@ def track_run(
     if settings is None:
         yield None
         return
-    import wandb
-
-    with wandb.init(
-        project=settings["project"],
-        group=settings["group"],
-        mode=settings["mode"],
-        id=run.identity,
-        resume="allow" if settings["mode"] == "online" else None,
-        name=run.path.name,
-        job_type="train",
-        dir=str(run.path),
-        config=dict(config),
-        settings=wandb.Settings(silent=True),
-    ) as session:
+    with opened(settings, run, "train", config) as session:
         session.define_metric("images_seen")
         session.define_metric("*", step_metric="images_seen")
         yield session.log
@@ -52,20 +39,31 @@ def track_scores(settings: Mapping[str, Any] | None, run: Run, scores: Mapping[s
     """Writes the scores into the run's W&B summary under the keys of scores.json."""
     if settings is None:
         return
+    with opened(settings, run, "score") as session:
+        for key, score in scores.items():
+            session.summary[key] = score.value
+            session.summary[f"{key}/ci_low"] = score.ci_low
+            session.summary[f"{key}/ci_high"] = score.ci_high
+
+
+def opened(
+    settings: Mapping[str, Any],
+    run: Run,
+    job_type: str,
+    config: Mapping[str, Any] | None = None,
+) -> Any:
+    """The W&B run of ``run``: its id is the run's hash, its files lie in the run's folder."""
     import wandb
 
-    with wandb.init(
+    return wandb.init(
         project=settings["project"],
         group=settings["group"],
         mode=settings["mode"],
         id=run.identity,
         resume="allow" if settings["mode"] == "online" else None,
         name=run.path.name,
-        job_type="score",
+        job_type=job_type,
         dir=str(run.path),
+        config=None if config is None else dict(config),
         settings=wandb.Settings(silent=True),
-    ) as session:
-        for key, score in scores.items():
-            session.summary[key] = score.value
-            session.summary[f"{key}/ci_low"] = score.ci_low
-            session.summary[f"{key}/ci_high"] = score.ci_high
+    )
