@@ -23,7 +23,6 @@ IDENTIFYING = (
     "text",
     "conditioning",
     "data",
-    "size",
     "budget",
     "first_stage",
     "seed",

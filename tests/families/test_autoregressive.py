@@ -38,6 +38,7 @@ def make_module(conditioning="concat", **changes):
         "gradient_clip_norm": 1.0,
         "label_smoothing": 0.0,
         "guidance_scale": 2.0,
+        "temperature": 1.0,
     }
     module = AutoregressiveCodes(**(settings | changes))
     optimizer = module.configure_optimizers()

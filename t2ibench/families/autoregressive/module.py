@@ -31,6 +31,7 @@ class AutoregressiveCodes(TextToImageModule):
         gradient_clip_norm: see ``TextToImageModule``.
         label_smoothing: of the next-code loss.
         guidance_scale: default guidance.
+        temperature: default temperature.
 
     Source: Esser et al. 2021 (VQGAN), section 3.2; guidance as in Yu et al. 2022 (Parti).
     Differs: none beyond the network's.
@@ -51,6 +52,7 @@ class AutoregressiveCodes(TextToImageModule):
         gradient_clip_norm: float,
         label_smoothing: float,
         guidance_scale: float,
+        temperature: float,
     ) -> None:
         super().__init__(
             text_encoder=text_encoder,
@@ -67,6 +69,7 @@ class AutoregressiveCodes(TextToImageModule):
         self.make_optimizer = optimizer
         self.label_smoothing = label_smoothing
         self.default_guidance = guidance_scale
+        self.default_temperature = temperature
 
     @property
     def knobs(self) -> tuple[Knob, ...]:
@@ -74,7 +77,7 @@ class AutoregressiveCodes(TextToImageModule):
         sweep = (1.0, 1.5, 2.0, 3.0, 5.0)
         return (
             Knob("guidance_scale", self.default_guidance, 0.0, 30.0, True, sweep),
-            Knob("temperature", 1.0, 0.0, 2.0),
+            Knob("temperature", self.default_temperature, 0.0, 2.0),
             Knob("top_k", 0, 0, self.codebook_size, integer=True),
             Knob("top_p", 1.0, 0.01, 1.0),
         )
