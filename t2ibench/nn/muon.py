@@ -21,21 +21,34 @@ ADAM_RMS = 0.2
 def orthogonalise(matrices: Float[Tensor, "K R C"], iterations: int = 5) -> Float[Tensor, "K R C"]:
     """U V^T of each matrix U S V^T, approximately: singular values end in about [0.7, 1.2].
 
-    X_0 = M / |M|_F, then X <- a X + (b A + c A^2) X with A = X X^T.
+    X_0 = M / |M|_F, then X <- q(A) X with A = X X^T and q(A) = a + b A + c A^2. As q(A)
+    commutes with A, the products can be gathered first, P <- q(A) P and A <- q(A)^2 A, all of
+    them R x R, and X_0 multiplied once: cheaper where C > 3 R.
 
     Args:
         matrices: (K, R, C) with R <= C, which keeps A small.
         iterations: of the quintic.
 
     Source: Jordan et al. 2024 (Muon), the Newton-Schulz iteration and its coefficients.
-    Differs: none.
+    Differs: the gathered form for wide matrices.
     """
     a, b, c = COEFFICIENTS
     x = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    for _ in range(iterations):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x
+    rows, columns = x.shape[1:]
+    if columns <= 3 * rows:
+        for _ in range(iterations):
+            gram = x @ x.mT
+            x = a * x + (b * gram + c * gram @ gram) @ x
+        return x
+    gram = x @ x.mT
+    identity = torch.eye(rows, dtype=x.dtype, device=x.device)
+    product = identity
+    for i in range(iterations):
+        quintic = a * identity + b * gram + c * gram @ gram
+        product = quintic @ product
+        if i + 1 < iterations:
+            gram = quintic @ quintic @ gram
+    return product @ x
 
 
 class Muon(Optimizer):

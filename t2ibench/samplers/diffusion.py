@@ -18,7 +18,7 @@ from t2ibench.core.errors import ConfigError
 from t2ibench.core.noise import Noise
 from t2ibench.samplers.schedules import AlphasBar
 
-PredictionType = Literal["epsilon", "v"]
+PredictionType = Literal["epsilon", "v", "x0"]
 Latent = Float[Tensor, "B ..."]
 Denoiser = Callable[[Latent, int], tuple[Latent, Latent]]
 """(x_t, t) -> (x_0, eps)."""
@@ -41,7 +41,7 @@ def training_target(
     t: Int[Tensor, " B"],
     prediction: PredictionType,
 ) -> Latent:
-    """Eps, or v = sqrt(abar) eps - sqrt(1 - abar) x_0.
+    """Eps, x_0, or v = sqrt(abar) eps - sqrt(1 - abar) x_0.
 
     Raises:
         ConfigError: the prediction type is unknown.
@@ -51,6 +51,8 @@ def training_target(
     """
     if prediction == "epsilon":
         return eps
+    if prediction == "x0":
+        return x0
     if prediction == "v":
         bar = alphas_bar[t].to(x0.dtype).view(-1, *[1] * (x0.ndim - 1))
         return bar.sqrt() * eps - (1 - bar).sqrt() * x0
@@ -70,6 +72,8 @@ def split_prediction(
     signal, sigma = bar**0.5, (1 - bar) ** 0.5
     if prediction == "v":
         return signal * x - sigma * output, signal * output + sigma * x
+    if prediction == "x0":
+        return output, (x - signal * output) / sigma
     return (x - sigma * output) / signal, output
 
 

@@ -157,7 +157,9 @@ def test_the_readmes_worked_example_trains(tmp_path):
         capture_output=True,
         text=True,
         check=False,
+        cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"runs", "cache"}
     scores = read_json(next((tmp_path / "runs").glob("*/scores.json")))
     assert scores["model"]["family"] == "colour_field"

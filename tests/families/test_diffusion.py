@@ -2,6 +2,7 @@ import functools
 
 import pytest
 import torch
+from scipy.stats import norm
 
 from t2ibench.autoencoders.frozen import FrozenFirstStage
 from t2ibench.autoencoders.kl import KLAutoencoder
@@ -46,6 +47,8 @@ def make_module(conditioning="cross_attention", **changes):
         "timesteps": 1000,
         "prediction_type": "v",
         "snr_cap": 0.0,
+        "timestep_location": 0.0,
+        "timestep_spread": 0.0,
         "solver": "dpm_solver_pp",
         "num_steps": 4,
         "guidance_scale": 2.0,
@@ -157,6 +160,18 @@ def test_weighting_is_min_snr_of_the_image_error():
     torch.testing.assert_close(weighted_error(v_of_guess, v, bar, "v", 5.0), expected)
     unweighted = (v_of_guess - v).square().mean()
     torch.testing.assert_close(weighted_error(v_of_guess, v, bar, "v", 0.0), unweighted)
+    torch.testing.assert_close(weighted_error(guess, x0, bar, "x0", 1e9), unweighted)
+    capped = ((snr + 1).clamp(max=3.0) * (guess - x0).square().mean(1)).mean()
+    torch.testing.assert_close(weighted_error(guess, x0, bar, "x0", 3.0), capped)
+
+
+def test_logit_normal_timesteps_have_its_quantiles():
+    module = make_module(timestep_location=-0.4, timestep_spread=0.8)
+    times = torch.stack([module.draw_timesteps(64) for _ in range(200)]).flatten() / 1000
+    probabilities = torch.tensor([0.1, 0.25, 0.5, 0.75, 0.9])
+    expected = norm.ppf(probabilities) * 0.8 - 0.4
+    found = torch.logit(torch.quantile(times, probabilities), eps=1e-3)
+    torch.testing.assert_close(found.double(), torch.from_numpy(expected), atol=0.05, rtol=0)
 
 
 def test_untrained_network_predicts_zero_and_sees_odd_sizes():

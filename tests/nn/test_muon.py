@@ -31,6 +31,18 @@ def test_orthogonalise_keeps_the_singular_vectors_and_levels_the_values():
     torch.testing.assert_close(inside, torch.diag_embed(diagonal), atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("shape", [(16, 20), (16, 80)])
+@pytest.mark.parametrize("rank", [3, 16])
+def test_both_forms_give_the_plain_iteration(shape, rank):
+    torch.manual_seed(0)
+    matrix = torch.randn(2, shape[0], rank) @ torch.randn(2, rank, shape[1])
+    x = matrix.double() / matrix.double().norm(dim=(1, 2), keepdim=True)
+    for _ in range(5):
+        gram = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    torch.testing.assert_close(orthogonalise(matrix), x.float(), atol=2e-4, rtol=0)
+
+
 @pytest.mark.parametrize("shape", [(6, 10), (10, 6), (8, 4, 3, 3)])
 def test_one_step_moves_a_matrix_along_its_orthogonalised_gradient(shape):
     torch.manual_seed(0)

@@ -40,6 +40,9 @@ def gaussian_denoiser(bars):
     return denoise
 
 
+THEIR_NAMES = {"v": "v_prediction", "x0": "sample"}
+
+
 def exact_end(x, bar):
     """Where the probability-flow ODE takes x from abar = ``bar``."""
     return MEAN + STD * (x - math.sqrt(bar) * MEAN) / math.sqrt(bar * STD**2 + 1 - bar)
@@ -54,7 +57,7 @@ def denoiser(bars, prediction):
     return lambda x, t: split_prediction(network(x, t), x, float(bars[t]), prediction)
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+@pytest.mark.parametrize("prediction", ["epsilon", "v", "x0"])
 def test_prediction_is_the_inverse_of_target(prediction):
     bars = cosine_schedule(50)
     t = torch.arange(50)
@@ -120,7 +123,7 @@ def test_ancestral_ddim_has_the_variance_of_the_data():
 
 
 @pytest.mark.parametrize("schedule", DIFFUSERS)
-@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+@pytest.mark.parametrize("prediction", ["epsilon", "v", "x0"])
 @pytest.mark.parametrize("eta", [0.0, 0.6])
 def test_ddim_against_diffusers(schedule, prediction, eta):
     name, start, end = DIFFUSERS[schedule]
@@ -132,7 +135,7 @@ def test_ddim_against_diffusers(schedule, prediction, eta):
         clip_sample=False,
         set_alpha_to_one=True,
         timestep_spacing="trailing",
-        prediction_type={"v": "v_prediction"}.get(prediction, prediction),
+        prediction_type=THEIR_NAMES.get(prediction, prediction),
     )
     # The same abar, so that only the solver is compared.
     bars = theirs.alphas_cumprod.double()
@@ -156,7 +159,7 @@ def test_ddim_against_diffusers(schedule, prediction, eta):
 
 
 @pytest.mark.parametrize("schedule", ["linear", "scaled_linear"])
-@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+@pytest.mark.parametrize("prediction", ["epsilon", "v", "x0"])
 @pytest.mark.parametrize("steps", [1, 2, 10, 25])
 def test_dpm_solver_against_diffusers(schedule, prediction, steps):
     name, start, end = DIFFUSERS[schedule]
@@ -170,7 +173,7 @@ def test_dpm_solver_against_diffusers(schedule, prediction, steps):
         solver_type="midpoint",
         final_sigmas_type="zero",
         timestep_spacing="trailing",
-        prediction_type={"v": "v_prediction"}.get(prediction, prediction),
+        prediction_type=THEIR_NAMES.get(prediction, prediction),
     )
     bars = theirs.alphas_cumprod.double()
     theirs.set_timesteps(steps)

@@ -132,14 +132,16 @@ class UNet(nn.Module):
         text_width: D of the text features.
         channels: width of the first level.
         channel_multipliers: width of each level as a multiple of ``channels``.
-        blocks_per_level: stages a level on the way down; one more on the way up.
+        blocks_per_level: stages a level on the way down, and as many on the way up.
         attention_levels: levels with self-attention, 0 the finest.
         conditioning: how text enters each stage.
         heads: of every attention.
         groups: of every GroupNorm.
 
     Source: Rombach et al. 2022 (LDM), section 3.3 and appendix E.1.
-    Differs: text at every level, self-attention where asked; no projections around the block.
+    Differs: text at every level, self-attention where asked; no projections around the block; a
+        level has as many stages up as down, each with the skip of its twin, and the upsampling
+        convolution already has the next level's width (a third of the FLOPs less at 32 px).
     """
 
     def __init__(
@@ -177,27 +179,24 @@ class UNet(nn.Module):
 
         widths = [channels * m for m in channel_multipliers]
         self.down, self.downsample = nn.ModuleList(), nn.ModuleList()
-        skips, width = [channels], channels
+        width = channels
         for level, out in enumerate(widths):
             stages = nn.ModuleList()
             for _ in range(blocks_per_level):
                 stages.append(stage(width, out, level))
                 width = out
-                skips.append(width)
             self.down.append(stages)
             if level + 1 < len(widths):
                 self.downsample.append(nn.Conv2d(width, width, 3, stride=2, padding=1))
-                skips.append(width)
         self.middle = nn.ModuleList([stage(width, width, len(widths) - 1) for _ in range(2)])
         self.up, self.upsample = nn.ModuleList(), nn.ModuleList()
         for level, out in reversed(list(enumerate(widths))):
-            stages = nn.ModuleList()
-            for _ in range(blocks_per_level + 1):
-                stages.append(stage(width + skips.pop(), out, level))
-                width = out
-            self.up.append(stages)
+            self.up.append(
+                nn.ModuleList(stage(2 * out, out, level) for _ in range(blocks_per_level))
+            )
             if level > 0:
-                self.upsample.append(nn.Conv2d(width, width, 3, padding=1))
+                width = widths[level - 1]
+                self.upsample.append(nn.Conv2d(out, width, 3, padding=1))
         self.norm_out = nn.GroupNorm(groups, width)
         self.conv_out = nn.Conv2d(width, latent_channels, 3, padding=1)
         for parameter in self.conv_out.parameters():
@@ -228,14 +227,13 @@ class UNet(nn.Module):
         time = self.time(timestep_embedding(timesteps, self.channels).to(x.dtype))
         remaining = iter(contexts)
         x = self.conv_in(x)
-        skips = [x]
+        skips = []
         for level, stages in enumerate(_lists(self.down)):
             for stage in stages:
                 x = stage(x, time, next(remaining))
                 skips.append(x)
             if level < len(self.downsample):
                 x = self.downsample[level](x)
-                skips.append(x)
         for stage in self.middle:
             x = stage(x, time, next(remaining))
         for level, stages in enumerate(_lists(self.up)):

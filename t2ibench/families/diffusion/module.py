@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from t2ibench.autoencoders.frozen import FrozenFirstStage
@@ -45,6 +46,8 @@ class LatentDiffusion(TextToImageModule):
         timesteps: T.
         prediction_type: what the network predicts.
         snr_cap: gamma of min-SNR weighting; 0 is the unweighted error.
+        timestep_location: mean of the logit of t / T; negative is less noise.
+        timestep_spread: standard deviation of that logit; 0 is uniform timesteps.
         solver: of sampling.
         num_steps: default steps of sampling.
         guidance_scale: default guidance.
@@ -70,6 +73,8 @@ class LatentDiffusion(TextToImageModule):
         timesteps: int,
         prediction_type: PredictionType,
         snr_cap: float,
+        timestep_location: float,
+        timestep_spread: float,
         solver: str,
         num_steps: int,
         guidance_scale: float,
@@ -93,6 +98,8 @@ class LatentDiffusion(TextToImageModule):
         self.timesteps = timesteps
         self.prediction_type = prediction_type
         self.snr_cap = snr_cap
+        self.timestep_location = timestep_location
+        self.timestep_spread = timestep_spread
         self.solver = solver
         self.default_steps = num_steps
         self.default_guidance = guidance_scale
@@ -121,16 +128,13 @@ class LatentDiffusion(TextToImageModule):
         """Noise, predict, regress.
 
         Source: Ho et al. 2020 (DDPM), algorithm 1.
-        Differs: timesteps of a batch are spread evenly (low discrepancy), as in Kingma et al.
-            2021 (VDM), appendix I.1.
+        Differs: see ``draw_timesteps``.
         """
         latents = batch.latents
         if latents is None:
             latents = self.first_stage.encode(batch.image)
         text = self.drop_text(self.encode_text(batch))
-        count = len(latents)
-        place = torch.arange(count, device=latents.device) + torch.rand(1, device=latents.device)
-        t = (place / count * self.timesteps).long().clamp(max=self.timesteps - 1)
+        t = self.draw_timesteps(len(latents))
         eps = torch.randn_like(latents)
         noisy = add_noise(latents, eps, self.alphas_bar, t)
         predicted = self.network(noisy, t.float(), self.network.prepare(text))
@@ -141,6 +145,20 @@ class LatentDiffusion(TextToImageModule):
         parameters = [p for p in self.parameters() if p.requires_grad]
         self.optimise(self.optimizers(), loss, parameters)  # type: ignore[arg-type]
         return {"loss": loss.detach()}
+
+    def draw_timesteps(self, count: int) -> Int[Tensor, " B"]:
+        """Timesteps of a batch, evenly spread over the distribution by one random offset.
+
+        Source: Kingma et al. 2021 (VDM), appendix I.1; Esser et al. 2024 (Stable Diffusion 3),
+            eq. 19.
+        Differs: none.
+        """
+        place = torch.arange(count, device=self.device) + torch.rand(1, device=self.device)
+        u = place / count
+        if self.timestep_spread > 0:
+            normal = torch.special.ndtri(u)
+            u = torch.sigmoid(self.timestep_location + self.timestep_spread * normal)
+        return (u * self.timesteps).long().clamp(max=self.timesteps - 1)
 
     def sample(self, text: TextFeatures, noise: Noise, knobs: Mapping[str, float]) -> Images:
         """Guided denoising from pure noise, then the first stage's decoder."""
