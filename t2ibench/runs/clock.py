@@ -49,8 +49,8 @@ class Clock:
 
     Attributes:
         images_seen: images the generator was trained on, repeats counted.
-        flops_per_image: counted FLOPs of one training image, all players, forward and
-            backward; 0 until the first step is counted.
+        flops_per_image: counted FLOPs of one training image, all players, forward, backward
+            and the optimiser's matrix products; 0 until the first step is counted.
         seconds: wall seconds inside training steps.
         first_stage_flops: what training the first stage cost.
         first_stage_seconds: likewise, in seconds.

@@ -27,10 +27,10 @@ Decay = Literal["constant", "cosine", "linear"]
 class BudgetClock(pl.Callback):
     """Counts images, FLOPs and seconds and stops training when the budget is spent.
 
-    The FLOPs of one training image are counted on the first batch, forward and backward of
-    every player, and kept in the checkpoint. It also seeds the global generators from
-    (seed, images seen, rank) before each step, so that a resumed run draws what an
-    uninterrupted one draws.
+    The FLOPs of one training image are counted on the first batch, forward, backward and the
+    optimiser's matrix products (Muon's) of every player, and kept in the checkpoint. It also
+    seeds the global generators from (seed, images seen, rank) before each step, so that a
+    resumed run draws what an uninterrupted one draws.
     """
 
     def __init__(self, clock: Clock, budget: Budget, seed: int) -> None:
