@@ -33,7 +33,8 @@ def hash_tensors(named: Iterable[tuple[str, Tensor]], length: int = 12) -> str:
     for name, tensor in sorted(named, key=lambda item: item[0]):
         tensor = tensor.detach().cpu().contiguous()
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}".encode())
-        digest.update(tensor.view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+        # Flat first: a scalar, or strides of sides of length 1, cannot be viewed as bytes.
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:length]
 
 

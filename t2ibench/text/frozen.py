@@ -122,9 +122,7 @@ class FrozenTextEncoder(TextEncoder):
     def fingerprint(self) -> str:
         """Hash of weights, tokeniser and options; made once."""
         if not self._fingerprint:
-            # A scalar has no bytes to view; one element says the same.
-            state = self.backbone.state_dict().items()
-            weights = hash_tensors((n, t.reshape(1) if t.dim() == 0 else t) for n, t in state)
+            weights = hash_tensors(self.backbone.state_dict().items())
             self._fingerprint = hash_json(
                 {
                     "encoder": type(self).__name__,

@@ -115,6 +115,13 @@ def test_hashes_are_stable_across_order_and_sessions():
     assert hash_tensors([("a", a)]) != hash_tensors([("a", a.double())])
 
 
+def test_tensors_of_any_layout_have_a_hash():
+    scalar, image = torch.tensor(3.0), torch.randn(1, 1, 4, 5)
+    assert hash_tensors([("a", scalar)]) != hash_tensors([("a", scalar.reshape(1))])
+    other = image.to(memory_format=torch.channels_last)
+    assert hash_tensors([("a", image)]) == hash_tensors([("a", other)])
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "x.json"
     write_json(path, {"a": 1})

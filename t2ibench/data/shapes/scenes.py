@@ -226,7 +226,8 @@ def _push_apart(
     for _ in range(20):
         offset = centres[:, :, None] - centres[:, None]
         distance = np.sqrt((offset * offset).sum(-1)) + np.eye(count)
-        missing = np.maximum(wanted - distance, 0.0) / distance
+        # Two centres in one place have no direction apart: the draw stays crowded and is refused.
+        missing = np.maximum(wanted - distance, 0.0) / np.maximum(distance, 1e-9)
         centres = centres + 0.6 * (missing[..., None] * offset).sum(2)
         centres = np.clip(centres, low, 1 - low)
     return centres
