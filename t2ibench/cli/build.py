@@ -146,6 +146,14 @@ def check_config(cfg: DictConfig) -> None:
         raise ConfigError(f"conditioning={cfg.conditioning} is unknown; choose {', '.join(kinds)}.")
     if not isinstance(cfg.seed, int) or cfg.seed < 0:
         raise ConfigError(f"seed={cfg.seed} must be a whole number from 0.")
+    by = cfg.protocol.choose_by
+    if by not in (None, "fd", "kid"):
+        raise ConfigError(f"protocol.choose_by={by} is unknown; choose fd, kid or null.")
+    if by is not None and not cfg.evaluator.extractors:
+        raise ConfigError(
+            f"protocol.choose_by={by} needs an extractor and evaluator.extractors is empty; set "
+            "protocol.choose_by=null."
+        )
     plan = first_stage_plan(cfg)
     factor = plan.config["spatial_factor"] if plan else cfg.model.get("resolution_multiple", 1)
     if cfg.data.resolution % factor:

@@ -26,7 +26,7 @@ from t2ibench.core.pixels import from_pixels, to_pixels
 from t2ibench.evaluation.cost import measure_cost
 from t2ibench.evaluation.leakage import Leak, find_leaks, flag
 from t2ibench.evaluation.protocol import Protocol
-from t2ibench.evaluation.results import OperatingPoint, RunScores, Scores
+from t2ibench.evaluation.results import OperatingPoint, RunScores, Scores, best_point
 from t2ibench.evaluation.samples import SampleSet, save_values
 
 
@@ -66,27 +66,31 @@ def scoring_config(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
 
 
 def score_run(trained: Any, cfg: DictConfig) -> RunScores:
-    """Samples and scores a trained run; what is already there is kept."""
+    """Samples and scores a trained run; what is already there is kept.
+
+    The fidelity-alignment knob is swept on the front's (validation) prompts; the protocol's own
+    prompts are then drawn at the value that ``protocol.choose_by`` likes best there, unless the
+    user named the value (``knobs.guidance_scale=2``).
+    """
     run, module, source = trained.run, trained.module, trained.source
     test, front = make_protocol(cfg, "test"), make_protocol(cfg, "front")
-    knobs = resolve_knobs(module.knobs, OmegaConf.to_container(cfg.knobs))  # type: ignore[arg-type]
+    told: Any = OmegaConf.to_container(cfg.knobs)
+    knobs = resolve_knobs(module.knobs, told)
+    knob = front_knob(module.knobs)
+    choose_by = None if knob.name in told else cfg.protocol.choose_by
     inputs = hash_json(
         {
             "test": test.to_dict(),
             "front": front.to_dict(),
             "evaluator": OmegaConf.to_container(cfg.evaluator, resolve=True),
             "knobs": knobs,
+            "choose_by": choose_by,
         }
     )
     if run.scores.exists() and run.status().get("scored") == inputs:
         return RunScores.read(run.scores)
     instruments = build_instruments(cfg, source)
     leaks = leaks_of(module, instruments)
-    samples = drawn(trained, cfg, test, knobs)
-    evaluator = instruments.evaluator(test)
-    evaluation = evaluator.evaluate(samples)
-    save_values(run.path / "samples" / "default", samples, evaluation.columns)
-    knob = front_knob(module.knobs)
     points = []
     front_evaluator = instruments.evaluator(front)
     for value in knob.sweep:
@@ -101,15 +105,21 @@ def score_run(trained: Any, cfg: DictConfig) -> RunScores:
                 f"samples/{folder_of(knob.name, value)}",
             )
         )
+    if choose_by is not None:
+        knobs = best_point(points, choose_by).knobs
+    samples = drawn(trained, cfg, test, knobs, "chosen")
+    evaluator = instruments.evaluator(test)
+    evaluation = evaluator.evaluate(samples)
+    save_values(run.path / "samples" / "chosen", samples, evaluation.columns)
     scores = RunScores(
         model=model_facts(cfg, run.path.name),
         protocol=test.to_dict(),
-        default=OperatingPoint(
-            knobs, flag(evaluation.scores, leaks), knobs[knob.name], "samples/default"
+        chosen=OperatingPoint(
+            knobs, flag(evaluation.scores, leaks), knobs[knob.name], "samples/chosen"
         ),
         budget=dict(OmegaConf.to_container(cfg.budget)),  # type: ignore[arg-type]
         cost=cost_facts(trained, cfg, knobs),
-        knob={"name": knob.name, "default": knob.default},
+        knob={"name": knob.name, "default": knob.default, "chosen_by": choose_by},
         front=tuple(points),
         reference=references(trained, evaluator, test),
         leakage=tuple(leak.to_dict() for leak in leaks),
@@ -119,7 +129,7 @@ def score_run(trained: Any, cfg: DictConfig) -> RunScores:
     from t2ibench.training.tracking import track_scores
 
     logger: Any = OmegaConf.to_container(cfg.logger, resolve=True)
-    track_scores(logger["wandb"], run, scores.default.scores)
+    track_scores(logger["wandb"], run, scores.chosen.scores)
     return scores
 
 
@@ -133,7 +143,7 @@ def drawn(
     cfg: DictConfig,
     protocol: Protocol,
     knobs: Mapping[str, float],
-    name: str = "default",
+    name: str,
 ) -> SampleSet:
     """The run's images for a protocol's prompts, from its folder or drawn now."""
     from t2ibench.cli.progress import counted
@@ -251,7 +261,7 @@ def score_folder(folder: Path, cfg: DictConfig, name: str) -> RunScores:
     scores = RunScores(
         model={"name": name, "family": "external", "data": cfg.data.name, "seed": 0, "run": name},
         protocol=protocol.to_dict(),
-        default=OperatingPoint({}, evaluation.scores),
+        chosen=OperatingPoint({}, evaluation.scores),
     )
     scores.write(folder / "scores.json")
     return scores

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from t2ibench.core.errors import RunError, ScoreError
 from t2ibench.core.files import read_json, write_json
 from t2ibench.core.types import Score
 
-SCHEMA = 1
+SCHEMA = 2
 
 Scores = dict[str, Score]
 """Score key -> score."""
@@ -67,9 +67,10 @@ class RunScores:
         cost: train_images, train_flops, train_seconds, first_stage_flops,
             first_stage_seconds, parameters (part -> count) and the sampling cost
             (``CostReport.to_dict``).
-        knob: name and default of the fidelity-alignment knob, or empty.
-        default: the default operating point, which tables show.
-        front: the sweep over the knob.
+        knob: name and default of the fidelity-alignment knob and ``chosen_by``, the metric that
+            chose its value on the front's prompts (None: the user or the default did); or empty.
+        chosen: the operating point on the protocol's own prompts, which tables show.
+        front: the sweep over the knob, on validation prompts.
         reference: ``floor`` (real against real at the same N), ``ceiling`` (the first
             stage's reconstructions) and ``ground_truth`` (real images on their captions).
         leakage: the leakage guard's findings.
@@ -77,7 +78,7 @@ class RunScores:
 
     model: dict[str, Any]
     protocol: dict[str, Any]
-    default: OperatingPoint
+    chosen: OperatingPoint
     budget: dict[str, Any] = field(default_factory=dict)
     cost: dict[str, Any] = field(default_factory=dict)
     knob: dict[str, Any] = field(default_factory=dict)
@@ -94,7 +95,7 @@ class RunScores:
             "budget": self.budget,
             "cost": self.cost,
             "knob": self.knob,
-            "default": self.default.to_dict(),
+            "chosen": self.chosen.to_dict(),
             "front": [point.to_dict() for point in self.front],
             "reference": {name: scores_to_dict(s) for name, s in self.reference.items()},
             "leakage": list(self.leakage),
@@ -140,7 +141,7 @@ def _from_dict(fields: Mapping[str, Any]) -> RunScores:
     return RunScores(
         model=dict(fields["model"]),
         protocol=dict(fields["protocol"]),
-        default=OperatingPoint.from_dict(fields["default"]),
+        chosen=OperatingPoint.from_dict(fields["chosen"]),
         budget=dict(fields["budget"]),
         cost=dict(fields["cost"]),
         knob=dict(fields["knob"]),
@@ -181,6 +182,25 @@ def by_metric(scores: Mapping[str, Score]) -> dict[str, Score]:
             name = f"{name}:{inner.split('@', 1)[0].split('|', 1)[0]}"
         named[name] = score
     return named
+
+
+def best_point(points: Sequence[OperatingPoint], metric: str) -> OperatingPoint:
+    """The point of a front with the lowest distance, the first of equals.
+
+    Args:
+        points: of one front.
+        metric: a distance (``fd``, ``kid``), under the first extractor that has it.
+
+    Raises:
+        ScoreError: the points have no such score.
+    """
+    missing = [point.value for point in points if metric not in by_metric(point.scores)]
+    if missing or not points:
+        raise ScoreError(
+            f"protocol.choose_by={metric} is not measured on the front; set "
+            "protocol.choose_by=null to keep the family's default, or give an extractor."
+        )
+    return min(points, key=lambda point: by_metric(point.scores)[metric].value)
 
 
 def only_score(scores: Mapping[str, Score], metric: str) -> Score:

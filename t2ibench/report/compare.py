@@ -171,7 +171,7 @@ def _difference(first: Group, second: Group, key: str) -> MetricDifference | Non
 
 
 def _values(group: Group, key: str) -> np.ndarray:
-    scored = [run.scores.default.scores for run in group.runs]
+    scored = [run.scores.chosen.scores for run in group.runs]
     return np.array([scores[key].value for scores in scored if key in scores])
 
 
@@ -207,7 +207,7 @@ def _paired(first: Group, second: Group, key: str) -> tuple[float, float, float,
 
 def _sd_of(group: Group, key: str) -> float:
     """Standard deviation behind the first run's own interval."""
-    scores = next(r.scores.default.scores for r in group.runs if key in r.scores.default.scores)
+    scores = next(r.scores.chosen.scores for r in group.runs if key in r.scores.chosen.scores)
     return (scores[key].ci_high - scores[key].ci_low) / (2 * NORMAL_95)
 
 

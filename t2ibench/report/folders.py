@@ -59,12 +59,20 @@ class ReportRun:
                 model,
                 self.scores.protocol,
                 self.scores.budget,
-                self.scores.default.knobs,
+                self._told_knobs(),
             ]
         )
 
+    def _told_knobs(self) -> dict[str, Any]:
+        """The knobs without the value that validation chose, which may differ between seeds."""
+        knobs: dict[str, Any] = dict(self.scores.chosen.knobs)
+        knob = self.scores.knob
+        if knob.get("chosen_by"):
+            knobs[knob["name"]] = f"by {knob['chosen_by']}"
+        return knobs
+
     def samples(self) -> SampleSet | None:
-        """The sample set of the default operating point, or None where it was not kept."""
+        """The sample set of the chosen operating point, or None where it was not kept."""
         folder = self._sample_folder()
         if folder is None or not (folder / "set.json").exists():
             return None
@@ -76,7 +84,7 @@ class ReportRun:
         return None if folder is None else load_values(folder)
 
     def _sample_folder(self) -> Path | None:
-        relative = self.scores.default.samples
+        relative = self.scores.chosen.samples
         return self.path / relative if relative else None
 
 

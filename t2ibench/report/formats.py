@@ -13,7 +13,18 @@ from t2ibench.report.columns import count_text, flops_text, metric_of, seconds_t
 from t2ibench.report.compare import Comparison
 from t2ibench.report.tables import Cell, Column, Group, Leaderboard, ReferenceRow
 
+
+def knob_text(group: Group) -> str:
+    """``guidance_scale 1.5``, or the range over training seeds."""
+    values = sorted({v for run in group.runs if (v := run.scores.chosen.value) is not None})
+    if not values:
+        return "–"
+    name = group.runs[0].scores.knob["name"]
+    return f"{name} " + "–".join(f"{value:g}" for value in dict.fromkeys([values[0], values[-1]]))
+
+
 COSTS: tuple[tuple[str, Callable[[Group], str]], ...] = (
+    ("Knob", knob_text),
     ("Parameters", lambda g: count_text(g.parameters)),
     ("Train images", lambda g: count_text(g.cost("train_images"))),
     ("Train FLOPs", lambda g: flops_text(g.training_flops)),

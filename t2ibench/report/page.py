@@ -82,7 +82,7 @@ def _sections(board: Leaderboard, comparisons: Sequence[Comparison]) -> list[str
         fragments.section(
             "Quality against alignment",
             "Each line is one model as its knob is turned; numbers at the ends are the knob's "
-            "values, the large marker is its default. On validation prompts.",
+            "values. On validation prompts, where the large marker was chosen for the tables.",
             key if fronts else "",
             fragments.charts(fronts),
         ),

@@ -116,6 +116,7 @@ def _front_series(
     colours: dict[str, int],
 ) -> Series:
     knob = group.runs[0].scores.knob
+    chosen = {run.scores.chosen.value for run in group.runs}
     both = [p for p in points if x_key in p.scores and y_key in p.scores]
     both.sort(key=lambda point: point.value or 0.0)
     drawn = []
@@ -127,7 +128,7 @@ def _front_series(
                 metric_of(x_key).scale * x.value,
                 metric_of(y_key).scale * y.value,
                 label=f"{point.value:g}" if ends and point.value is not None else "",
-                strong=point.value == knob.get("default"),
+                strong=point.value in chosen,
                 tip=_front_tip(group.label, knob.get("name", "knob"), point, x, y),
             )
         )

@@ -26,7 +26,7 @@ class Point:
         low: lower end of an error bar, or None.
         high: upper end, or None.
         label: drawn beside it; empty for none.
-        strong: drawn larger (the default operating point).
+        strong: drawn larger (the chosen operating point).
         tip: text shown on hover.
     """
 

@@ -72,7 +72,7 @@ class Group:
     def cell(self, key: str) -> Cell | None:
         """The cell of a score key: None where no run has it."""
         return aggregate(
-            [r.scores.default.scores[key] for r in self.runs if key in r.scores.default.scores]
+            [r.scores.chosen.scores[key] for r in self.runs if key in r.scores.chosen.scores]
         )
 
     def cost(self, name: str) -> float | None:
@@ -229,7 +229,7 @@ def leaderboard(runs: Sequence[ReportRun]) -> Leaderboard:
     if not runs:
         raise RunError("a leaderboard needs at least one scored run.")
     groups = group_runs(runs)
-    scores = [run.scores.default.scores for run in runs]
+    scores = [run.scores.chosen.scores for run in runs]
     keys = in_order(metrics_of(scores))
     main = [key for key in keys if metric_of(key).name in MAIN]
     columns = tuple(_column(key, groups) for key in main)

@@ -65,6 +65,8 @@ def test_every_verb_has_help(capsys):
         (["fly"], "is not a verb"),
         (["train", "model.colour=red"], "is not a configuration key"),
         (["train", "model=gan/nope"], "choose"),
+        (["train", "protocol.choose_by=taste"], "choose fd, kid or null"),
+        (["train", "evaluator.extractors=null"], "protocol.choose_by=null"),
         (["train", "conditioning=telepathy"], "choose concat, modulation, cross_attention"),
         (["train", "data.resolution=33", "model=diffusion/ldm"], "multiple of 2"),
         (["train", "data.resolution=34", "model=autoregressive/vqgan_gpt"], "multiple of 4"),

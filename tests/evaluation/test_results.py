@@ -4,7 +4,13 @@ import pytest
 
 from t2ibench.core.errors import RunError, ScoreError
 from t2ibench.core.types import Score
-from t2ibench.evaluation.results import OperatingPoint, RunScores, by_metric, only_score
+from t2ibench.evaluation.results import (
+    OperatingPoint,
+    RunScores,
+    best_point,
+    by_metric,
+    only_score,
+)
 
 
 def score(key, value=1.0):
@@ -13,11 +19,11 @@ def score(key, value=1.0):
 
 def run_scores():
     scores = {k: score(k) for k in ("fd[lite0@1280|x]", "fd[shapes-clip-v1@128|x]", "kid[a|b]")}
-    point = OperatingPoint({"guidance_scale": 3.0}, scores, 3.0, "samples/default")
+    point = OperatingPoint({"guidance_scale": 3.0}, scores, 3.0, "samples/chosen")
     return RunScores(
         model={"name": "ldm", "family": "diffusion", "data": "shapes", "seed": 0, "run": "ldm-12"},
         protocol={"name": "dev"},
-        default=point,
+        chosen=point,
         front=(point, point),
         reference={"floor": scores},
         leakage=({"part": "text_encoder", "instrument": "x", "shared_tensors": 3},),
@@ -39,10 +45,10 @@ def test_absent_scores_name_the_verb(tmp_path):
     ("change", "message"),
     [
         (lambda f: f.update(schema=0), "schema 0"),
-        (lambda f: f.pop("default"), "default"),
+        (lambda f: f.pop("chosen"), "chosen"),
         (lambda f: f["model"].pop("family"), r"model\.family"),
-        (lambda f: f["default"]["scores"]["kid[a|b]"].pop("n"), "'n'"),
-        (lambda f: f["default"]["scores"]["kid[a|b]"].update(key="kid[c]"), r"filed under kid\[a"),
+        (lambda f: f["chosen"]["scores"]["kid[a|b]"].pop("n"), "'n'"),
+        (lambda f: f["chosen"]["scores"]["kid[a|b]"].update(key="kid[c]"), r"filed under kid\[a"),
     ],
 )
 def test_malformed_scores_are_named(tmp_path, change, message):
@@ -60,8 +66,20 @@ def test_truncated_json_is_named(tmp_path):
 
 
 def test_short_names_keep_keys_apart():
-    named = by_metric(run_scores().default.scores)
+    named = by_metric(run_scores().chosen.scores)
     assert list(named) == ["fd", "fd:shapes-clip-v1", "kid"]
-    assert only_score(run_scores().default.scores, "kid").key == "kid[a|b]"
+    assert only_score(run_scores().chosen.scores, "kid").key == "kid[a|b]"
     with pytest.raises(ScoreError, match="fd has 2 scores"):
-        only_score(run_scores().default.scores, "fd")
+        only_score(run_scores().chosen.scores, "fd")
+
+
+def test_the_lowest_distance_chooses_the_point():
+    def point(value, **distances):
+        scores = {f"{name}[lite0|x]": score(f"{name}[lite0|x]", v) for name, v in distances.items()}
+        return OperatingPoint({"guidance_scale": value}, scores, value)
+
+    front = [point(1.0, fd=9.0, kid=1.0), point(2.0, fd=4.0, kid=3.0), point(3.0, fd=4.0, kid=2.0)]
+    assert best_point(front, "fd").value == 2.0
+    assert best_point(front, "kid").value == 1.0
+    with pytest.raises(ScoreError, match=r"choose_by=fd is not measured.*choose_by=null"):
+        best_point([*front, point(4.0, kid=0.5)], "fd")

@@ -91,7 +91,7 @@ def write_run(root, model, seed, /, **changes):
         tuple(1000 + i for i in range(N)),
         {"knobs": {knob: sweep[2]}},
     )
-    samples.save(run / "samples" / "default")
+    samples.save(run / "samples" / "chosen")
     columns = {
         "clip_score": 30 * skill + rng.normal(0, 3, N),
         "r_precision": (rng.random(N) < skill).astype(float),
@@ -99,9 +99,9 @@ def write_run(root, model, seed, /, **changes):
         "grader_shape": (rng.random(N) < skill - 0.1).astype(float),
         "grader_exact": (rng.random(N) < skill - 0.2).astype(float),
     }
-    save_values(run / "samples" / "default", samples, {KEYS[n]: v for n, v in columns.items()})
-    default = OperatingPoint(
-        {knob: float(sweep[2])}, scores_at(skill, columns), float(sweep[2]), "samples/default"
+    save_values(run / "samples" / "chosen", samples, {KEYS[n]: v for n, v in columns.items()})
+    chosen = OperatingPoint(
+        {knob: float(sweep[2])}, scores_at(skill, columns), float(sweep[2]), "samples/chosen"
     )
     front = tuple(
         OperatingPoint(
@@ -124,7 +124,7 @@ def write_run(root, model, seed, /, **changes):
         model=facts | {"seed": seed, "run": run.name} | changes.get("model", {}),
         protocol={"name": "dev", "split": "test", "num_images": N, "sampling_seed": 0},
         budget={"unit": "flops", "amount": 8e12},
-        default=default,
+        chosen=chosen,
         cost={
             "train_images": 60000.0 if latent else 90000.0,
             "train_flops": 6e12,
@@ -138,7 +138,7 @@ def write_run(root, model, seed, /, **changes):
             "peak_memory_gib": 0.2,
             "hardware": {"device": "Example CPU, 1 thread"},
         },
-        knob={"name": knob, "default": float(sweep[2])},
+        knob={"name": knob, "default": float(sweep[2]), "chosen_by": "fd"},
         front=front,
         reference=reference,
         leakage=changes.get("leakage", ()),

@@ -47,7 +47,7 @@ def test_several_seeds_use_welch(tmp_path):
     comparison = compare(groups["ldm"], groups["gan_int_cls"], [key])
     (found,) = comparison.differences
     a, b = (
-        [r.scores.default.scores[key].value for r in groups[n].runs] for n in ("ldm", "gan_int_cls")
+        [r.scores.chosen.scores[key].value for r in groups[n].runs] for n in ("ldm", "gan_int_cls")
     )
     expected = ttest_ind(a, b, equal_var=False)
     interval = expected.confidence_interval()
@@ -80,7 +80,7 @@ def test_holm_matches_its_definition():
 
 def test_different_prompts_are_not_paired(tmp_path):
     runs = [write_run(tmp_path, m, 0) for m in ("diffusion/ldm", "gan/gan_int_cls")]
-    values = runs[0] / "samples" / "default" / "values.csv"
+    values = runs[0] / "samples" / "chosen" / "values.csv"
     values.write_text(values.read_text().replace("k5,", "other,"))
     groups = groups_of(runs)
     (found,) = compare(groups["ldm"], groups["gan_int_cls"], [KEYS["clip_score"]]).differences

@@ -116,7 +116,7 @@ def test_csv_keeps_every_digit_and_key(board):
 def test_markdown_has_whole_tables_and_keys(board):
     text = to_markdown(board)
     tables = [line for line in text.splitlines() if line.startswith("|")]
-    assert {line.count("|") for line in tables} == {len(board.columns) + 4, 9}
+    assert {line.count("|") for line in tables} == {len(board.columns) + 4, 10}
     assert all(column.key in text for column in board.columns)
     assert "*Real vs real*" in text and "underdetermined" in text
 
