@@ -1,7 +1,7 @@
 """A study: several models under one configuration, trained, scored, compared, reported.
 
 t2ibench demo                              the three families on the procedural world
-t2ibench demo experiment=shapes_standard   five times the budget
+t2ibench demo experiment=shapes_standard   more than five times the budget
 t2ibench demo experiment=emoji_smoke       real images (t2ibench data prepare emoji_styles first)
 t2ibench demo seed=1 out=report.html       other overrides as for train
 

@@ -56,6 +56,7 @@ def ready_first_stage(
         weights = run.path / "checkpoints" / "first_stage.safetensors"
         torch.manual_seed(derive_seed("init first stage", cfg.first_stage.seed))
         module = create(plan.config["module"], resolution=source.resolution)
+        module.to(memory_format=torch.channels_last)
         if run.state == "finished":
             clock.load_state_dict(run.status()["clock"])
             return FrozenFirstStage.load(weights, module.autoencoder), clock, run
