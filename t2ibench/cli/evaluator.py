@@ -2,10 +2,14 @@
 
 t2ibench evaluator train shapes          about ten minutes of one core; writes the weights
 t2ibench evaluator train emoji_styles    needs `t2ibench data prepare emoji_styles` first
-t2ibench evaluator check shapes          acceptance of the shipped weights on test scenes
+t2ibench evaluator train shapes seed=1 out=FOLDER    a twin: the same recipe, another seed
+t2ibench evaluator check shapes          acceptance of the shipped weights, and whether they
+                                         fall as images get worse
+t2ibench evaluator check shapes twin=FOLDER          and whether the twin gives the same order
 
-Options: out=FOLDER (default: the package's own weights), steps=N (a shorter try),
-data=FOLDER (default data_cache), device=cpu.
+Options: out=FOLDER (default: the package's own weights), steps=N (a shorter try), seed=N,
+data=FOLDER (default data_cache), device=cpu, twin=FOLDER, keep=true (`check` writes what it
+found into the shipped card).
 """
 
 from __future__ import annotations
@@ -15,37 +19,71 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from t2ibench.core.errors import ConfigError
 
-DEFAULTS = {"out": "", "steps": "", "data": "data_cache", "device": "cpu"}
+DEFAULTS = {
+    "out": "",
+    "steps": "",
+    "seed": "0",
+    "data": "data_cache",
+    "device": "cpu",
+    "twin": "",
+    "keep": "false",
+}
+NAMES = ("shapes", "emoji_styles")
 
 
 def run(arguments: Sequence[str]) -> int:
-    """``train shapes|emoji_styles`` or ``check shapes``."""
+    """``train NAME`` or ``check NAME``."""
     from t2ibench.cli.arguments import number, parse_arguments
 
     parsed = parse_arguments("evaluator", arguments, DEFAULTS)
-    actions = (["train", "shapes"], ["train", "emoji_styles"], ["check", "shapes"])
-    if parsed.words not in actions:
-        raise ConfigError("evaluator takes `train shapes`, `train emoji_styles` or `check shapes`.")
+    if parsed.words not in [[verb, name] for verb in ("train", "check") for name in NAMES]:
+        raise ConfigError("evaluator takes `train` or `check`, then `shapes` or `emoji_styles`.")
     options = parsed.options
-    steps = int(number("steps", options["steps"])) if options["steps"] else None
-    folder = Path(options["out"]) if options["out"] else None
-    data, device = Path(options["data"]), options["device"]
+    seed = int(number("seed", options["seed"]))
+    if seed and not options["out"]:
+        raise ConfigError(f"seed={seed} needs out=FOLDER: the shipped weights are those of seed 0.")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-
-    from t2ibench.evaluation import own_encoders
-    from t2ibench.metrics.dual_encoder import DualEncoder
-
     action, name = parsed.words
+    data = Path(options["data"])
     if action == "check":
-        encoder = DualEncoder.load(own_encoders.SHAPES.name, folder)
-        found = own_encoders.shapes_acceptance(encoder, data / "shapes_evaluator")
-    elif name == "shapes":
-        cache = data / "shapes_evaluator"
-        found = own_encoders.train_shapes_encoder(cache, folder, steps, device)
+        found = check(name, data, options["twin"], options["keep"] == "true")
     else:
-        found = own_encoders.train_emoji_encoder(data / "emoji_styles", folder, steps, device)
+        from t2ibench.evaluation import own_encoders
+
+        steps = int(number("steps", options["steps"])) if options["steps"] else None
+        folder = Path(options["out"]) if options["out"] else None
+        train, place = {
+            "shapes": (own_encoders.train_shapes_encoder, data / "shapes_evaluator"),
+            "emoji_styles": (own_encoders.train_emoji_encoder, data / "emoji_styles"),
+        }[name]
+        found = train(place, folder, steps, options["device"], seed)
     sys.stdout.write(f"{json.dumps(found, indent=2)}\n")
     return 0
+
+
+def check(name: str, data: Path, twin: str, keep: bool) -> dict[str, Any]:
+    """Measures the shipped encoder, and a twin beside it."""
+    from t2ibench.core.files import read_json, write_json
+    from t2ibench.evaluation import own_encoders
+    from t2ibench.metrics.dual_encoder import WEIGHTS, DualEncoder
+
+    shapes = name == "shapes"
+    recipe = own_encoders.SHAPES if shapes else own_encoders.EMOJI
+
+    def measure(encoder: DualEncoder) -> dict[str, Any]:
+        if shapes:
+            return own_encoders.check_shapes_encoder(encoder, data / "shapes_evaluator")
+        return own_encoders.check_emoji_encoder(encoder, data / "emoji_styles")
+
+    found = measure(DualEncoder.load(recipe.name))
+    if twin:
+        other = DualEncoder.load(folder=twin)
+        found["twin"] = own_encoders.twin_facts(found, other, measure(other))
+    if keep:
+        card = WEIGHTS / recipe.name / "card.json"
+        write_json(card, read_json(card) | found)
+    return found

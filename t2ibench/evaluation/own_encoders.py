@@ -28,6 +28,7 @@ from t2ibench.data.records import Record
 from t2ibench.data.shapes.captions import parse, satisfies
 from t2ibench.data.shapes.source import ShapesSource
 from t2ibench.data.shapes.world import BACKGROUNDS, COLOURS, SHAPES_64, Scene
+from t2ibench.evaluation.encoder_trials import monotone, rank_agreement, trial
 from t2ibench.metrics.dual_encoder import WEIGHTS, DualEncoder, Vocabulary
 from t2ibench.metrics.dual_encoder_training import (
     ContrastiveBatch,
@@ -105,6 +106,9 @@ EMOJI = Recipe(
 SHAPES_DATA_SEED = 4242
 """Not the seed of any generator's data."""
 
+SEED_STRIDE = 1000
+"""Between the phases' seeds of two training seeds."""
+
 RELATION_WORDS: tuple[tuple[str, ...], ...] = (
     ("left", "right"),
     ("above", "below"),
@@ -161,10 +165,17 @@ def _made_false(
 
 @dataclass(frozen=True)
 class Pairs:
-    """Images at the encoder's size with their records."""
+    """Images at the encoder's size with their records.
+
+    Attributes:
+        pixels: (N, 3, 32, 32) uint8.
+        records: N.
+        fingerprint: content hash of the images before any averaging, and of their captions.
+    """
 
     pixels: PixelImages
     records: Sequence[Record]
+    fingerprint: str = ""
 
     def batches(
         self, size: int, negatives: Negatives, share: float | None = None
@@ -218,7 +229,8 @@ def shapes_pairs(
         cache_dir=cache,
     )
     prepared = source.split(split)
-    return Pairs(_to_side(prepared.pixels(slice(None)), 32), prepared.records)
+    small = _to_side(prepared.pixels(slice(None)), 32)
+    return Pairs(small, prepared.records, prepared.fingerprint)
 
 
 def _to_side(pixels: Tensor, side: int) -> Tensor:
@@ -229,7 +241,11 @@ def _to_side(pixels: Tensor, side: int) -> Tensor:
 
 
 def train_shapes_encoder(
-    cache: Path, folder: Path | None = None, steps: int | None = None, device: str = "cpu"
+    cache: Path,
+    folder: Path | None = None,
+    steps: int | None = None,
+    device: str = "cpu",
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Trains ``shapes-clip-v1`` on its own train scenes and writes it with its card.
 
@@ -238,6 +254,7 @@ def train_shapes_encoder(
         folder: where to write; None: the package's own weights.
         steps: fewer steps than the recipe's, for tests.
         device: where to train.
+        seed: of the training; the shipped weights are those of 0.
 
     Returns:
         The card.
@@ -253,6 +270,7 @@ def train_shapes_encoder(
         "split": "train",
         "data_seed": SHAPES_DATA_SEED,
         "images": {str(side): len(part.records) for side, part in parts.items()},
+        "fingerprint": {str(side): part.fingerprint for side, part in parts.items()},
         "resize": "64 px averaged to 32 px",
     }
 
@@ -263,9 +281,9 @@ def train_shapes_encoder(
         return pairs.batches(phase.batch_size, negatives, phase.relation_share)
 
     words = (c for part in parts.values() for record in part.records for c in record.captions)
-    encoder, facts = _trained(SHAPES, words, draw, steps, device)
-    reached = shapes_acceptance(encoder, cache, 1000 if steps is None else 30)
-    card = {"trained_on": trained_on} | facts | {"acceptance": reached}
+    encoder, facts = _trained(SHAPES, words, draw, steps, device, seed)
+    found = check_shapes_encoder(encoder, cache, 1000 if steps is None else 60)
+    card = {"trained_on": trained_on} | facts | found
     encoder.save(folder or WEIGHTS / SHAPES.name, card)
     return card
 
@@ -276,13 +294,15 @@ def _trained(
     draw: Callable[[Phase], Callable[[np.random.Generator], ContrastiveBatch]],
     steps: int | None,
     device: str,
+    seed: int,
 ) -> tuple[DualEncoder, dict[str, Any]]:
     """An encoder trained by its recipe, and how, for its card."""
     vocabulary = Vocabulary.of(captions, recipe.config["text"]["context_length"])
     began = time.monotonic()
     encoder = None
     for phase in recipe.phases:
-        plan = phase.plan if steps is None else replace(phase.plan, steps=steps)
+        plan = replace(phase.plan, seed=phase.plan.seed + SEED_STRIDE * seed)
+        plan = plan if steps is None else replace(plan, steps=steps)
         encoder = train_dual_encoder(
             recipe.name,
             recipe.config,
@@ -296,6 +316,7 @@ def _trained(
     return encoder, {
         "phases": [asdict(phase) for phase in recipe.phases],
         "steps_of_each_phase": steps or "as planned",
+        "seed": seed,
         "command": f"t2ibench evaluator train {recipe.name.split('-clip-')[0]}",
         "minutes": round((time.monotonic() - began) / 60, 1),
         "licence": "Apache-2.0",
@@ -326,6 +347,57 @@ def shapes_acceptance(encoder: DualEncoder, cache: Path, count: int = 1000) -> d
     return found
 
 
+def check_shapes_encoder(encoder: DualEncoder, cache: Path, count: int = 1000) -> dict[str, Any]:
+    """Acceptance and the trial on damaged test scenes, of the generators' own data seed.
+
+    Args:
+        encoder: of shapes.
+        cache: where scenes are rendered.
+        count: images a resolution and level.
+    """
+    real, test = (shapes_pairs(name, count, 32, "L1+L2+L3", 0, cache) for name in ("val", "test"))
+    captions = [record.captions[0] for record in test.records]
+    rows = trial(encoder, real.pixels, test.pixels, captions)
+    return {
+        "acceptance": shapes_acceptance(encoder, cache, count),
+        "trial": {"monotone": monotone(rows), "damaged_sets": rows},
+    }
+
+
+def check_emoji_encoder(encoder: DualEncoder, root: Path) -> dict[str, Any]:
+    """Acceptance and the trial on damaged test drawings of ``compose``."""
+    source = EmojiStylesSource(root, "compose", 32)
+    real, test = source.split("val"), source.split("test")
+    rng = np.random.default_rng(0)
+    captions = [record.captions[0] for record in test.records]
+    pixels = test.pixels(slice(None))
+    negatives = [emoji_negatives(r, c, rng)[0] for r, c in zip(test.records, captions, strict=True)]
+    reached = acceptance(encoder, pixels, captions, captions, negatives)
+    log.info("%s %s", encoder.name, reached)
+    rows = trial(encoder, real.pixels(slice(None)), pixels, captions)
+    return {
+        "acceptance": {"compose/test@32": reached},
+        "trial": {"monotone": monotone(rows), "damaged_sets": rows},
+    }
+
+
+def twin_facts(found: dict[str, Any], twin: DualEncoder, check: dict[str, Any]) -> dict[str, Any]:
+    """How a second training seed judges the same damaged sets, for the card.
+
+    Args:
+        found: the shipped encoder's check.
+        twin: the second seed's encoder.
+        check: its check, on the same images.
+    """
+    sets = [facts["trial"]["damaged_sets"] for facts in (found, check)]
+    return {
+        "sha256": twin.sha256,
+        "acceptance": check["acceptance"],
+        "monotone": check["trial"]["monotone"],
+        "rank_agreement": rank_agreement(sets[0], sets[1]),
+    }
+
+
 def emoji_negatives(record: Record, caption: str, rng: np.random.Generator) -> list[str]:
     """The same drawing asked for in another style."""
     styles = sorted({package.style for package in STYLES} - {record.meta["style"]})
@@ -333,7 +405,11 @@ def emoji_negatives(record: Record, caption: str, rng: np.random.Generator) -> l
 
 
 def train_emoji_encoder(
-    root: Path, folder: Path | None = None, steps: int | None = None, device: str = "cpu"
+    root: Path,
+    folder: Path | None = None,
+    steps: int | None = None,
+    device: str = "cpu",
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Trains ``emoji_styles-clip-v1`` on the train split of ``compose`` and writes it.
 
@@ -342,6 +418,7 @@ def train_emoji_encoder(
         folder: where to write; None: the package's own weights.
         steps: fewer steps than the recipe's, for tests.
         device: where to train.
+        seed: of the training; the shipped weights are those of 0.
 
     Returns:
         The card.
@@ -363,18 +440,8 @@ def train_emoji_encoder(
         lambda phase: pairs.batches(phase.batch_size, emoji_negatives),
         steps,
         device,
+        seed,
     )
-    test = source.split("test")
-    rng = np.random.default_rng(0)
-    captions = [record.captions[0] for record in test.records]
-    reached = acceptance(
-        encoder,
-        test.pixels(slice(None)),
-        captions,
-        captions,
-        [emoji_negatives(r, c, rng)[0] for r, c in zip(test.records, captions, strict=True)],
-    )
-    log.info("%s %s", encoder.name, reached)
-    card = {"trained_on": trained_on} | facts | {"acceptance": {"compose/test@32": reached}}
+    card = {"trained_on": trained_on} | facts | check_emoji_encoder(encoder, root)
     encoder.save(folder or WEIGHTS / EMOJI.name, card)
     return card
