@@ -1,0 +1,82 @@
+"""Memorisation: are generated images nearer to a training image than that one is to its kin?
+
+Shapes: N generated images, T training images, D feature width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from t2ibench.core.errors import ScoreError
+
+BLOCK = 1024
+"""Rows of a distance matrix held at once."""
+
+
+@dataclass(frozen=True)
+class NearestTraining:
+    """The nearest training image of each generated one.
+
+    Attributes:
+        index: (N,) row of that training image.
+        distance: (N,) Euclidean distance to it.
+        own_distance: (N,) distance of that training image to its own nearest other one.
+    """
+
+    index: Int[Tensor, " N"]
+    distance: Float[Tensor, " N"]
+    own_distance: Float[Tensor, " N"]
+
+    @property
+    def authentic(self) -> Bool[Tensor, " N"]:
+        """True where the generated image is farther from its nearest training image than that
+        image is from its own nearest neighbour."""
+        return self.distance > self.own_distance
+
+
+def nearest_training(x: Float[Tensor, "N D"], train: Float[Tensor, "T other"]) -> NearestTraining:
+    """Finds nearest training images, in blocks, in float64.
+
+    ``NearestTraining.authentic`` averaged and times 100 is AuthPct: 50 where generated images
+    are further draws of the training distribution, near 0 where they are copies.
+
+    Args:
+        x: (N, D) features of generated images.
+        train: (T, D) features of the training images.
+
+    Raises:
+        ScoreError: different widths, fewer than two training images, features that are not
+            finite.
+
+    Source: Alaa et al. (2022), "How faithful is your synthetic data?", section 5.2; named
+    AuthPct by Stein et al. (2023), "Exposing flaws of generative model evaluation metrics".
+    Differs: none; ties count as copies.
+    """
+    if x.shape[1] != train.shape[1]:
+        raise ScoreError(f"features of width {x.shape[1]} and {train.shape[1]} cannot be compared.")
+    if len(train) < 2 or len(x) == 0:
+        raise ScoreError(
+            f"memorisation needs a generated and at least 2 training images, got {len(x)} and "
+            f"{len(train)}."
+        )
+    if not (torch.isfinite(x).all() and torch.isfinite(train).all()):
+        raise ScoreError("features hold NaN or infinity; look at the images and the extractor.")
+    x, train = (f.detach().to("cpu", torch.float64) for f in (x, train))
+    index, distance = [], []
+    for start in range(0, len(x), BLOCK):
+        nearest = torch.cdist(x[start : start + BLOCK], train).min(1)
+        index.append(nearest.indices)
+        distance.append(nearest.values)
+    rows = torch.cat(index)
+    used, places = rows.unique(return_inverse=True)
+    own = []
+    for start in range(0, len(used), BLOCK):
+        chosen = used[start : start + BLOCK]
+        distances = torch.cdist(train[chosen], train)
+        distances[torch.arange(len(chosen)), chosen] = torch.inf
+        own.append(distances.min(1).values)
+    return NearestTraining(rows, torch.cat(distance), torch.cat(own)[places])
