@@ -26,8 +26,9 @@ def run(arguments: Sequence[str]) -> int:
     board = leaderboard(read_runs(folders))
     show(board)
     from t2ibench.report.compare import compare_all
-    from t2ibench.report.formats import comparison_text
+    from t2ibench.report.formats import comparison_text, ranking_text
 
+    sys.stdout.write(ranking_text(board) + "\n")
     sys.stdout.write(comparison_text(compare_all(board)) + "\n")
     if given.options["out"]:
         write_tables(folders, Path(given.options["out"]))

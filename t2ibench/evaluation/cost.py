@@ -7,17 +7,18 @@ inside (text encoding, guidance, decoding) is part of its cost.
 from __future__ import annotations
 
 import platform
-import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 SampleCall = Callable[[int], Any]
@@ -53,7 +54,9 @@ class CostReport:
         sample_flops_per_image: counted FLOPs of one image at batch 1, 1 MAC = 2 FLOP.
         latency: at batch 1.
         throughput: at the batch size with the fewest seconds an image.
-        peak_memory_gib: of one call at the throughput's batch size.
+        peak_memory_gib: tensors held during one call at the throughput's batch size, weights
+            included.
+        joules_per_image: of the board at the throughput's batch size; None where unknown.
         hardware: device, threads, precision, torch version.
     """
 
@@ -62,6 +65,7 @@ class CostReport:
     latency: Latency
     throughput: Latency
     peak_memory_gib: float
+    joules_per_image: float | None = None
     hardware: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -162,7 +166,8 @@ def measure_cost(
         flops,
         latency,
         best,
-        peak_memory_gib(lambda: sample(best.batch_size), device),
+        peak_memory_gib(lambda: sample(best.batch_size), device, resident_bytes(parts)),
+        joules_per_image(sample, best.batch_size, device),
         hardware(device),
     )
 
@@ -191,30 +196,115 @@ def _synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def peak_memory_gib(call: Callable[[], Any], device: torch.device | str = "cpu") -> float:
-    """Most memory a call held: allocated on CUDA, resident growth of the process on a CPU.
+class LiveBytes(TorchDispatchMode):
+    """Bytes of the tensors that operations made inside and that are still held.
 
-    The resident set is watched every 5 ms from a thread, so a peak shorter than that is missed.
+    Counts each storage once, from the operation that made it to the moment it is freed; scratch
+    memory inside an operation is not seen.
+
+    Attributes:
+        now: held at present.
+        peak: most held so far.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0
+        self.peak = 0
+        self._seen: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Runs the operation and counts what it returned."""
+        found = func(*args, **(kwargs or {}))
+        given = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if _dense(t)}
+        for tensor in tree_leaves(found):
+            if _dense(tensor):
+                storage = tensor.untyped_storage()
+                if storage._cdata not in self._seen and storage._cdata not in given:
+                    self._hold(storage)
+        return found
+
+    def _hold(self, storage: Any) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        self._seen.add(key)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._free, key, size)
+
+    def _free(self, key: int, size: int) -> None:
+        self._seen.discard(key)
+        self.now -= size
+
+
+def _dense(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.layout == torch.strided
+
+
+def peak_memory_gib(
+    call: Callable[[], Any], device: torch.device | str = "cpu", resident: int = 0
+) -> float:
+    """Most tensor memory held during a call, weights included.
+
+    Args:
+        call: what to watch.
+        device: on CUDA the allocator tells; on a CPU see ``LiveBytes``.
+        resident: bytes that were held before and stay (the weights); on CUDA the allocator
+            knows them.
     """
     device = torch.device(device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         call()
         return torch.cuda.max_memory_allocated(device) / 2**30
-    process = psutil.Process()
-    before = peak = process.memory_info().rss
-    done = threading.Event()
-
-    def watch() -> None:
-        nonlocal peak
-        while not done.wait(0.005):
-            peak = max(peak, process.memory_info().rss)
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
+    with LiveBytes() as live:
         call()
+    return (resident + live.peak) / 2**30
+
+
+def resident_bytes(parts: Mapping[str, nn.Module]) -> int:
+    """Bytes of all parameters and buffers, shared ones once."""
+    tensors = [t for m in parts.values() for t in (*m.parameters(), *m.buffers())]
+    return sum({t.data_ptr(): t.numel() * t.element_size() for t in tensors}.values())
+
+
+def joules_per_image(
+    sample: SampleCall,
+    batch_size: int,
+    device: torch.device | str = "cpu",
+    *,
+    seconds: float = 2.0,
+) -> float | None:
+    """Energy of the whole board an image, from NVML's counter; None where nothing tells.
+
+    Args:
+        sample: draws a batch.
+        batch_size: images a call.
+        device: a CUDA device of Volta or later has the counter.
+        seconds: call again until the counter (millijoules, slow to update) has moved well.
+    """
+    device = torch.device(device)
+    if device.type != "cuda":
+        return None
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    pynvml.nvmlInit()
+    try:
+        uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+        handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
+        _synchronise(device)
+        before, images = pynvml.nvmlDeviceGetTotalEnergyConsumption(handle), 0
+        began = time.perf_counter()
+        while time.perf_counter() - began < seconds:
+            sample(batch_size)
+            _synchronise(device)
+            images += batch_size
+        spent = pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) - before
+    except pynvml.NVMLError:
+        return None
     finally:
-        done.set()
-        watcher.join()
-    return (max(peak, process.memory_info().rss) - before) / 2**30
+        pynvml.nvmlShutdown()
+    return spent / 1000 / images

@@ -62,7 +62,7 @@ def vendi_estimate(
     seed: int = 0,
     clusters: Sequence[Hashable] | None = None,
 ) -> Estimate:
-    """``vendi_score`` with ``+- 1.96 sd`` over generated samples."""
+    """``vendi_score`` with its 95% interval over generated samples."""
     sd = half_sample_sd(
         lambda kept: vendi_score(features[torch.from_numpy(kept)]),
         len(features),
@@ -70,7 +70,7 @@ def vendi_estimate(
         seed=seed,
         clusters=clusters,
     )
-    return sd_interval(vendi_score(features), sd)
+    return sd_interval(vendi_score(features), sd, replicates)
 
 
 def vendi_by_prompt(features: Float[Tensor, "N D"], keys: Sequence[Hashable]) -> Estimate:

@@ -146,7 +146,7 @@ def fd_infinity_estimate(
     seed: int = 0,
     clusters: Sequence[Hashable] | None = None,
 ) -> Estimate:
-    """``fd_infinity`` with ``+- 1.96 sd`` over generated samples, reference fixed.
+    """``fd_infinity`` with its 95% interval over generated samples, reference fixed.
 
     The half-samples extrapolate from five sizes and one draw each: their spread is that of the
     images, the draws' own is small beside it.
@@ -162,4 +162,4 @@ def fd_infinity_estimate(
         seed=seed,
         clusters=clusters,
     )
-    return sd_interval(value, sd, note)
+    return sd_interval(value, sd, replicates, note)

@@ -195,7 +195,7 @@ def frechet_estimate(
     seed: int = 0,
     clusters: Sequence[Hashable] | None = None,
 ) -> Estimate:
-    """The Fréchet distance with ``+- 1.96 sd`` over generated samples, reference fixed.
+    """The Fréchet distance with its 95% interval over generated samples, reference fixed.
 
     Args:
         x: (N, D) features of generated images.
@@ -222,4 +222,4 @@ def frechet_estimate(
         seed=seed,
         clusters=clusters,
     )
-    return sd_interval(value, sd, note)
+    return sd_interval(value, sd, replicates, note)

@@ -94,7 +94,7 @@ def _estimate(
     halves = torch.from_numpy(half_samples(len(x), replicates, seed, clusters)).double()
     weights = torch.cat([torch.ones(1, len(x), dtype=torch.float64), halves])
     values = _mmd(x, y, kernel, weights) * scale
-    return sd_interval(float(values[0]), float(values[1:].std()))
+    return sd_interval(float(values[0]), float(values[1:].std()), replicates)
 
 
 def kid(x: Float[Tensor, "N D"], y: Float[Tensor, "M other"]) -> float:
@@ -124,7 +124,7 @@ def kid_estimate(
     seed: int = 0,
     clusters: Sequence[Hashable] | None = None,
 ) -> Estimate:
-    """``kid`` with ``+- 1.96 sd`` over generated samples, reference fixed."""
+    """``kid`` with its 95% interval over generated samples, reference fixed."""
     return _estimate(x, y, polynomial_kernel, 1.0, replicates, seed, clusters)
 
 
@@ -157,7 +157,7 @@ def cmmd_estimate(
     seed: int = 0,
     clusters: Sequence[Hashable] | None = None,
 ) -> Estimate:
-    """``cmmd`` with ``+- 1.96 sd`` over generated samples, reference fixed."""
+    """``cmmd`` with its 95% interval over generated samples, reference fixed."""
     x, y = _unit(x), _unit(y)
     return _estimate(x, y, gaussian_kernel, CMMD_SCALE, replicates, seed, clusters)
 

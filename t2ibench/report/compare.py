@@ -1,8 +1,8 @@
 """Pairs of models: which differences hold, and how their configurations differ.
 
 Where both have several training seeds, the seeds are the unit of replication (Welch's t).
-Else means over images are compared prompt by prompt (paired bootstrap), and distances by
-their intervals: such a result is about these two sets of weights, not about two families.
+Else means over images are compared prompt by prompt (paired bootstrap and permutation), and
+distances by their intervals: such a result is about these two sets of weights, not about two families.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from t2ibench.metrics.bootstrap import NORMAL_95, paired_difference
+from t2ibench.metrics.inference import sign_flip_p_value
 from t2ibench.report.columns import metric_of
 from t2ibench.report.folders import RESULT_FREE
 from t2ibench.report.tables import Group, Leaderboard, t_quantile
@@ -170,7 +171,8 @@ def _difference(first: Group, second: Group, key: str) -> MetricDifference | Non
     )
 
 
-def _values(group: Group, key: str) -> np.ndarray:
+def seed_values(group: Group, key: str) -> np.ndarray:
+    """(S,) one value a training seed."""
     scored = [run.scores.chosen.scores for run in group.runs]
     return np.array([scores[key].value for scores in scored if key in scores])
 
@@ -179,7 +181,7 @@ def _welch(first: Group, second: Group, key: str) -> tuple[float, float, float]:
     """Interval and p-value of a difference of means over training seeds."""
     from scipy.stats import t
 
-    a, b = _values(first, key), _values(second, key)
+    a, b = seed_values(first, key), seed_values(second, key)
     parts = a.var(ddof=1) / len(a), b.var(ddof=1) / len(b)
     gap, error = float(a.mean() - b.mean()), float(np.sqrt(sum(parts)))
     if error == 0:
@@ -190,7 +192,8 @@ def _welch(first: Group, second: Group, key: str) -> tuple[float, float, float]:
 
 
 def _paired(first: Group, second: Group, key: str) -> tuple[float, float, float, float] | None:
-    """Paired bootstrap over the prompts that both drew with the same seeds, or None."""
+    """Over the prompts that both drew with the same seeds, or None elsewhere: the interval of a
+    paired bootstrap, the p-value of a sign-flip permutation test; both take prompts whole."""
     a, b = first.runs[0].image_values(), second.runs[0].image_values()
     if a is None or b is None or key not in a.columns or key not in b.columns:
         return None
@@ -202,7 +205,8 @@ def _paired(first: Group, second: Group, key: str) -> tuple[float, float, float,
         return None
     clusters = [prompt for prompt, keep in zip(a.keys, asked, strict=True) if keep]
     found = paired_difference(x[asked], y[asked], clusters)
-    return found.value, found.ci_low, found.ci_high, found.p_value
+    p_value = sign_flip_p_value(x[asked], y[asked], clusters)
+    return found.value, found.ci_low, found.ci_high, p_value
 
 
 def _sd_of(group: Group, key: str) -> float:

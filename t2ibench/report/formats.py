@@ -11,7 +11,18 @@ from rich.table import Table
 
 from t2ibench.report.columns import count_text, flops_text, metric_of, seconds_text
 from t2ibench.report.compare import Comparison
+from t2ibench.report.ranking import (
+    best_table,
+    front_sentences,
+    front_summaries,
+    front_table,
+    rankings,
+)
 from t2ibench.report.tables import Cell, Column, Group, Leaderboard, ReferenceRow
+
+
+BEST = "Probability of being the best"
+AREA = "Share of the box of all fronts that a front dominates (validation prompts)"
 
 
 def knob_text(group: Group) -> str:
@@ -146,6 +157,24 @@ def comparison_text(comparisons: Sequence[Comparison], width: int = 120) -> str:
     return buffer.getvalue()
 
 
+def ranking_text(board: Leaderboard, width: int = 120) -> str:
+    """Probabilities of being the best, and fronts, for the terminal."""
+    buffer = io.StringIO()
+    console = Console(file=buffer, width=width, no_color=True)
+    fronts = front_summaries(board)
+    for title, rows in ((BEST, best_table(rankings(board), board)), (AREA, front_table(fronts))):
+        if rows:
+            table = Table(title=title, title_justify="left")
+            for position, name in enumerate(rows[0]):
+                table.add_column(name, justify="right" if position else "left")
+            for row in rows[1:]:
+                table.add_row(*row)
+            console.print(table)
+    for sentence in front_sentences(fronts):
+        console.print(sentence, markup=False)
+    return buffer.getvalue()
+
+
 def to_csv(board: Leaderboard) -> str:
     """Long form: one line a row and score key, then the costs; every digit kept."""
     buffer = io.StringIO()
@@ -166,6 +195,20 @@ def to_csv(board: Leaderboard) -> str:
     for row in board.references:
         for key in row.scores:
             _csv_row(writer, row.label, "", "reference", key, row.cell(key))
+    for ranking in rankings(board):
+        for label, shares in ranking.probabilities.items():
+            for rank, share in enumerate(shares, 1):
+                name = metric_of(ranking.key).name
+                writer.writerow(
+                    [label, "", f"probability of rank {rank}", name, repr(share)]
+                    + ["", "", "", ranking.basis, "", ranking.key]
+                )
+    for summary in front_summaries(board):
+        for label, share in summary.volumes.items():
+            key = f"{summary.y_key} {summary.x_key}"
+            writer.writerow(
+                [label, "", "front", "hypervolume share", repr(share), "", "", "", "", "", key]
+            )
     return buffer.getvalue()
 
 
@@ -192,6 +235,13 @@ def to_markdown(board: Leaderboard) -> str:
     lines.append("|---|" + "---:|" * len(COSTS))
     for group in board.groups:
         lines.append("| " + " | ".join([group.label, *(text(group) for _, text in COSTS)]) + " |")
+    fronts = front_summaries(board)
+    for title, rows in ((BEST, best_table(rankings(board), board)), (AREA, front_table(fronts))):
+        if rows:
+            lines += ["", f"{title}:", "", "| " + " | ".join(rows[0]) + " |"]
+            lines.append("|---|" + "---:|" * (len(rows[0]) - 1))
+            lines += ["| " + " | ".join(row) + " |" for row in rows[1:]]
+    lines += ["", *front_sentences(fronts)] if fronts else []
     lines += ["", caption(board), ""]
     lines += [f"{i}. `{column.key}`" for i, column in enumerate(board.columns, 1)]
     notes = board_notes(board)
@@ -249,6 +299,7 @@ def _cost_values(group: Group) -> dict[str, float | None]:
         "seconds_per_image_batch_1": group.cost("seconds_per_image_batch_1"),
         "seconds_per_image_best": group.cost("seconds_per_image_best"),
         "peak_memory_gib": group.cost("peak_memory_gib"),
+        "joules_per_image": group.cost("joules_per_image"),
     }
 
 

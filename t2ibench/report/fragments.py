@@ -110,6 +110,27 @@ def cost_table(board: Leaderboard) -> str:
     )
 
 
+def plain_table(title: str, rows: Sequence[Sequence[str]]) -> str:
+    """A titled table whose first row and column are headings; nothing where there are no rows."""
+    if not rows:
+        return ""
+    heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in rows[0])
+    body = "".join(
+        f'<tr><th scope="row">{escape(row[0])}</th>'
+        + "".join(f"<td>{escape(text)}</td>" for text in row[1:])
+        + "</tr>"
+        for row in rows[1:]
+    )
+    table = f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
+    return f"<h3>{escape(title)}</h3>{scroll(title, table)}"
+
+
+def sentences(said: Sequence[str]) -> str:
+    """A list of sentences under a table."""
+    items = "".join(f"<li>{escape(sentence)}</li>" for sentence in said)
+    return f'<ul class="below">{items}</ul>' if items else ""
+
+
 def legend(colours: dict[str, int]) -> str:
     """Marker and name of each model."""
     items = [

@@ -13,8 +13,15 @@ from t2ibench.report import fragments
 from t2ibench.report.columns import flops_text, metric_of, seconds_text
 from t2ibench.report.compare import Comparison, compare_all
 from t2ibench.report.folders import ReportRun, read_runs
-from t2ibench.report.formats import board_notes, caption
+from t2ibench.report.formats import AREA, BEST, board_notes, caption
 from t2ibench.report.plots import colour_of, cost_charts, curve_charts, front_charts
+from t2ibench.report.ranking import (
+    best_table,
+    front_sentences,
+    front_summaries,
+    front_table,
+    rankings,
+)
 from t2ibench.report.sheets import comparison_sheet, contact_sheets
 from t2ibench.report.tables import Leaderboard, leaderboard
 
@@ -64,6 +71,7 @@ def _sections(board: Leaderboard, comparisons: Sequence[Comparison]) -> list[str
     several = len(board.groups) > 1
     key = fragments.legend(colour_of(board)) if several else ""
     fronts, costs = front_charts(board), cost_charts(board)
+    summaries = front_summaries(board)
     return [
         fragments.section("In short", "", fragments.findings(findings(board, comparisons))),
         fragments.section(
@@ -85,6 +93,8 @@ def _sections(board: Leaderboard, comparisons: Sequence[Comparison]) -> list[str
             "values. On validation prompts, where the large marker was chosen for the tables.",
             key if fronts else "",
             fragments.charts(fronts),
+            fragments.plain_table(AREA, front_table(summaries)) if several else "",
+            fragments.sentences(front_sentences(summaries)),
         ),
         fragments.section(
             "Cost",
@@ -102,6 +112,7 @@ def _sections(board: Leaderboard, comparisons: Sequence[Comparison]) -> list[str
         fragments.section(
             "Which differences hold",
             "Every pair of models; p-values are corrected over the metrics of a pair.",
+            fragments.plain_table(BEST, best_table(rankings(board), board)),
             *[fragments.comparison(found) for found in comparisons],
         ),
         fragments.section(

@@ -28,7 +28,7 @@ def front_charts(board: Leaderboard) -> list[Chart]:
     drawable = {label: points for label, points in fronts.items() if len(points) > 1}
     keys = metrics_of(point.scores for points in drawable.values() for point in points)
     charts = []
-    for x_key, y_key in _front_axes(keys):
+    for x_key, y_key in front_axes(keys):
         series = tuple(
             _front_series(group, drawable[group.label], x_key, y_key, colour_of(board))
             for group in board.groups
@@ -41,7 +41,7 @@ def front_charts(board: Leaderboard) -> list[Chart]:
 
 
 def cost_charts(board: Leaderboard) -> list[Chart]:
-    """The main distance against sampling time, sampling FLOPs and training FLOPs."""
+    """The main distance against sampling time, FLOPs, memory and energy, and training FLOPs."""
     keys = [column.key for column in board.columns if metric_of(column.key).name in QUALITY]
     if not keys:
         return []
@@ -53,6 +53,8 @@ def cost_charts(board: Leaderboard) -> list[Chart]:
             "seconds_per_image_best",
         ),
         ("Quality against sampling compute", "FLOPs per image", "sample_flops_per_image"),
+        ("Quality against sampling memory", "GiB, weights included", "peak_memory_gib"),
+        ("Quality against sampling energy", "joules per image", "joules_per_image"),
         ("Quality against training compute", "training FLOPs, first stage included", ""),
     )
     floor = next((r.scores[key].value for r in board.references if key in r.scores), None)
@@ -165,7 +167,7 @@ def _y_title(key: str) -> str:
     return f"{metric.title} ({metric.arrow} better)"
 
 
-def _front_axes(keys: Sequence[str]) -> list[tuple[str, str]]:
+def front_axes(keys: Sequence[str]) -> list[tuple[str, str]]:
     """The main distance against two alignments, then precision against recall."""
     quality = _first(keys, QUALITY)
     alignments = [found for name in ALIGNMENT if (found := _first(keys, (name,))) is not None]

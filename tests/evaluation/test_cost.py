@@ -1,15 +1,19 @@
-import mmap
+import sys
 import time
+import types
 
 import pytest
 import torch
 from torch import nn
 
+from t2ibench.evaluation import cost
 from t2ibench.evaluation.cost import (
     count_flops,
     count_parameters,
+    joules_per_image,
     measure_cost,
     peak_memory_gib,
+    resident_bytes,
     time_sampling,
 )
 
@@ -46,14 +50,79 @@ def test_the_time_limit_stops_slow_samplers():
     assert time_sampling(lambda n: time.sleep(0.05), 1, calls=50, seconds=0.01).calls == 2
 
 
-def test_peak_memory_sees_what_was_freed_again():
+def test_peak_memory_sees_what_was_freed_again_once_each():
     def hold():
-        # Straight from the system: an allocator may hand out memory that the process still holds.
-        with mmap.mmap(-1, 2**26) as block:
-            block.write(b"1" * 2**26)
-            time.sleep(0.1)
+        first = torch.zeros(2**20)  # 4 MiB
+        view = first.view(2, -1).t()[1:]
+        first.add_(1)
+        second = view + 1  # 2 MiB
+        del first, view
+        third = torch.zeros(2**18)  # the 4 MiB are free again
+        return second, third
 
-    assert 0.05 < peak_memory_gib(hold) < 0.5
+    expected = 4 + 4 * second_elements() / 2**20
+    assert peak_memory_gib(hold) * 1024 == pytest.approx(expected)
+    assert peak_memory_gib(hold, resident=2**30) == pytest.approx(1 + expected / 1024)
+
+
+def second_elements() -> int:
+    return torch.zeros(2**20, device="meta").view(2, -1).t()[1:].numel()
+
+
+def test_memory_grows_with_the_batch_and_holds_the_weights():
+    network = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 64))
+    weights = sum(p.numel() for p in network.parameters()) * 4
+    assert resident_bytes({"a": network, "again": network}) == weights
+    with torch.inference_mode():
+        small, large = (
+            peak_memory_gib(lambda n=n: network(torch.zeros(n, 64)), resident=weights) * 2**30
+            for n in (8, 800)
+        )
+    assert small == pytest.approx(weights + 8 * 4 * (64 + 256 + 256), rel=1e-6)
+    assert large == pytest.approx(weights + 800 * 4 * (64 + 256 + 256), rel=1e-6)
+
+
+def test_flops_of_a_guided_sampler_are_text_plus_steps_plus_decoder():
+    text, net, decoder = nn.Linear(10, 20, bias=False), nn.Linear(20, 20), nn.Linear(20, 300)
+    steps = 7
+
+    def sample(count):
+        prompt = text(torch.zeros(count, 10)).repeat(2, 1)
+        for _ in range(steps):
+            prompt = prompt + net(prompt)
+        return decoder(prompt[:count])
+
+    assert count_flops(lambda: sample(1)) == 2 * (10 * 20 + steps * 2 * 20 * 20 + 20 * 300)
+
+
+def test_energy_is_unknown_on_a_cpu_and_read_from_the_counter_on_a_gpu(monkeypatch):
+    assert joules_per_image(lambda n: None, 4) is None
+
+    class Counter(types.ModuleType):
+        NVMLError = RuntimeError
+        spent = 0
+
+        def nvmlInit(self) -> None: ...
+        def nvmlShutdown(self) -> None: ...
+
+        def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
+            return uuid
+
+        def nvmlDeviceGetTotalEnergyConsumption(self, handle: str) -> int:
+            assert handle == "GPU-some"
+            return self.spent
+
+    counter = Counter("pynvml")
+    monkeypatch.setitem(sys.modules, "pynvml", counter)
+    monkeypatch.setattr(cost, "_synchronise", lambda device: None)
+    properties = types.SimpleNamespace(uuid="some")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+
+    def sample(count):
+        counter.spent += 500 * count
+        time.sleep(0.001)
+
+    assert joules_per_image(sample, 8, "cuda", seconds=0.02) == pytest.approx(0.5)
 
 
 def test_report_of_a_small_sampler():
@@ -68,5 +137,7 @@ def test_report_of_a_small_sampler():
     assert fields["sample_flops_per_image"] == 2 * 64 * 192
     assert fields["best_batch_size"] in (1, 4, 16)
     assert fields["seconds_per_image_best"] <= fields["seconds_per_image_batch_1"]
+    assert fields["joules_per_image"] is None
+    assert fields["peak_memory_gib"] > (64 * 192 + 192) * 4 / 2**30
     assert fields["hardware"]["type"] == "cpu" and fields["hardware"]["threads"] >= 1
     assert fields["latency"]["median"] == pytest.approx(fields["seconds_per_image_batch_1"])

@@ -75,7 +75,10 @@ def test_halves_keep_prompts_whole():
 
 
 def test_sd_interval_is_centred():
-    assert sd_interval(3.0, 1.0).ci_high - 3.0 == pytest.approx(1.96, abs=1e-3)
+    found = sd_interval(3.0, 1.0, 8)
+    assert found.ci_high - 3.0 == pytest.approx(2.365, abs=1e-3)
+    assert found.ci_low + found.ci_high == pytest.approx(6.0)
+    assert sd_interval(3.0, 1.0, 10**6).ci_high - 3.0 == pytest.approx(1.96, abs=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,13 @@ import os
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor, nn
 
-from t2ibench.core.errors import CheckpointError, MissingWeightsError
+from t2ibench.core.errors import CheckpointError, ConfigError, MissingWeightsError
 from t2ibench.core.hashing import hash_file
 from t2ibench.core.types import PixelImages
 from t2ibench.metrics.extractors.base import FeatureExtractor
@@ -27,6 +29,14 @@ ENVIRONMENT = "T2IBENCH_INCEPTION"
 SIZE = 299
 CLASSES = 1008
 BATCH_NORM_EPSILON = 1e-3
+
+Resize = Literal["tf1-bilinear", "pil-bicubic", "half-pixel-antialias"]
+"""How pixels reach 299 px; each is part of the score's key, so no two share a column.
+
+``tf1-bilinear``: of the 2015 graph, torch-fidelity's, the one of published FIDs before 2022.
+``pil-bicubic``: antialiased, in floating point, of clean-fid (Parmar et al. 2022).
+``half-pixel-antialias``: PyTorch's antialiased bilinear, torchmetrics' default.
+"""
 
 Pool = Literal["average", "max", "max-stride-2"]
 Conv = tuple[str, int, tuple[int, int], int]
@@ -60,8 +70,49 @@ def resize_tf1(images: Float[Tensor, "B C H W"], size: int) -> Float[Tensor, "B 
     return images
 
 
+def resize_pil(images: Float[Tensor, "B C H W"], size: int) -> Float[Tensor, "B C size size"]:
+    """Pillow's bicubic resize of each channel in float32, clipped to [0, 255].
+
+    Source: Parmar, Zhang & Zhu (2022), "On aliased resizing and surprising subtleties in GAN
+    evaluation", section 3; their ``clean`` mode.
+    Differs: none.
+    """
+    found = [
+        np.asarray(
+            Image.fromarray(channel.numpy()).resize((size, size), Image.Resampling.BICUBIC)
+        ).clip(0, 255)
+        for image in images.float().cpu()
+        for channel in image
+    ]
+    resized = torch.from_numpy(np.stack(found)).to(images.device)
+    return resized.unflatten(0, images.shape[:2])
+
+
+def resize_antialias(
+    images: Float[Tensor, "B C H W"], size: int
+) -> Float[Tensor, "B C size size"]:
+    """PyTorch's bilinear resize with half-pixel centres and antialiasing."""
+    return nn.functional.interpolate(
+        images, (size, size), mode="bilinear", align_corners=False, antialias=True
+    )
+
+
+RESIZES = {
+    "tf1-bilinear": resize_tf1,
+    "pil-bicubic": resize_pil,
+    "half-pixel-antialias": resize_antialias,
+}
+
+
 class NormedConv(nn.Module):
-    """Convolution without bias, batch normalisation, ReLU; SAME padding at stride 1."""
+    """Convolution without bias, batch normalisation, ReLU; SAME padding at stride 1.
+
+    ``fold`` multiplies the normalisation into the convolution for evaluation; the state dict
+    stays that of the file.
+    """
+
+    folded_weight: Tensor | None
+    folded_bias: Tensor | None
 
     def __init__(
         self, inner: int, outer: int, kernel: tuple[int, int], stride: int = 1, pad: bool = True
@@ -70,10 +121,23 @@ class NormedConv(nn.Module):
         padding = (kernel[0] // 2, kernel[1] // 2) if stride == 1 and pad else (0, 0)
         self.conv = nn.Conv2d(inner, outer, kernel, stride, padding, bias=False)
         self.bn = nn.BatchNorm2d(outer, eps=BATCH_NORM_EPSILON)
+        self.register_buffer("folded_weight", None, persistent=False)
+        self.register_buffer("folded_bias", None, persistent=False)
+
+    def fold(self) -> None:
+        """Prepares evaluation: one convolution with a bias in place of two operations."""
+        fused = nn.utils.fuse_conv_bn_eval(self.conv.eval(), self.bn.eval())
+        self.folded_weight, self.folded_bias = fused.weight.detach(), fused.bias.detach()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inner, H, W) to (B, outer, H', W')."""
-        return nn.functional.relu(self.bn(self.conv(x)), inplace=True)
+        if self.training or self.folded_weight is None:
+            return nn.functional.relu(self.bn(self.conv(x)), inplace=True)
+        conv = self.conv
+        x = nn.functional.conv2d(
+            x, self.folded_weight, self.folded_bias, conv.stride, conv.padding
+        )
+        return nn.functional.relu(x, inplace=True)
 
 
 class Mixed(nn.Module):
@@ -183,8 +247,10 @@ class InceptionV3(FeatureExtractor):
     Args:
         weights: the state-dict file (566 tensors); None: the one named by
             ``T2IBENCH_INCEPTION``.
+        resize: see ``Resize``.
 
     Raises:
+        ConfigError: an unknown resize.
         MissingWeightsError: no file is given or it is absent.
         CheckpointError: the file has other tensors.
 
@@ -194,11 +260,16 @@ class InceptionV3(FeatureExtractor):
     """
 
     width = 2048
-    preprocessing = f"tf1-bilinear-{SIZE}"
     batch_size = 16
 
-    def __init__(self, weights: str | Path | None = None) -> None:
+    def __init__(
+        self, weights: str | Path | None = None, resize: Resize = "tf1-bilinear"
+    ) -> None:
         super().__init__()
+        if resize not in RESIZES:
+            raise ConfigError(f"resize={resize} is unknown; choose {' or '.join(RESIZES)}.")
+        self.resize = RESIZES[resize]
+        self.preprocessing = f"{resize}-{SIZE}"
         path = _weights_path(weights)
         self.sha256 = hash_file(path)
         self.name = "inception-v3-tf2015" if self.is_published_inception else "inception-v3-foreign"
@@ -220,6 +291,9 @@ class InceptionV3(FeatureExtractor):
         self.Mixed_7c = _block_e(2048, "max")
         self.fc = nn.Linear(self.width, CLASSES)
         self._load(path)
+        for module in self.modules():
+            if isinstance(module, NormedConv):
+                module.fold()
         self.to(memory_format=torch.channels_last)
         self.eval().requires_grad_(False)
 
@@ -244,14 +318,20 @@ class InceptionV3(FeatureExtractor):
             ) from error
 
     def forward(self, pixels: PixelImages) -> Float[Tensor, "B 2048"]:
-        """Resizes as TensorFlow 1 does, scales by (x - 128) / 128, embeds and pools."""
-        x = (resize_tf1(pixels.float(), SIZE) - 128) / 128
+        """Resizes, scales by (x - 128) / 128, embeds and pools."""
+        x = (self.resize(pixels.float(), SIZE) - 128) / 128
+        x = x.contiguous(memory_format=torch.channels_last)
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
         x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(nn.functional.max_pool2d(x, 3, 2)))
         x = nn.functional.max_pool2d(x, 3, 2)
         x = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(x)))
         x = self.Mixed_6e(self.Mixed_6d(self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(x)))))
         return self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(x))).mean((2, 3))
+
+
+    def logits(self, features: Float[Tensor, "N 2048"]) -> Float[Tensor, "N 1008"]:
+        """Class logits of pooled features without the bias, as the Inception Score reads them."""
+        return features @ self.fc.weight.T.to(features)
 
 
 def _weights_path(weights: str | Path | None) -> Path:

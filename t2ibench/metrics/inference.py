@@ -1,0 +1,203 @@
+"""Which of several models is better, and how sure: permutation tests, rank probabilities, fronts.
+
+Arrays are (N,) values an image or (S,) values a training seed; all pure NumPy and seeded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from t2ibench.core.errors import ScoreError
+from t2ibench.metrics.bootstrap import cluster_ids
+
+PERMUTATIONS = 4999
+
+
+def sign_flip_p_value(
+    a: Float[np.ndarray, " N"],
+    b: Float[np.ndarray, " M"],
+    clusters: Sequence[Hashable] | None = None,
+    *,
+    permutations: int = PERMUTATIONS,
+    seed: int = 0,
+) -> float:
+    """Two-sided paired permutation test of equal means: whole prompts swap their models.
+
+    Under the null the two models are exchangeable on each prompt, so the sum of a - b over each
+    prompt keeps or changes its sign with equal chance. Exact where all 2^K sign patterns are no
+    more than ``permutations``, else by random patterns and valid at any number of them.
+
+    Args:
+        a: (N,) values of the first model.
+        b: (N,) values of the second, row for row on the same prompt and seed.
+        clusters: N prompt keys; None: each row is its own prompt.
+        permutations: sign patterns drawn.
+        seed: of the draw.
+
+    Returns:
+        The p-value; by random patterns at least 1 / (permutations + 1).
+
+    Raises:
+        ScoreError: different lengths, no values, or values that are not finite.
+
+    Source: Phipson & Smyth (2010), "Permutation p-values should never be zero", section 3.
+    Differs: none.
+    """
+    if len(a) != len(b) or len(a) == 0:
+        raise ScoreError(
+            f"a paired test needs two lists of one length above 0, got {len(a)} and {len(b)}."
+        )
+    gaps = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
+    if not np.isfinite(gaps).all():
+        raise ScoreError(f"{(~np.isfinite(gaps)).sum()} of {len(gaps)} values are not finite.")
+    ids, k = cluster_ids(len(gaps), clusters)
+    sums = np.bincount(ids, weights=gaps, minlength=k)
+    observed = abs(sums.sum())
+    tolerance = 1e-12 * np.abs(sums).sum()
+    if k <= np.log2(permutations):
+        patterns = (np.arange(2**k)[:, None] >> np.arange(k)) & 1
+        return float((np.abs((1 - 2 * patterns) @ sums) >= observed - tolerance).mean())
+    rng = np.random.default_rng(seed)
+    extreme, at_once = 0, max(1, 8_000_000 // k)
+    for start in range(0, permutations, at_once):
+        rows = min(at_once, permutations - start)
+        signs = 1 - 2 * rng.integers(0, 2, size=(rows, k), dtype=np.int8)
+        extreme += int((np.abs(signs @ sums) >= observed - tolerance).sum())
+    return (extreme + 1) / (permutations + 1)
+
+
+def rank_probabilities(draws: Float[np.ndarray, "R K"]) -> Float[np.ndarray, "K K"]:
+    """How often each of K models takes each rank over R joint resamplings; lower is better.
+
+    Args:
+        draws: row r holds all models' resampled scores in world r; negate where higher is
+            better.
+
+    Returns:
+        (model, rank) probabilities; rows and columns sum to 1. Equal scores share their ranks.
+    """
+    worlds, models = draws.shape
+    below = (draws[:, None, :] < draws[:, :, None]).sum(2)
+    equal = (draws[:, None, :] == draws[:, :, None]).sum(2)
+    found = np.zeros((models, models))
+    for rank in range(models):
+        shares = (below <= rank) & (rank < below + equal)
+        found[:, rank] = (shares / equal).sum(0) / worlds
+    return found
+
+
+def resampled_group_means(
+    groups: Sequence[Float[np.ndarray, " S"]], replicates: int = 4000, seed: int = 0
+) -> Float[np.ndarray, "R K"]:
+    """Means over training seeds as another set of trainings would give them, a column a group.
+
+    With few seeds a bootstrap of them is far too narrow (two seeds: sd / sqrt 2 of the true
+    one), so means are drawn from their Student posterior, mean + t(S - 1) sd / sqrt S.
+
+    Args:
+        groups: K arrays of one score each training seed.
+        replicates: R.
+        seed: of the draws.
+
+    Raises:
+        ScoreError: a group has one seed, so that nothing is known of its spread.
+    """
+    if min(len(group) for group in groups) < 2:
+        raise ScoreError("rank probabilities over trainings need at least 2 seeds a model.")
+    rng = np.random.default_rng(seed)
+    columns = []
+    for group in groups:
+        error = np.std(group, ddof=1) / len(group) ** 0.5
+        columns.append(np.mean(group) + error * rng.standard_t(len(group) - 1, size=replicates))
+    return np.stack(columns, axis=1)
+
+
+def resampled_prompt_means(
+    columns: Sequence[Float[np.ndarray, " N"]],
+    clusters: Sequence[Hashable] | None = None,
+    replicates: int = 2000,
+    seed: int = 0,
+) -> Float[np.ndarray, "R K"]:
+    """Means of K models over the same resampled prompts: a world draws one set for all.
+
+    Args:
+        columns: K arrays of N values on the same prompts and seeds.
+        clusters: N prompt keys, or None.
+        replicates: R.
+        seed: of the resampling.
+
+    Raises:
+        ScoreError: the arrays differ in length.
+    """
+    if len({len(column) for column in columns}) != 1:
+        raise ScoreError("rank probabilities need values on the same prompts for every model.")
+    values = np.stack([np.asarray(column, dtype=np.float64) for column in columns], axis=1)
+    ids, k = cluster_ids(len(values), clusters)
+    sums = np.zeros((k, values.shape[1]))
+    np.add.at(sums, ids, values)
+    sizes = np.bincount(ids, minlength=k).astype(np.float64)
+    rng = np.random.default_rng(seed)
+    means = np.empty((replicates, values.shape[1]))
+    for row in means:
+        drawn = rng.integers(0, k, size=k)
+        row[:] = sums[drawn].sum(0) / sizes[drawn].sum()
+    return means
+
+
+def hypervolume(
+    points: Sequence[tuple[float, float]], reference: tuple[float, float]
+) -> float:
+    """Area between a front and a reference point; both coordinates are to be low.
+
+    Points that are not better than the reference in both coordinates add nothing.
+
+    Args:
+        points: (x, y) of each operating point; negate what should be high.
+        reference: the worst acceptable (x, y), the same for all that are compared.
+
+    Source: Zitzler & Thiele (1998), "Multiobjective optimization using evolutionary
+    algorithms", for two objectives by one sweep.
+    Differs: none.
+    """
+    inside = sorted(p for p in points if p[0] < reference[0] and p[1] < reference[1])
+    area, lowest = 0.0, reference[1]
+    for x, y in inside:
+        if y < lowest:
+            area += (reference[0] - x) * (lowest - y)
+            lowest = y
+    return area
+
+
+def at_equal(
+    first: Sequence[tuple[float, float]], second: Sequence[tuple[float, float]]
+) -> tuple[float, float, float] | None:
+    """Mean gap of two fronts in y at equal x, over the x that both reach.
+
+    Each front is joined by straight lines between its points in order of x; of points with one
+    x the lowest y stays.
+
+    Args:
+        first: (x, y) points, for example (CLIP-score, Fréchet distance).
+        second: likewise.
+
+    Returns:
+        (mean of first - second, lowest shared x, highest shared x), or None where their ranges
+        do not overlap.
+    """
+    curves = []
+    for points in (first, second):
+        best: dict[float, float] = {}
+        for x, y in points:
+            best[x] = min(y, best.get(x, np.inf))
+        curves.append((np.array(sorted(best)), np.array([best[x] for x in sorted(best)])))
+    low = max(x[0] for x, _ in curves)
+    high = min(x[-1] for x, _ in curves)
+    if low >= high:
+        return None
+    knots = np.unique(np.concatenate([x[(x > low) & (x < high)] for x, _ in curves] + [[low, high]]))
+    gap = np.interp(knots, *curves[0]) - np.interp(knots, *curves[1])
+    mean = float(np.trapezoid(gap, knots) / (high - low))
+    return mean, float(low), float(high)
