@@ -1,5 +1,6 @@
 import pytest
 from instruments import make_split
+from PIL import Image
 
 from t2ibench.core.errors import ScoreError
 from t2ibench.data.folder import FolderSource
@@ -80,6 +81,9 @@ def test_the_whole_split_can_be_the_reference():
 
 
 def test_images_prepared_in_another_way_are_refused(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("a black square")
+
     def folder(side, filter="bicubic"):
         return FolderSource(
             tmp_path, cache_dir=tmp_path, resolution=side, name="mine", filter=filter

@@ -1,14 +1,14 @@
 """Inception-v3 of 2015-12-05, the network whose Fréchet distance is called FID.
 
 The published weights are not redistributed here: give the file of torch-fidelity
-(``weights-inception-2015-12-05-6726825d.pth``) as an argument or in ``T2IBENCH_INCEPTION``.
+(``weights-inception-2015-12-05-6726825d.pth``) as an argument or in ``T2IBENCH_INCEPTION``, or run
+``t2ibench fetch inception``.
 Module names follow that file. Other weights of the same layout load, but never under the
 name ``fid``.
 """
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Literal
 
@@ -16,14 +16,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from t2ibench.core.errors import CheckpointError, MissingWeightsError
+from t2ibench.core.errors import CheckpointError
 from t2ibench.core.hashing import hash_file
 from t2ibench.core.types import PixelImages
 from t2ibench.metrics.extractors.base import FeatureExtractor
+from t2ibench.metrics.extractors.published import INCEPTION
 
 PUBLISHED_SHA256 = "6726825d"
 """First digits of the SHA-256 of the only file that may be called fid."""
-ENVIRONMENT = "T2IBENCH_INCEPTION"
 SIZE = 299
 CLASSES = 1008
 BATCH_NORM_EPSILON = 1e-3
@@ -182,7 +182,7 @@ class InceptionV3(FeatureExtractor):
 
     Args:
         weights: the state-dict file (566 tensors); None: the one named by
-            ``T2IBENCH_INCEPTION``.
+            ``T2IBENCH_INCEPTION``, else the one that ``t2ibench fetch inception`` put.
 
     Raises:
         MissingWeightsError: no file is given or it is absent.
@@ -199,7 +199,7 @@ class InceptionV3(FeatureExtractor):
 
     def __init__(self, weights: str | Path | None = None) -> None:
         super().__init__()
-        path = _weights_path(weights)
+        path = INCEPTION.locate(weights)
         self.sha256 = hash_file(path)
         self.name = "inception-v3-tf2015" if self.is_published_inception else "inception-v3-foreign"
         self.Conv2d_1a_3x3 = NormedConv(3, 32, (3, 3), 2)
@@ -252,15 +252,3 @@ class InceptionV3(FeatureExtractor):
         x = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(x)))
         x = self.Mixed_6e(self.Mixed_6d(self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(x)))))
         return self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(x))).mean((2, 3))
-
-
-def _weights_path(weights: str | Path | None) -> Path:
-    given = weights or os.environ.get(ENVIRONMENT)
-    if not given or not Path(given).is_file():
-        raise MissingWeightsError(
-            f"FID needs weights-inception-2015-12-05-6726825d.pth (96 MB, SHA-256 "
-            f"{PUBLISHED_SHA256}..., from the releases of torch-fidelity); "
-            f"{f'{given} is not a file' if given else 'no file is given'}: set "
-            f"{ENVIRONMENT}=/path/to/it or the extractor's weights."
-        )
-    return Path(given)
