@@ -27,6 +27,7 @@ OPTIONAL = {
 FILES = {
     "T2IBENCH_INCEPTION": "fid with the published Inception-v3 weights",
     "T2IBENCH_CLIP": "clip_score with a published CLIP",
+    "T2IBENCH_DINOV2": "fd with DINOv2",
 }
 
 
@@ -46,6 +47,9 @@ def run(arguments: Sequence[str]) -> int:
         path = os.environ.get(variable)
         state = "unset  " if not path else ("ok     " if Path(path).exists() else "NO FILE")
         lines.append(f"  {state} {variable} {path or ''} ({purpose})")
+    for name, target in fetched().items():
+        state = "ok     " if target.exists() else "absent "
+        lines.append(f"  {state} {target} (t2ibench fetch {name})")
     lines.append(f"  {os.cpu_count()} cores; GPU: {gpu()}; npm: {shutil.which('npm') or 'absent'}")
     free = shutil.disk_usage(".").free / 2**30
     lines.append(f"  {free:.0f} GiB free in this folder")
@@ -60,6 +64,13 @@ def installed(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
+
+
+def fetched() -> dict[str, Path]:
+    """Where ``t2ibench fetch`` puts each set of published weights."""
+    from t2ibench.metrics.extractors.published import PUBLISHED
+
+    return {name: weights.target for name, weights in PUBLISHED.items()}
 
 
 def gpu() -> str:

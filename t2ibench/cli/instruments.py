@@ -13,6 +13,7 @@ from t2ibench.cli.build import cache_root, create
 from t2ibench.data.cache import ArrayCache
 from t2ibench.data.records import DataSource
 from t2ibench.evaluation.evaluator import Aligner, Evaluator, Judge
+from t2ibench.evaluation.measures import HardNegatives
 from t2ibench.evaluation.protocol import Protocol
 from t2ibench.metrics.dual_encoder import WEIGHTS, DualEncoder
 from t2ibench.metrics.extractors.base import FeatureExtractor
@@ -28,6 +29,7 @@ class Instruments:
         aligners: dual encoders.
         judge: the exact grader, or None.
         meaning: caption to what it says, or None.
+        negatives: nearly true captions, or None.
         cache: of reference features.
     """
 
@@ -36,10 +38,16 @@ class Instruments:
     aligners: tuple[Aligner, ...]
     judge: Judge | None
     meaning: Callable[[str], Hashable] | None
+    negatives: HardNegatives | None
     cache: ArrayCache
 
     def evaluator(self, protocol: Protocol) -> Evaluator:
-        """The evaluator of a protocol."""
+        """The evaluator of a protocol.
+
+        Raises:
+            ScoreError: the data set or the instruments are not what the protocol asks for.
+        """
+        protocol.check_source(self.source)
         return Evaluator(
             protocol=protocol,
             reference=self.source.split(protocol.reference_split),
@@ -47,6 +55,7 @@ class Instruments:
             aligners=self.aligners,
             judge=self.judge,
             meaning=self.meaning,
+            negatives=self.negatives,
             cache=self.cache,
         )
 
@@ -57,10 +66,11 @@ class Instruments:
 
 
 def make_protocol(cfg: DictConfig, part: str) -> Protocol:
-    """``protocol.test`` or ``protocol.front``."""
-    fields: Any = OmegaConf.to_container(cfg.protocol[part], resolve=True)
-    name = cfg.protocol.name if part == "test" else f"{cfg.protocol.name}-{part}"
-    return Protocol(name=name, **fields)
+    """``protocol.test``, ``protocol.front`` or ``protocol.compose``."""
+    whole: Any = OmegaConf.to_container(cfg.protocol, resolve=True)
+    name = whole["name"] if part == "test" else f"{whole['name']}-{part}"
+    shared = {key: whole[key] for key in ("extractor", "r_precision_folds")}
+    return Protocol(name=name, **whole[part], **whole["images"], **shared)
 
 
 def build_instruments(cfg: DictConfig, source: DataSource) -> Instruments:
@@ -79,6 +89,7 @@ def build_instruments(cfg: DictConfig, source: DataSource) -> Instruments:
         aligners=dual_encoders(cfg),
         judge=judge,
         meaning=meaning,
+        negatives=hard_negatives_of(source),
         cache=ArrayCache(cache_root(cfg) / "features"),
     )
 
@@ -92,6 +103,19 @@ def dual_encoders(cfg: DictConfig) -> tuple[DualEncoder, ...]:
         return (DualEncoder.load(wanted),)
     shipped = sorted(p.parent.name for p in WEIGHTS.glob(f"{cfg.data.name}-clip-v*/card.json"))
     return (DualEncoder.load(shipped[-1]),) if shipped else ()
+
+
+def hard_negatives_of(source: DataSource) -> HardNegatives | None:
+    """Nearly true captions for the data sets whose captions can be read, None for others."""
+    if source.world is not None:
+        from t2ibench.data.shapes.negatives import hard_negatives
+
+        return HardNegatives("changed", 9, lambda caption: hard_negatives(caption, source.world))
+    if source.name.startswith("emoji_styles"):
+        from t2ibench.data.emoji_styles.negatives import STYLE_NAMES, style_negatives
+
+        return HardNegatives("styles", len(STYLE_NAMES) - 1, style_negatives)
+    return None
 
 
 def shapes_judge(source: Any) -> tuple[Judge, Callable[[str], Hashable]]:

@@ -16,7 +16,8 @@ from t2ibench.core.errors import T2IBenchError
 VERBS = {
     "train": "train (and sample, and score) one model or a sweep: Hydra overrides, -m",
     "sample": "images for your prompts from a trained run",
-    "score": "score a run again, or anybody's folder of images with captions",
+    "score": "score a run again, anybody's images or features, or several protocols side by side",
+    "fetch": "published weights (Inception, CLIP, DINOv2) onto this machine, hash checked",
     "compare": "leaderboard and paired tests over runs",
     "report": "one self-contained HTML page over runs",
     "info": "parameters, FLOPs, knobs of a configuration, without training it",
@@ -38,6 +39,10 @@ examples:
   t2ibench train model=diffusion/ldm data=shapes seed=0,1 -m
   t2ibench train model=gan/gan_int_cls conditioning=modulation budget=images budget.amount=50000
   t2ibench sample runs/NAME "a large red ring on a white background" seed=3 out=pictures
+  t2ibench sample runs/NAME prompts=evaluation_metadata.jsonl images_per_prompt=4 out=geneval
+  t2ibench score runs/NAME --protocols all
+  t2ibench score pictures/ prompts=prompts.txt data=shapes protocol.test.num_images=100
+  t2ibench fetch inception
   t2ibench compare runs/*
   t2ibench train --cfg job      the whole configuration;  t2ibench train --help  its groups
 """

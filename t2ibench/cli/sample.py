@@ -2,71 +2,80 @@
 
 t2ibench sample RUN "a large red ring" "a small blue moon" seed=3 out=pictures
 t2ibench sample RUN prompts=prompts.txt knobs.guidance_scale=3 batch_size=32
+t2ibench sample RUN prompts=PartiPrompts.tsv out=parti
+t2ibench sample RUN prompts=evaluation_metadata.jsonl images_per_prompt=4 out=geneval
+t2ibench sample RUN prompts=color_val.txt layout=t2i_compbench images_per_prompt=10 out=color
 
+prompts=FILE reads .txt (a prompt a line, T2I-CompBench), PartiPrompts' .tsv, DrawBench's .csv and
+GenEval's .jsonl. layout=auto|plain|geneval|t2i_compbench is the folder that a detector expects;
+auto is GenEval's for GenEval's prompts and plain (images and metadata.jsonl) for all others.
 The same run, prompt, seed and knobs give the same image in any company.
 """
 
 from __future__ import annotations
 
-import json
-import re
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from t2ibench.cli.arguments import number, parse_arguments
 from t2ibench.core.errors import ConfigError
 
+DEFAULTS = {
+    "seed": "0",
+    "out": "samples",
+    "prompts": "",
+    "batch_size": "64",
+    "images_per_prompt": "1",
+    "layout": "auto",
+}
+
 
 def run(arguments: Sequence[str]) -> int:
-    """Writes numbered PNG files and metadata.jsonl into ``out``."""
-    defaults = {"seed": "0", "out": "samples", "prompts": "", "batch_size": "64"}
-    given = parse_arguments("sample", arguments, defaults)
+    """Writes the images and what was asked of each into ``out``."""
+    given = parse_arguments("sample", arguments, DEFAULTS)
     if not given.words:
         raise ConfigError("sample needs a run folder first: t2ibench sample RUN PROMPT…")
-    folder, *prompts = given.words
-    prompts += read_prompts(given.options["prompts"])
+    from t2ibench.data.prompts import Prompt, read_prompts
+    from t2ibench.evaluation.layouts import choose_layout, write_images
+
+    folder, *words = given.words
+    prompts = [Prompt(word) for word in words]
+    prompts += read_prompts(given.options["prompts"]) if given.options["prompts"] else []
     if not prompts:
         raise ConfigError("sample needs prompts: words in quotes after the run, or prompts=FILE.")
-
-    from PIL import Image
+    layout = choose_layout(given.options["layout"], prompts)
+    seed, batch_size, per_prompt = (
+        int(number(name, given.options[name]))
+        for name in ("seed", "batch_size", "images_per_prompt")
+    )
+    if min(batch_size, per_prompt) < 1:
+        raise ConfigError(
+            f"batch_size={batch_size} and images_per_prompt={per_prompt} must be at least 1."
+        )
 
     from t2ibench.cli.pipeline import open_run
+    from t2ibench.cli.progress import counted
     from t2ibench.core.noise import sample_seeds
     from t2ibench.families.base import generate_pixels
     from t2ibench.runs.folder import Run
 
-    seed = int(number("seed", given.options["seed"]))
     module = open_run(Run.at(folder)).module
-    seeds = sample_seeds(prompts, seed)
-    batch_size = int(number("batch_size", given.options["batch_size"]))
-    pixels = generate_pixels(module, prompts, seeds, given.knobs, batch_size)
-    out = Path(given.options["out"])
-    out.mkdir(parents=True, exist_ok=True)
-    lines = []
-    for i, (prompt, image) in enumerate(zip(prompts, pixels, strict=True)):
-        name = f"{i:05d}-{slug(prompt)}.png"
-        Image.fromarray(image.permute(1, 2, 0).numpy()).save(out / name)
-        lines.append(json.dumps({"file_name": name, "text": prompt, "seed": seed}))
-    (out / "metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    sys.stdout.write(f"{len(prompts)} images in {out}\n")
+    asked = [prompt.text for prompt in prompts for _ in range(per_prompt)]
+    seeds = sample_seeds(numbered(asked), seed)
+    with counted("sample", len(asked)) as advance:
+        pixels = generate_pixels(module, asked, seeds, given.knobs, batch_size, advance)
+    write_images(Path(given.options["out"]), layout, prompts, per_prompt, pixels, seeds)
+    sys.stdout.write(f"{len(asked)} images in {given.options['out']} ({layout} layout)\n")
     return 0
 
 
-def read_prompts(path: str) -> list[str]:
-    """One prompt a line; no path, no prompts.
-
-    Raises:
-        ConfigError: the file does not exist.
-    """
-    if not path:
-        return []
-    if not Path(path).exists():
-        raise ConfigError(f"prompts={path} does not exist; give a text file, one prompt a line.")
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
-    return [line.strip() for line in lines if line.strip()]
-
-
-def slug(prompt: str) -> str:
-    """A prompt as part of a file name."""
-    return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "empty"
+def numbered(prompts: Sequence[str]) -> list[str]:
+    """Names for seeds: a prompt's first image has the prompt's own, each repeat another."""
+    met: Counter[str] = Counter()
+    names = []
+    for prompt in prompts:
+        names.append(prompt if not met[prompt] else f"{prompt}#{met[prompt]}")
+        met[prompt] += 1
+    return names

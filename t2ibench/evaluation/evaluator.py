@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, runtime_checkable
 from typing import Protocol as Interface
 
@@ -20,17 +19,20 @@ from torch import Tensor
 
 from t2ibench.core.errors import ScoreError
 from t2ibench.core.hashing import hash_json
-from t2ibench.core.types import PixelImages, Score
+from t2ibench.core.types import PixelImages
 from t2ibench.data.records import PreparedSplit
+from t2ibench.evaluation.measures import (
+    Evaluation,
+    HardNegatives,
+    aligner_distances,
+    extractor_distances,
+    hard_alignment,
+    prompt_alignment,
+)
 from t2ibench.evaluation.protocol import Protocol, hashed_order
 from t2ibench.evaluation.results import Scores
 from t2ibench.evaluation.samples import SampleSet
-from t2ibench.metrics.alignment import DISTRACTORS, clip_score, draw_distractors, r_precision
-from t2ibench.metrics.bootstrap import Estimate, bootstrap_mean
 from t2ibench.metrics.extractors.base import FeatureExtractor
-from t2ibench.metrics.frechet import frechet_estimate
-from t2ibench.metrics.kernel import cmmd_estimate, cmmd_name, kid_estimate
-from t2ibench.metrics.neighbours import neighbours
 
 CHUNK = 256
 """Images handed to each instrument at a time."""
@@ -78,19 +80,6 @@ class FeatureCache(Interface):
         """The arrays kept under ``key``, built and kept at first use."""
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """What the evaluator says of one sample set.
-
-    Attributes:
-        scores: score key -> score.
-        columns: score key -> one number an image, for scores that are means over images.
-    """
-
-    scores: Scores
-    columns: dict[str, np.ndarray] = field(default_factory=dict)
-
-
 class Evaluator:
     """Scores sample sets under one protocol.
 
@@ -104,10 +93,12 @@ class Evaluator:
         judge: exact grader, or None for data without one.
         meaning: maps a caption to what it says, so that paraphrases never distract one
             another in R-precision; None: the caption itself, without case.
+        negatives: nearly true captions for R-precision among hard negatives, or None.
         cache: keeps reference features between processes; None: in memory only.
 
     Raises:
-        ScoreError: a reference split that is not the protocol's or is too small.
+        ScoreError: a reference split that is not the protocol's or is too small, or no
+            extractor that the protocol names.
     """
 
     def __init__(
@@ -119,6 +110,7 @@ class Evaluator:
         aligners: Sequence[Aligner] = (),
         judge: Judge | None = None,
         meaning: Callable[[str], Hashable] | None = None,
+        negatives: HardNegatives | None = None,
         cache: FeatureCache | None = None,
     ) -> None:
         self.protocol = protocol
@@ -127,9 +119,12 @@ class Evaluator:
         self.aligners = tuple(aligners)
         self.judge = judge
         self.meaning = meaning or str.casefold
+        self.negatives = negatives
         self.cache = cache
+        protocol.check_extractors([extractor.key for extractor in self.extractors])
         self._indices = protocol.reference(reference)
         self._reference_features: dict[str, Tensor] = {}
+        self._caption_features: dict[tuple[str, str], Tensor] = {}
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -150,7 +145,7 @@ class Evaluator:
                 f"the images are {samples.resolution} px, the reference {self.reference.name} is "
                 f"{self.reference.resolution} px; sample or prepare both at one resolution."
             )
-        evaluation = Evaluation({})
+        evaluation = Evaluation()
         extracted, aligned, skills = self._pass(samples.pixels, samples.captions)
         for extractor in self.extractors:
             self._distances(evaluation, extractor, extracted[extractor.key], samples)
@@ -187,7 +182,7 @@ class Evaluator:
             tuple(record.key for record in records),
             tuple(range(count)),
         )
-        evaluation = Evaluation({})
+        evaluation = Evaluation()
         extracted, aligned, _ = self._pass(samples.pixels, None)
         for extractor in self.extractors:
             self._distances(evaluation, extractor, extracted[extractor.key], samples)
@@ -202,7 +197,7 @@ class Evaluator:
         """
         prompts = self.protocol.prompts(split)
         samples = prompts.answered_by(split.pixels(prompts.indices))
-        evaluation = Evaluation({})
+        evaluation = Evaluation()
         _, aligned, skills = self._pass(samples.pixels, samples.captions)
         for aligner in self.aligners:
             self._alignment(evaluation, aligner, aligned[aligner.key], samples)
@@ -262,6 +257,16 @@ class Evaluator:
         self._reference_features[key] = features
         return features
 
+    def _encoded(self, aligner: Aligner, captions: Sequence[str]) -> Tensor:
+        """(len(captions), D) caption features; each distinct caption is encoded once."""
+        kept = self._caption_features
+        missing = sorted({c for c in captions if (aligner.key, c) not in kept})
+        for start in range(0, len(missing), CHUNK):
+            chunk = missing[start : start + CHUNK]
+            features = aligner.text_features(chunk).float().cpu()
+            kept.update(zip(((aligner.key, c) for c in chunk), features, strict=True))
+        return torch.stack([kept[aligner.key, caption] for caption in captions])
+
     # ---- scores ----
 
     def _distances(
@@ -271,53 +276,37 @@ class Evaluator:
         x: Tensor,
         samples: SampleSet,
     ) -> None:
-        """Fréchet, kernel, precision, recall, density and coverage of one extractor."""
+        """The scores of one extractor's features."""
         y = self._reference_of(extractor.key, extractor.fingerprint, extractor.features)
-        inner = self._distance_key(extractor.key, extractor.fingerprint, samples)
-        name = "fid" if getattr(extractor, "is_published_inception", False) else "fd"
-        keys = samples.keys
-        self._add(evaluation, f"{name}[{inner}]", frechet_estimate(x, y, clusters=keys), len(x))
-        self._add(evaluation, f"kid[{inner}]", kid_estimate(x, y, clusters=keys), len(x))
-        found = neighbours(x, y)
-        for metric in ("precision", "density"):
-            values = getattr(found, metric).double().numpy()
-            self._add_mean(evaluation, f"{metric}[{inner}]", values, samples)
-        for metric in ("recall", "coverage"):
-            values = getattr(found, metric).double().numpy()
-            self._add(evaluation, f"{metric}[{inner}]", bootstrap_mean(values), len(x))
+        inner = self._distance_key(extractor.key, extractor.fingerprint, len(samples))
+        extractor_distances(evaluation, distance_name(extractor), inner, x, y, samples.keys)
 
     def _aligner_distances(
         self, evaluation: Evaluation, aligner: Aligner, x: Tensor, samples: SampleSet
     ) -> None:
-        """Fréchet and CMMD-style distance in an aligner's image space."""
+        """Distances in an aligner's image space."""
         y = self._reference_of(aligner.key, aligner.fingerprint, aligner.image_features)
-        inner = self._distance_key(aligner.key, aligner.fingerprint, samples)
-        keys = samples.keys
-        self._add(evaluation, f"fd[{inner}]", frechet_estimate(x, y, clusters=keys), len(x))
-        name = cmmd_name(aligner.key)
-        self._add(evaluation, f"{name}[{inner}]", cmmd_estimate(x, y, clusters=keys), len(x))
+        inner = self._distance_key(aligner.key, aligner.fingerprint, len(samples))
+        aligner_distances(evaluation, aligner.key, inner, x, y, samples.keys)
 
     def _alignment(
         self, evaluation: Evaluation, aligner: Aligner, image: Tensor, samples: SampleSet
     ) -> None:
-        """CLIP-score and R-precision (1 of 100) of one aligner."""
-        distinct = sorted(set(samples.captions))
-        rows = {caption: row for row, caption in enumerate(distinct)}
-        encoded = torch.cat(
-            [
-                aligner.text_features(distinct[start : start + CHUNK]).float().cpu()
-                for start in range(0, len(distinct), CHUNK)
-            ]
-        )
-        text = encoded[[rows[caption] for caption in samples.captions]]
+        """What one aligner says of images and their own captions."""
+        text = self._encoded(aligner, samples.captions)
         inner = f"{aligner.key}|{aligner.fingerprint[:8]}|{self._prompt_key(samples)}"
-        values = clip_score(image, text).double().numpy()
-        self._add_mean(evaluation, f"clip_score[{inner}]", values, samples)
         meanings = [self.meaning(caption) for caption in samples.captions]
-        if len(set(meanings)) > DISTRACTORS:
-            hits = r_precision(image, text, text[draw_distractors(meanings)])
-            key = f"r_precision[{inner}|1-of-{DISTRACTORS + 1}]"
-            self._add_mean(evaluation, key, hits.double().numpy(), samples)
+        folds = self.protocol.r_precision_folds
+        prompt_alignment(evaluation, inner, image, text, meanings, samples.keys, folds)
+        if self.negatives is None:
+            return
+        rivals = [tuple(self.negatives.of(c))[: self.negatives.count] for c in samples.captions]
+        asked = np.array([len(found) == self.negatives.count for found in rivals])
+        if asked.any():
+            flat = [c for found, keep in zip(rivals, asked, strict=True) if keep for c in found]
+            features = self._encoded(aligner, flat).unflatten(0, (-1, self.negatives.count))
+            name = self.negatives.name
+            hard_alignment(evaluation, inner, image, text, features, asked, name, samples.keys)
 
     def _skills(
         self, evaluation: Evaluation, skills: Mapping[str, np.ndarray], samples: SampleSet
@@ -326,31 +315,27 @@ class Evaluator:
         for skill, values in skills.items():
             if self.judge is not None and not np.isnan(values).all():
                 key = f"grader_{skill}[{self.judge.key}|{self._prompt_key(samples)}]"
-                self._add_mean(evaluation, key, values, samples)
+                evaluation.add_mean(key, values, samples.keys)
 
-    def _add_mean(
-        self, evaluation: Evaluation, key: str, values: np.ndarray, samples: SampleSet
-    ) -> None:
-        """A mean over images, its interval clustered by prompt, its per-image column."""
-        asked = ~np.isnan(values)
-        clusters = [k for k, keep in zip(samples.keys, asked, strict=True) if keep]
-        self._add(evaluation, key, bootstrap_mean(values[asked], clusters), int(asked.sum()))
-        evaluation.columns[key] = values
-
-    @staticmethod
-    def _add(evaluation: Evaluation, key: str, estimate: Estimate, n: int) -> None:
-        evaluation.scores[key] = Score(
-            estimate.value, n, estimate.ci_low, estimate.ci_high, key, estimate.note
-        )
-
-    def _distance_key(self, instrument: str, fingerprint: str, samples: SampleSet) -> str:
-        n, m = len(samples), len(self._indices)
-        split = f"{self.reference.name}:{self.reference.fingerprint[:8]}"
-        size = str(n) if n == m else f"{n}/{m}"
-        return f"{instrument}|{fingerprint[:8]}|{split}|{size}"
+    def _distance_key(self, instrument: str, fingerprint: str, n: int) -> str:
+        return distance_key(instrument, fingerprint, self.reference, n, len(self._indices))
 
     @staticmethod
     def _prompt_key(samples: SampleSet) -> str:
         """The identity of the prompts themselves, and N."""
         digest = hashlib.sha256("\n".join(sorted(samples.captions)).encode()).hexdigest()
         return f"prompts:{digest[:8]}|{len(samples)}"
+
+
+def distance_name(extractor: FeatureExtractor) -> str:
+    """``fid`` for the published Inception alone, ``fd`` for any other network."""
+    return "fid" if getattr(extractor, "is_published_inception", False) else "fd"
+
+
+def distance_key(
+    instrument: str, fingerprint: str, reference: PreparedSplit, n: int, m: int
+) -> str:
+    """What stands between the brackets of a distance: instrument, weights, reference, N and M."""
+    split = f"{reference.name}:{reference.fingerprint[:8]}"
+    size = str(n) if n == m else f"{n}/{m}"
+    return f"{instrument}|{fingerprint[:8]}|{split}|{size}"

@@ -6,6 +6,7 @@ chosen by a hash of their keys: by rule, not by taste, and the same for every mo
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -13,10 +14,13 @@ from t2ibench.core.errors import ScoreError
 from t2ibench.core.hashing import derive_seed
 from t2ibench.core.noise import sample_seeds
 from t2ibench.core.types import PixelImages
-from t2ibench.data.records import PreparedSplit, Record
+from t2ibench.data.records import DataSource, PreparedSplit, Record
 from t2ibench.evaluation.samples import SampleSet
 
-CaptionChoice = Literal["first", "seeded"]
+CaptionChoice = Literal["first", "seeded", "every"]
+
+WHOLE_SPLIT = -1
+"""A reference size: every image of the split."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +56,16 @@ class Protocol:
         split: the split whose captions are the prompts.
         num_images: N, images a model draws.
         sampling_seed: of the noise, and of a seeded caption.
-        caption: which caption of a record is its prompt: the first, or one drawn by key.
+        caption: which captions of a record are prompts: the first; one drawn by key; or every
+            one, each a prompt of its own, for sets with fewer images than N.
         reference_split: the split whose real images the distances compare with; empty: the
             prompts' split.
-        reference_size: M, how many of them; 0: N, as published comparisons have it.
+        reference_size: M, how many of them; 0: N, as published comparisons have it; -1: all.
+        resolution: side in pixels at which images are compared; 0: the data set's.
+        crop: how a real image becomes a square (``centre``); empty: as the data set has it.
+        resize: filter to that resolution (``lanczos``); empty: as the data set has it.
+        extractor: key of the network that the distance must be measured with; empty: any.
+        r_precision_folds: folds over which R-precision is also averaged; 0: none.
 
     Raises:
         ScoreError: sizes that are not positive, or an unknown caption choice.
@@ -68,12 +78,18 @@ class Protocol:
     caption: CaptionChoice = "first"
     reference_split: str = ""
     reference_size: int = 0
+    resolution: int = 0
+    crop: str = ""
+    resize: str = ""
+    extractor: str = ""
+    r_precision_folds: int = 0
 
     def __post_init__(self) -> None:
-        if self.num_images < 1 or self.reference_size < 0:
+        if self.num_images < 1 or self.reference_size < WHOLE_SPLIT:
             raise ScoreError(
                 f"protocol.num_images={self.num_images} must be at least 1 and "
-                f"protocol.reference_size={self.reference_size} at least 0 (0: as many)."
+                f"protocol.reference_size={self.reference_size} at least 0 (0: as many), or "
+                f"{WHOLE_SPLIT} (all)."
             )
         if self.caption not in get_args(CaptionChoice):
             raise ScoreError(
@@ -100,19 +116,30 @@ class Protocol:
             raise ScoreError(
                 f"protocol {self.name} draws prompts from split {self.split}, got {split.name}."
             )
-        order = hashed_order(split)
-        indices = [order[i % len(order)] for i in range(self.num_images)]
-        records = [split.records[i] for i in indices]
+        pool = self._pool(split)
+        drawn = [pool[i % len(pool)] for i in range(self.num_images)]
         names = [
-            record.key if i < len(order) else f"{record.key}#{i // len(order)}"
-            for i, record in enumerate(records)
+            name if i < len(pool) else f"{name}#{i // len(pool)}"
+            for i, (name, _, _) in enumerate(drawn)
         ]
         return Prompts(
-            tuple(indices),
-            tuple(record.key for record in records),
-            tuple(self._caption(record) for record in records),
+            tuple(index for _, index, _ in drawn),
+            tuple(split.records[index].key for _, index, _ in drawn),
+            tuple(caption for _, _, caption in drawn),
             tuple(sample_seeds(names, self.sampling_seed)),
         )
+
+    def _pool(self, split: PreparedSplit) -> list[tuple[str, int, str]]:
+        """(name, position, caption) of each prompt of the split, in the order of a hash."""
+        if self.caption != "every":
+            records = split.records
+            return [(records[i].key, i, self._caption(records[i])) for i in hashed_order(split)]
+        named = [
+            (f"{record.key}/{number}", i, caption)
+            for i, record in enumerate(split.records)
+            for number, caption in enumerate(record.captions)
+        ]
+        return sorted(named, key=lambda prompt: derive_seed("protocol", prompt[0]))
 
     def reference(self, split: PreparedSplit) -> tuple[int, ...]:
         """Which M real images the distances compare with.
@@ -125,7 +152,42 @@ class Protocol:
                 f"protocol {self.name} compares with split {self.reference_split}, "
                 f"got {split.name}."
             )
-        return real_subset(split, self.reference_size)
+        whole = self.reference_size == WHOLE_SPLIT
+        return real_subset(split, len(split) if whole else self.reference_size)
+
+    def check_source(self, source: DataSource) -> None:
+        """Refuses a data set whose images were not made into squares as the protocol says.
+
+        Raises:
+            ScoreError: another resolution, crop or filter, or a data set that does not tell.
+        """
+        if self.resolution not in (0, source.resolution):
+            raise ScoreError(
+                f"protocol {self.name} compares images of {self.resolution} px, data "
+                f"{source.name} has {source.resolution} px; set data.resolution={self.resolution} "
+                "and train at it, or choose another protocol."
+            )
+        asked = "-".join(part for part in (self.resize, self.crop) if part)
+        prepared = getattr(getattr(source, "recipe", None), "name", "unknown")
+        if asked and prepared.rsplit("-", 1)[0] != asked:
+            raise ScoreError(
+                f"protocol {self.name} compares images prepared by {asked}, data {source.name} was "
+                f"prepared by {prepared}; prepare it so (for data=folder: "
+                f"+data.source.filter={self.resize}), or choose another protocol."
+            )
+
+    def check_extractors(self, keys: Collection[str]) -> None:
+        """Refuses an evaluator without the network that the protocol's distance is named for.
+
+        Raises:
+            ScoreError: the protocol's extractor is not among them.
+        """
+        if self.extractor and self.extractor not in keys:
+            raise ScoreError(
+                f"protocol {self.name} measures with {self.extractor}, the evaluator has "
+                f"{', '.join(keys) or 'no extractor'}; choose the evaluator that has it "
+                "(evaluator=inception, evaluator=clean_fid)."
+            )
 
     def check(self, samples: SampleSet) -> None:
         """Refuses a set that was not made under this protocol.
@@ -137,7 +199,7 @@ class Protocol:
             raise ScoreError(
                 f"protocol {self.name} scores {self.num_images} images, the set has "
                 f"{len(samples)}; scores at different N are not comparable (set "
-                f"protocol.num_images={len(samples)} for every model, or sample again)."
+                f"protocol.test.num_images={len(samples)} for every model, or sample again)."
             )
         made = samples.meta.get("protocol", {})
         for field in ("split", "sampling_seed", "caption"):

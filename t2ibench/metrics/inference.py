@@ -147,9 +147,7 @@ def resampled_prompt_means(
     return means
 
 
-def hypervolume(
-    points: Sequence[tuple[float, float]], reference: tuple[float, float]
-) -> float:
+def hypervolume(points: Sequence[tuple[float, float]], reference: tuple[float, float]) -> float:
     """Area between a front and a reference point; both coordinates are to be low.
 
     Points that are not better than the reference in both coordinates add nothing.
@@ -197,7 +195,9 @@ def at_equal(
     high = min(x[-1] for x, _ in curves)
     if low >= high:
         return None
-    knots = np.unique(np.concatenate([x[(x > low) & (x < high)] for x, _ in curves] + [[low, high]]))
+    knots = np.unique(
+        np.concatenate([x[(x > low) & (x < high)] for x, _ in curves] + [[low, high]])
+    )
     gap = np.interp(knots, *curves[0]) - np.interp(knots, *curves[1])
     mean = float(np.trapezoid(gap, knots) / (high - low))
     return mean, float(low), float(high)

@@ -33,8 +33,7 @@ class NearestTraining:
 
     @property
     def authentic(self) -> Bool[Tensor, " N"]:
-        """True where the generated image is farther from its nearest training image than that
-        image is from its own nearest neighbour."""
+        """True where the image is no copy: farther away than that training image's own nearest."""
         return self.distance > self.own_distance
 
 

@@ -2,7 +2,8 @@
 
 Where both have several training seeds, the seeds are the unit of replication (Welch's t).
 Else means over images are compared prompt by prompt (paired bootstrap and permutation), and
-distances by their intervals: such a result is about these two sets of weights, not about two families.
+distances by their intervals: such a result is about these two sets of weights, not about two
+families.
 """
 
 from __future__ import annotations
@@ -192,8 +193,11 @@ def _welch(first: Group, second: Group, key: str) -> tuple[float, float, float]:
 
 
 def _paired(first: Group, second: Group, key: str) -> tuple[float, float, float, float] | None:
-    """Over the prompts that both drew with the same seeds, or None elsewhere: the interval of a
-    paired bootstrap, the p-value of a sign-flip permutation test; both take prompts whole."""
+    """Difference, interval and p-value over the prompts that both drew with the same seeds.
+
+    The interval is a paired bootstrap's, the p-value a sign-flip permutation test's; both take
+    prompts whole. None where the two did not draw the same.
+    """
     a, b = first.runs[0].image_values(), second.runs[0].image_values()
     if a is None or b is None or key not in a.columns or key not in b.columns:
         return None

@@ -20,7 +20,6 @@ from t2ibench.report.ranking import (
 )
 from t2ibench.report.tables import Cell, Column, Group, Leaderboard, ReferenceRow
 
-
 BEST = "Probability of being the best"
 AREA = "Share of the box of all fronts that a front dominates (validation prompts)"
 

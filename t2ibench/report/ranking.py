@@ -136,15 +136,15 @@ def front_summaries(board: Leaderboard) -> list[FrontSummary]:
     return found
 
 
-def _summary(
-    fronts: dict[str, list[tuple[float, float]]], x_key: str, y_key: str
-) -> FrontSummary:
+def _summary(fronts: dict[str, list[tuple[float, float]]], x_key: str, y_key: str) -> FrontSummary:
     everything = [point for points in fronts.values() for point in points]
     worst = (min(x for x, _ in everything), max(y for _, y in everything))
     best = (max(x for x, _ in everything), min(y for _, y in everything))
     box = (best[0] - worst[0]) * (worst[1] - best[1])
     volumes = {
-        label: hypervolume([(-x, y) for x, y in points], (-worst[0], worst[1])) / box if box else 0.0
+        label: hypervolume([(-x, y) for x, y in points], (-worst[0], worst[1])) / box
+        if box
+        else 0.0
         for label, points in fronts.items()
     }
     gaps: list[tuple[str, str, float | None, float, float]] = []

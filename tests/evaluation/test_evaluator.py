@@ -5,6 +5,7 @@ from instruments import BrightnessJudge, PictureAligner, Projection, make_split
 
 from t2ibench.core.errors import ScoreError
 from t2ibench.evaluation.evaluator import Evaluator
+from t2ibench.evaluation.measures import HardNegatives
 from t2ibench.evaluation.protocol import Protocol
 from t2ibench.evaluation.results import by_metric
 from t2ibench.metrics.bootstrap import bootstrap_mean
@@ -169,3 +170,40 @@ def test_another_size_or_resolution_is_refused(test_split):
     )
     with pytest.raises(ScoreError, match="the images are 4 px"):
         judge.evaluate(small)
+
+
+def other_colour(caption):
+    """One nearly true caption for round things, none for the others."""
+    if "red" not in caption:
+        return ()
+    return (caption.replace("red", "blue"), caption.replace("red", "green"))
+
+
+def test_hard_negatives_have_a_key_of_their_own_and_count_who_was_asked(test_split):
+    negatives = HardNegatives("colours", 2, other_colour)
+    samples = drawn(test_split, noise=60)
+    evaluation = evaluator(test_split, negatives=negatives).evaluate(samples)
+    hard = by_metric(evaluation.scores)["r_precision_hard"]
+    asked = np.array(["red" in caption for caption in samples.captions])
+    assert hard.key.endswith("|1-of-3|colours]") and hard.n == asked.sum()
+    assert hard.value == 1.0, "another colour is another picture in this toy world"
+    np.testing.assert_array_equal(np.isnan(evaluation.columns[hard.key]), ~asked)
+    wrong = tuple(caption.replace("red", "blue") for caption in samples.captions)
+    turned = type(samples)(samples.pixels, wrong, samples.keys, samples.seeds)
+    swapped = HardNegatives("colours", 1, lambda c: (c.replace("blue", "red"),))
+    fooled = evaluator(test_split, negatives=swapped).evaluate(turned)
+    column = next(v for k, v in fooled.columns.items() if k.startswith("r_precision_hard"))
+    assert np.nanmax(column[asked]) == 0.0, "a red picture is nearer its red negative"
+
+
+def test_folds_are_scored_where_the_protocol_asks(test_split):
+    folded = Protocol("dev", "test", N, 0, r_precision_folds=10)
+    found = by_metric(evaluator(test_split, protocol=folded).evaluate(drawn(test_split, 60)).scores)
+    assert found["r_precision_folds"].value == pytest.approx(found["r_precision"].value)
+    assert "sd of 10 folds" in found["r_precision_folds"].note
+
+
+def test_the_protocols_network_must_be_among_the_extractors(test_split):
+    asked = Protocol("dev", "test", N, 0, extractor="inception-v3-tf2015@2048|tf1-bilinear-299")
+    with pytest.raises(ScoreError, match="measures with inception-v3"):
+        evaluator(test_split, protocol=asked)

@@ -1,8 +1,11 @@
 import pytest
 from instruments import make_split
+from PIL import Image
 
 from t2ibench.core.errors import ScoreError
+from t2ibench.data.folder import FolderSource
 from t2ibench.data.records import PreparedSplit
+from t2ibench.data.shapes.source import ShapesSource
 from t2ibench.evaluation.protocol import Protocol, bare_name
 
 
@@ -54,12 +57,56 @@ def test_reference_defaults_to_as_many_of_the_same_split():
     ("changes", "message"),
     [
         ({"num_images": 0}, "num_images=0"),
-        ({"reference_size": -1}, "reference_size=-1"),
+        ({"reference_size": -2}, "reference_size=-2"),
     ],
 )
 def test_impossible_protocols(changes, message):
     with pytest.raises(ScoreError, match=message):
         protocol(**changes)
+
+
+def test_every_caption_is_a_prompt_before_any_repeats():
+    split = make_split("test", 10)
+    prompts = protocol(caption="every", num_images=25).prompts(split)
+    first = set(zip(prompts.keys[:20], prompts.captions[:20], strict=True))
+    assert first == {(r.key, c) for r in split.records for c in r.captions}
+    assert prompts.captions[20:] == prompts.captions[:5] and len(set(prompts.seeds)) == 25
+    assert all(
+        split.records[i].key == k for i, k in zip(prompts.indices, prompts.keys, strict=True)
+    )
+
+
+def test_the_whole_split_can_be_the_reference():
+    assert sorted(protocol(reference_size=-1).reference(make_split("test", 12))) == list(range(12))
+
+
+def test_images_prepared_in_another_way_are_refused(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("a black square")
+
+    def folder(side, filter="bicubic"):
+        return FolderSource(
+            tmp_path, cache_dir=tmp_path, resolution=side, name="mine", filter=filter
+        )
+
+    asked = protocol(resolution=256, crop="centre", resize="lanczos")
+    asked.check_source(folder(256, "lanczos"))
+    with pytest.raises(ScoreError, match="images of 256 px, data mine has 64 px"):
+        asked.check_source(folder(64, "lanczos"))
+    with pytest.raises(ScoreError, match="by lanczos-centre, data mine was prepared by bicubic"):
+        asked.check_source(folder(256))
+    drawn = ShapesSource(resolution=256, cache_dir=tmp_path)
+    with pytest.raises(ScoreError, match="prepared by unknown"):
+        asked.check_source(drawn)
+    protocol().check_source(drawn)
+
+
+def test_the_protocols_extractor_must_be_there():
+    asked = protocol(extractor="inception-v3-tf2015@2048|tf1-bilinear-299")
+    asked.check_extractors(["a@1|b", "inception-v3-tf2015@2048|tf1-bilinear-299"])
+    with pytest.raises(ScoreError, match="the evaluator has a@1"):
+        asked.check_extractors(["a@1|b"])
+    protocol().check_extractors([])
 
 
 def test_wrong_split_or_size_is_refused():

@@ -1,10 +1,18 @@
 """CLIP-score and R-precision: scales, ties, distractors."""
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from t2ibench.core.errors import ScoreError
-from t2ibench.metrics.alignment import clip_score, draw_distractors, r_precision
+from t2ibench.metrics.alignment import (
+    clip_score,
+    draw_distractors,
+    fold_estimate,
+    r_precision,
+    retrieval,
+)
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -44,6 +52,28 @@ def test_hard_distractors_are_given():
     image, truth = torch.tensor([[1.0, 0.2]]), torch.tensor([[1.0, 0.0]])
     assert r_precision(image, truth, torch.tensor([[[0.0, 1.0]]])).tolist() == [1.0]
     assert r_precision(image, truth, torch.tensor([[[1.0, 0.2]]])).tolist() == [0.0]
+
+
+def test_chunks_of_a_large_retrieval_change_nothing(monkeypatch):
+    image, text = draw(300, 32, seed=1), draw(300, 32)
+    image += 0.4 * text
+    rows = draw_distractors(range(300))
+    whole = r_precision(image, text, text[rows])
+    assert 0 < float(whole.mean()) < 1
+    monkeypatch.setattr("t2ibench.metrics.alignment.CHUNK", 37)
+    assert torch.equal(retrieval(image, text, rows), whole)
+
+
+def test_folds_give_their_mean_deviation_and_students_interval():
+    hits = np.random.default_rng(0).random(3007) < 0.7
+    found = fold_estimate(hits.astype(float), 10)
+    means = hits[:3000].reshape(10, 300).mean(1)
+    low, high = stats.t.interval(0.95, 9, loc=means.mean(), scale=stats.sem(means))
+    assert found[:3] == pytest.approx((means.mean(), low, high), rel=1e-12)
+    assert found.note == f"sd of 10 folds {means.std(ddof=1):.4f}"
+    for count, folds in ((5, 10), (100, 1)):
+        with pytest.raises(ScoreError, match="r_precision_folds=0"):
+            fold_estimate(np.ones(count), folds)
 
 
 def test_impossible_inputs_are_named():

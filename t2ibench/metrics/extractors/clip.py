@@ -6,7 +6,6 @@ checkpoint with the name of its architecture. ``T2IBENCH_CLIP`` may name the fol
 
 from __future__ import annotations
 
-import os
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,8 +19,8 @@ from torch import Tensor
 from t2ibench.core.errors import MissingWeightsError
 from t2ibench.core.types import PixelImages
 from t2ibench.metrics.extractors.base import FeatureExtractor
+from t2ibench.metrics.extractors.published import CLIP_L14, OPEN_CLIP_B32
 
-ENVIRONMENT = "T2IBENCH_CLIP"
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 """Radford et al. (2021), released code: channel statistics of CLIP's training images."""
@@ -92,7 +91,8 @@ class TransformersClip(ClipTowers):
     """A CLIP in transformers' folder format.
 
     Args:
-        folder: with config.json, weights, tokenizer and preprocessor; None: ``T2IBENCH_CLIP``.
+        folder: with config.json, weights, tokenizer and preprocessor; None: ``T2IBENCH_CLIP``,
+            else the one that ``t2ibench fetch clip`` put.
         name: as the scores' keys say it; None: the folder's name.
 
     Raises:
@@ -104,16 +104,9 @@ class TransformersClip(ClipTowers):
 
     def __init__(self, folder: str | Path | None = None, name: str | None = None) -> None:
         super().__init__()
-        given = folder or os.environ.get(ENVIRONMENT)
-        if not given or not (Path(given) / "config.json").is_file():
-            raise MissingWeightsError(
-                f"CLIP-score needs a CLIP folder in transformers' format (config.json, "
-                f"model.safetensors, tokenizer files); {given or 'nothing'} is not one: set "
-                f"{ENVIRONMENT}=/path/to/it."
-            )
+        path = CLIP_L14.locate(folder)
         from transformers import CLIPModel, CLIPTokenizer
 
-        path = Path(given)
         model: Any = CLIPModel.from_pretrained(path, local_files_only=True)
         self.model = model
         self.tokenizer = CLIPTokenizer.from_pretrained(path, local_files_only=True)
@@ -160,8 +153,9 @@ class OpenClip(ClipTowers):
         super().__init__()
         if not Path(weights).is_file():
             raise MissingWeightsError(
-                f"the open_clip checkpoint {weights} of {architecture} is not a file; give "
-                f"its path in the evaluator's weights."
+                f"the open_clip checkpoint {weights} of {architecture} is not a file; "
+                f"{OPEN_CLIP_B32.missing(OPEN_CLIP_B32.target)} Another checkpoint's path goes "
+                f"into the evaluator's weights."
             )
         import open_clip
 

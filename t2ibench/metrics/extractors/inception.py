@@ -1,14 +1,14 @@
 """Inception-v3 of 2015-12-05, the network whose Fréchet distance is called FID.
 
 The published weights are not redistributed here: give the file of torch-fidelity
-(``weights-inception-2015-12-05-6726825d.pth``) as an argument or in ``T2IBENCH_INCEPTION``.
+(``weights-inception-2015-12-05-6726825d.pth``) as an argument or in ``T2IBENCH_INCEPTION``, or run
+``t2ibench fetch inception``.
 Module names follow that file. Other weights of the same layout load, but never under the
 name ``fid``.
 """
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Literal
 
@@ -18,14 +18,14 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
-from t2ibench.core.errors import CheckpointError, ConfigError, MissingWeightsError
+from t2ibench.core.errors import CheckpointError, ConfigError
 from t2ibench.core.hashing import hash_file
 from t2ibench.core.types import PixelImages
 from t2ibench.metrics.extractors.base import FeatureExtractor
+from t2ibench.metrics.extractors.published import INCEPTION
 
 PUBLISHED_SHA256 = "6726825d"
 """First digits of the SHA-256 of the only file that may be called fid."""
-ENVIRONMENT = "T2IBENCH_INCEPTION"
 SIZE = 299
 CLASSES = 1008
 BATCH_NORM_EPSILON = 1e-3
@@ -88,9 +88,7 @@ def resize_pil(images: Float[Tensor, "B C H W"], size: int) -> Float[Tensor, "B 
     return resized.unflatten(0, images.shape[:2])
 
 
-def resize_antialias(
-    images: Float[Tensor, "B C H W"], size: int
-) -> Float[Tensor, "B C size size"]:
+def resize_antialias(images: Float[Tensor, "B C H W"], size: int) -> Float[Tensor, "B C size size"]:
     """PyTorch's bilinear resize with half-pixel centres and antialiasing."""
     return nn.functional.interpolate(
         images, (size, size), mode="bilinear", align_corners=False, antialias=True
@@ -134,9 +132,7 @@ class NormedConv(nn.Module):
         if self.training or self.folded_weight is None:
             return nn.functional.relu(self.bn(self.conv(x)), inplace=True)
         conv = self.conv
-        x = nn.functional.conv2d(
-            x, self.folded_weight, self.folded_bias, conv.stride, conv.padding
-        )
+        x = nn.functional.conv2d(x, self.folded_weight, self.folded_bias, conv.stride, conv.padding)
         return nn.functional.relu(x, inplace=True)
 
 
@@ -246,7 +242,7 @@ class InceptionV3(FeatureExtractor):
 
     Args:
         weights: the state-dict file (566 tensors); None: the one named by
-            ``T2IBENCH_INCEPTION``.
+            ``T2IBENCH_INCEPTION``, else the one that ``t2ibench fetch inception`` put.
         resize: see ``Resize``.
 
     Raises:
@@ -262,15 +258,13 @@ class InceptionV3(FeatureExtractor):
     width = 2048
     batch_size = 16
 
-    def __init__(
-        self, weights: str | Path | None = None, resize: Resize = "tf1-bilinear"
-    ) -> None:
+    def __init__(self, weights: str | Path | None = None, resize: Resize = "tf1-bilinear") -> None:
         super().__init__()
         if resize not in RESIZES:
             raise ConfigError(f"resize={resize} is unknown; choose {' or '.join(RESIZES)}.")
         self.resize = RESIZES[resize]
         self.preprocessing = f"{resize}-{SIZE}"
-        path = _weights_path(weights)
+        path = INCEPTION.locate(weights)
         self.sha256 = hash_file(path)
         self.name = "inception-v3-tf2015" if self.is_published_inception else "inception-v3-foreign"
         self.Conv2d_1a_3x3 = NormedConv(3, 32, (3, 3), 2)
@@ -328,19 +322,6 @@ class InceptionV3(FeatureExtractor):
         x = self.Mixed_6e(self.Mixed_6d(self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(x)))))
         return self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(x))).mean((2, 3))
 
-
     def logits(self, features: Float[Tensor, "N 2048"]) -> Float[Tensor, "N 1008"]:
         """Class logits of pooled features without the bias, as the Inception Score reads them."""
         return features @ self.fc.weight.T.to(features)
-
-
-def _weights_path(weights: str | Path | None) -> Path:
-    given = weights or os.environ.get(ENVIRONMENT)
-    if not given or not Path(given).is_file():
-        raise MissingWeightsError(
-            f"FID needs weights-inception-2015-12-05-6726825d.pth (96 MB, SHA-256 "
-            f"{PUBLISHED_SHA256}..., from the releases of torch-fidelity); "
-            f"{f'{given} is not a file' if given else 'no file is given'}: set "
-            f"{ENVIRONMENT}=/path/to/it or the extractor's weights."
-        )
-    return Path(given)

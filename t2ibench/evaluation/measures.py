@@ -1,0 +1,165 @@
+"""Which scores features give: one function a kind of instrument, where further metrics join.
+
+A metric joins in one place: add its estimate under ``NAME[inner]``, where ``inner`` already
+says instrument, weights, reference or prompts, and N. Means over images go through
+``Evaluation.add_mean``, which keeps their per-image column for paired comparisons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from t2ibench.core.types import Score
+from t2ibench.evaluation.results import Scores
+from t2ibench.metrics.alignment import (
+    DISTRACTORS,
+    clip_score,
+    draw_distractors,
+    fold_estimate,
+    r_precision,
+    retrieval,
+)
+from t2ibench.metrics.bootstrap import Estimate, bootstrap_mean
+from t2ibench.metrics.diversity import vendi_by_prompt, vendi_estimate
+from t2ibench.metrics.extrapolation import fd_infinity_estimate
+from t2ibench.metrics.frechet import frechet_estimate
+from t2ibench.metrics.kernel import cmmd_estimate, cmmd_name, kid_estimate
+from t2ibench.metrics.neighbours import neighbours
+
+EXTRAPOLATED = 2000
+"""Images from which an extrapolation is worth its noise."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the evaluator says of one sample set.
+
+    Attributes:
+        scores: score key -> score.
+        columns: score key -> one number an image, for scores that are means over images.
+    """
+
+    scores: Scores = field(default_factory=dict)
+    columns: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def add(self, key: str, estimate: Estimate, n: int) -> None:
+        """Files an estimate that rests on n images."""
+        self.scores[key] = Score(
+            estimate.value, n, estimate.ci_low, estimate.ci_high, key, estimate.note
+        )
+
+    def add_mean(
+        self, key: str, values: Float[np.ndarray, " N"], clusters: Sequence[Hashable]
+    ) -> None:
+        """Files a mean over images, its interval clustered by prompt, and its column.
+
+        Args:
+            key: the score's.
+            values: (N,) numbers, NaN where an image was not asked.
+            clusters: N prompt keys.
+        """
+        asked = ~np.isnan(values)
+        kept = [cluster for cluster, keep in zip(clusters, asked, strict=True) if keep]
+        self.add(key, bootstrap_mean(values[asked], kept), int(asked.sum()))
+        self.columns[key] = values
+
+
+@dataclass(frozen=True)
+class HardNegatives:
+    """Captions that are nearly true.
+
+    Attributes:
+        name: how score keys call them.
+        count: how many a caption gets; captions that have fewer are left out.
+        of: the negatives of one caption.
+    """
+
+    name: str
+    count: int
+    of: Callable[[str], Sequence[str]]
+
+
+def extractor_distances(
+    found: Evaluation,
+    name: str,
+    inner: str,
+    x: Float[Tensor, "N D"],
+    y: Float[Tensor, "M other"],
+    clusters: Sequence[Hashable],
+) -> None:
+    """Fréchet (``name``: fid or fd), KID, precision, recall, density, coverage and Vendi score.
+
+    From ``EXTRAPOLATED`` images on, also the Fréchet distance of unlimited images; with several
+    images of a prompt, also the Vendi score at equal prompt.
+    """
+    found.add(f"{name}[{inner}]", frechet_estimate(x, y, clusters=clusters), len(x))
+    found.add(f"kid[{inner}]", kid_estimate(x, y, clusters=clusters), len(x))
+    near = neighbours(x, y)
+    for metric in ("precision", "density"):
+        values = getattr(near, metric).double().numpy()
+        found.add_mean(f"{metric}[{inner}]", values, clusters)
+    for metric in ("recall", "coverage"):
+        values = getattr(near, metric).double().numpy()
+        found.add(f"{metric}[{inner}]", bootstrap_mean(values), len(x))
+    found.add(f"vendi[{inner}]", vendi_estimate(x, clusters=clusters), len(x))
+    if len(set(clusters)) < len(x):
+        found.add(f"vendi_by_prompt[{inner}]", vendi_by_prompt(x, clusters), len(x))
+    if len(x) >= EXTRAPOLATED:
+        infinite = fd_infinity_estimate(x, y, clusters=clusters)
+        found.add(f"{name}_inf[{inner}]", infinite, len(x))
+
+
+def aligner_distances(
+    found: Evaluation,
+    aligner: str,
+    inner: str,
+    x: Float[Tensor, "N D"],
+    y: Float[Tensor, "M other"],
+    clusters: Sequence[Hashable],
+) -> None:
+    """Fréchet and CMMD-style distance in an aligner's image space."""
+    found.add(f"fd[{inner}]", frechet_estimate(x, y, clusters=clusters), len(x))
+    found.add(f"{cmmd_name(aligner)}[{inner}]", cmmd_estimate(x, y, clusters=clusters), len(x))
+
+
+def prompt_alignment(
+    found: Evaluation,
+    inner: str,
+    image: Float[Tensor, "N D"],
+    text: Float[Tensor, "N D"],
+    meanings: Sequence[Hashable],
+    clusters: Sequence[Hashable],
+    folds: int = 0,
+) -> None:
+    """CLIP-score and R-precision (1 of 100), also averaged over folds where ``folds`` says so."""
+    found.add_mean(f"clip_score[{inner}]", clip_score(image, text).double().numpy(), clusters)
+    if len(set(meanings)) <= DISTRACTORS:
+        return
+    hits = retrieval(image, text, draw_distractors(meanings)).double().numpy()
+    among = f"1-of-{DISTRACTORS + 1}"
+    found.add_mean(f"r_precision[{inner}|{among}]", hits, clusters)
+    if folds:
+        key = f"r_precision_folds[{inner}|{among}|{folds}-folds]"
+        found.add(key, fold_estimate(hits, folds), len(hits))
+
+
+def hard_alignment(
+    found: Evaluation,
+    inner: str,
+    image: Float[Tensor, "N D"],
+    text: Float[Tensor, "N D"],
+    rivals: Float[Tensor, "n K D"],
+    asked: Bool[np.ndarray, " N"],
+    name: str,
+    clusters: Sequence[Hashable],
+) -> None:
+    """R-precision among hard negatives, over the n of N captions that have them."""
+    values = np.full(len(image), np.nan)
+    values[asked] = r_precision(image[asked], text[asked], rivals).double().numpy()
+    among = f"1-of-{rivals.shape[1] + 1}"
+    found.add_mean(f"r_precision_hard[{inner}|{among}|{name}]", values, clusters)

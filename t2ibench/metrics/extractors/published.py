@@ -1,0 +1,180 @@
+"""Published weights that are not redistributed here: which files, their hashes, where they go.
+
+An extractor asks ``locate`` for its weights; where they are absent the one sentence names file,
+hash, place and command. ``t2ibench fetch`` reads the same table.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from t2ibench.core.errors import MissingWeightsError
+
+_HUB = "https://huggingface.co"
+_CLIP = f"{_HUB}/openai/clip-vit-large-patch14/resolve/32bd64288804d66eefd0ccbe215aa642df71cc41"
+_DINO = f"{_HUB}/facebook/dinov2-large/resolve/47b73eefe95e8d44ec3623f8890bd894b6ea2d6c"
+_LAION = f"{_HUB}/laion/CLIP-ViT-B-32-laion2B-s34B-b79K/resolve/main"
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """One file: its name here, where it is published, its SHA-256."""
+
+    name: str
+    url: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class PublishedWeights:
+    """The weights of one network.
+
+    Attributes:
+        name: as typed after ``t2ibench fetch``.
+        purpose: what they are for.
+        size: of the download, for people.
+        licence: of the weights.
+        environment: variable that may name them elsewhere; empty: none.
+        files: the weights first; several files make a folder.
+    """
+
+    name: str
+    purpose: str
+    size: str
+    licence: str
+    environment: str
+    files: tuple[PublishedFile, ...]
+
+    @property
+    def target(self) -> Path:
+        """Where the file, or the folder of several, is looked for and put."""
+        return weights_root() / (self.name if len(self.files) > 1 else self.files[0].name)
+
+    def path_of(self, file: PublishedFile) -> Path:
+        """Where one of the files belongs."""
+        return self.target / file.name if len(self.files) > 1 else self.target
+
+    @property
+    def present(self) -> bool:
+        """Whether every file is at the target; their hashes were checked when they were put."""
+        return all(self.path_of(file).is_file() for file in self.files)
+
+    def locate(self, given: str | Path | None) -> Path:
+        """The file or folder: as given, else of the environment, else the target.
+
+        Raises:
+            MissingWeightsError: there is none, in one sentence with what to do.
+        """
+        named = given or (os.environ.get(self.environment) if self.environment else None)
+        path = Path(named) if named else self.target
+        found = path.is_file() if len(self.files) == 1 else (path / "config.json").is_file()
+        if not found:
+            raise MissingWeightsError(self.missing(path))
+        return path
+
+    def missing(self, path: Path) -> str:
+        """The one sentence: file, hash, where to put it, the command."""
+        main = self.files[0]
+        kind = f"{main.name} and its configuration" if len(self.files) > 1 else main.name
+        variable = f", or set {self.environment}=/path/to/it" if self.environment else ""
+        return (
+            f"{self.purpose} needs {kind} ({self.size}, SHA-256 {main.sha256}), and {path} is not "
+            f"there: run `t2ibench fetch {self.name}` where there is a network, or put it at "
+            f"{self.target}{variable}."
+        )
+
+
+def weights_root() -> Path:
+    """``T2IBENCH_WEIGHTS``, else ``weights`` in the cache folder."""
+    cache = os.environ.get("T2IBENCH_CACHE") or Path.home() / ".cache" / "t2ibench"
+    return Path(os.environ.get("T2IBENCH_WEIGHTS") or Path(cache) / "weights")
+
+
+INCEPTION = PublishedWeights(
+    name="inception",
+    purpose="fid",
+    size="96 MB",
+    licence="Apache-2.0",
+    environment="T2IBENCH_INCEPTION",
+    files=(
+        PublishedFile(
+            "weights-inception-2015-12-05-6726825d.pth",
+            "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
+            "weights-inception-2015-12-05-6726825d.pth",
+            "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+        ),
+    ),
+)
+
+CLIP_L14 = PublishedWeights(
+    name="clip",
+    purpose="clip_score with OpenAI's CLIP ViT-L/14",
+    size="1.7 GB",
+    licence="MIT",
+    environment="T2IBENCH_CLIP",
+    files=tuple(
+        PublishedFile(name, f"{_CLIP}/{name}", sha256)
+        for name, sha256 in (
+            (
+                "model.safetensors",
+                "a2bf730a0c7debf160f7a6b50b3aaf3703e7e88ac73de7a314903141db026dcb",
+            ),
+            ("config.json", "8a09b467700c58138c29d53c605b34ebc69beaadd13274a8a2af8ad2c2f4032a"),
+            ("vocab.json", "3f0c4f7d2086b61b38487075278ea9ed04edb53a03cbb045b86c27190fa8fb69"),
+            ("merges.txt", "9fd691f7c8039210e0fced15865466c65820d09b63988b0174bfe25de299051a"),
+            ("tokenizer.json", "a83e0809aa4c3af7208b2df632a7a69668c6d48775b3c3fe4e1b1199d1f8b8f4"),
+            (
+                "tokenizer_config.json",
+                "deef455e52fa5e8151e339add0582e4235f066009601360999d3a9cda83b1129",
+            ),
+            (
+                "special_tokens_map.json",
+                "f8c0d6c39aee3f8431078ef6646567b0aba7f2246e9c54b8b99d55c22b707cbf",
+            ),
+            (
+                "preprocessor_config.json",
+                "910e70b3956ac9879ebc90b22fb3bc8a75b6a0677814500101a4c072bd7857bd",
+            ),
+        )
+    ),
+)
+
+OPEN_CLIP_B32 = PublishedWeights(
+    name="open_clip",
+    purpose="clip_score with open_clip's ViT-B-32 (laion2b_s34b_b79k)",
+    size="605 MB",
+    licence="MIT",
+    environment="",
+    files=(
+        PublishedFile(
+            "open_clip-ViT-B-32-laion2b_s34b_b79k.safetensors",
+            f"{_LAION}/open_clip_model.safetensors",
+            "ac4f8c4b88af6d963118cbf40ad93176d092abbedfcb752601ae1866352656e6",
+        ),
+    ),
+)
+
+DINOV2_L14 = PublishedWeights(
+    name="dinov2",
+    purpose="fd with DINOv2 ViT-L/14",
+    size="1.2 GB",
+    licence="Apache-2.0",
+    environment="T2IBENCH_DINOV2",
+    files=(
+        PublishedFile(
+            "model.safetensors",
+            f"{_DINO}/model.safetensors",
+            "399fba97a95f22c36834418bc69373364a99af3a1153da1c0fb31db567c92e23",
+        ),
+        PublishedFile(
+            "config.json",
+            f"{_DINO}/config.json",
+            "12df51c069a2dc1305e34ba71ef58bc2407ea553b75f4722a1715c1bce3bbed0",
+        ),
+    ),
+)
+
+PUBLISHED = {w.name: w for w in (INCEPTION, CLIP_L14, OPEN_CLIP_B32, DINOV2_L14)}
+"""What ``t2ibench fetch`` knows."""
