@@ -314,7 +314,10 @@ class InceptionV3(FeatureExtractor):
     def forward(self, pixels: PixelImages) -> Float[Tensor, "B 2048"]:
         """Resizes, scales by (x - 128) / 128, embeds and pools."""
         x = (self.resize(pixels.float(), SIZE) - 128) / 128
-        x = x.contiguous(memory_format=torch.channels_last)
+        return self.embed(x.contiguous(memory_format=torch.channels_last))
+
+    def embed(self, x: Float[Tensor, "B 3 299 299"]) -> Float[Tensor, "B 2048"]:
+        """Pooled features of images that are resized and scaled already."""
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
         x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(nn.functional.max_pool2d(x, 3, 2)))
         x = nn.functional.max_pool2d(x, 3, 2)
