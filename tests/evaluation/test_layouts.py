@@ -13,8 +13,16 @@ from t2ibench.data.prompts import Prompt
 from t2ibench.evaluation.layouts import choose_layout, write_images
 
 ROWS = [
-    {"tag": "single_object", "include": [{"class": "cup", "count": 1}], "prompt": "a photo of a cup"},
-    {"tag": "colors", "include": [{"class": "cup", "color": "red"}], "prompt": "a photo of a red cup"},
+    {
+        "tag": "single_object",
+        "include": [{"class": "cup", "count": 1}],
+        "prompt": "a photo of a cup",
+    },
+    {
+        "tag": "colors",
+        "include": [{"class": "cup", "color": "red"}],
+        "prompt": "a photo of a red cup",
+    },
 ]
 GENEVAL = [Prompt(row["prompt"], row["tag"], row) for row in ROWS]
 PLAIN = [Prompt("a red/blue ring"), Prompt("a moon")]
