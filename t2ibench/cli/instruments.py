@@ -12,7 +12,8 @@ from torch import nn
 from t2ibench.cli.build import cache_root, create
 from t2ibench.data.cache import ArrayCache
 from t2ibench.data.records import DataSource
-from t2ibench.evaluation.evaluator import Aligner, Evaluator, Judge
+from t2ibench.evaluation.evaluator import Evaluator
+from t2ibench.evaluation.interfaces import Aligner, Judge
 from t2ibench.evaluation.measures import HardNegatives
 from t2ibench.evaluation.protocol import Protocol
 from t2ibench.metrics.dual_encoder import WEIGHTS, DualEncoder

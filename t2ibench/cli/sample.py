@@ -7,8 +7,8 @@ t2ibench sample RUN prompts=evaluation_metadata.jsonl images_per_prompt=4 out=ge
 t2ibench sample RUN prompts=color_val.txt layout=t2i_compbench images_per_prompt=10 out=color
 
 prompts=FILE reads .txt (a prompt a line, T2I-CompBench), PartiPrompts' .tsv, DrawBench's .csv and
-GenEval's .jsonl. layout=auto|plain|geneval|t2i_compbench is the folder that a detector expects;
-auto is GenEval's for GenEval's prompts and plain (images and metadata.jsonl) for all others.
+GenEval's .jsonl. layout=auto|plain|geneval|t2i_compbench is the folder that a detector reads; auto
+is GenEval's for GenEval's prompts and plain (images and metadata.jsonl) for all others.
 The same run, prompt, seed and knobs give the same image in any company.
 """
 

@@ -77,9 +77,12 @@ def _lines(text: str, path: Path) -> Iterable[Prompt]:
 
 def _table(text: str, path: Path, delimiter: str) -> Iterable[Prompt]:
     # TSV as PartiPrompts writes it has no quoting: a quotation mark is part of a prompt.
-    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
     lines = text.splitlines(keepends=True)
-    for number, row in enumerate(csv.DictReader(lines, delimiter=delimiter, quoting=quoting), 2):
+    if delimiter == "\t":
+        rows = csv.DictReader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
+    else:
+        rows = csv.DictReader(lines, delimiter=delimiter)
+    for number, row in enumerate(rows, 2):
         written = row.get("Prompt") or row.get("Prompts")
         if written is None:
             raise DataError(

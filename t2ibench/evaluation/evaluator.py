@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, runtime_checkable
-from typing import Protocol as Interface
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from t2ibench.core.errors import ScoreError
 from t2ibench.core.hashing import hash_json
 from t2ibench.core.types import PixelImages
 from t2ibench.data.records import PreparedSplit
+from t2ibench.evaluation.interfaces import Aligner, FeatureCache, Judge
 from t2ibench.evaluation.measures import (
     Evaluation,
     HardNegatives,
@@ -39,45 +37,6 @@ CHUNK = 256
 
 FEATURE_VERSION = 1
 """Part of the cache key of reference features; raised when their meaning changes."""
-
-
-@runtime_checkable
-class Aligner(Interface):
-    """An image tower and a caption tower with one space (``metrics.dual_encoder``, CLIP)."""
-
-    @property
-    def key(self) -> str:
-        """Its part of a score's key."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Content hash of its weights."""
-
-    def image_features(self, pixels: PixelImages) -> Tensor:
-        """(B, 3, H, W) uint8 to (B, D)."""
-
-    def text_features(self, captions: Sequence[str]) -> Tensor:
-        """B captions to (B, D)."""
-
-
-@runtime_checkable
-class Judge(Interface):
-    """An exact grader with its parser (``metrics.grader`` bound to a world)."""
-
-    key: str
-
-    def judge(
-        self, pixels: PixelImages, captions: Sequence[str]
-    ) -> Mapping[str, Float[np.ndarray, " B"]]:
-        """Skill -> one number an image; NaN where the caption does not ask for the skill."""
-
-
-@runtime_checkable
-class FeatureCache(Interface):
-    """A content-addressed store of arrays (``data.cache.ArrayCache``)."""
-
-    def get_or_build(self, key: str, build: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """The arrays kept under ``key``, built and kept at first use."""
 
 
 class Evaluator:
@@ -139,20 +98,85 @@ class Evaluator:
         Raises:
             ScoreError: the set breaks the protocol, or its resolution is not the reference's.
         """
+        self._check(samples)
+        evaluation = Evaluation()
+        extracted, aligned, skills = self._pass(samples.pixels, samples.captions)
+        for extractor in self.extractors:
+            self._distances(evaluation, extractor, extracted[extractor.key], samples.keys)
+        for aligner in self.aligners:
+            self._alignment(evaluation, aligner, aligned[aligner.key], samples)
+            self._aligner_distances(evaluation, aligner, aligned[aligner.key], samples.keys)
+        self._skills(evaluation, skills, samples)
+        return evaluation
+
+    def prompted(self, samples: SampleSet) -> Evaluation:
+        """Alignment and skills alone, for sets whose images no reference is compared with.
+
+        Raises:
+            ScoreError: the set breaks the protocol, or its resolution is not the reference's.
+        """
+        self._check(samples)
+        evaluation = Evaluation()
+        _, aligned, skills = self._pass(samples.pixels, samples.captions)
+        for aligner in self.aligners:
+            self._alignment(evaluation, aligner, aligned[aligner.key], samples)
+        self._skills(evaluation, skills, samples)
+        return evaluation
+
+    def unprompted(self, samples: SampleSet) -> Evaluation:
+        """Distances alone, for images whose captions nobody knows.
+
+        Raises:
+            ScoreError: the set breaks the protocol, or its resolution is not the reference's.
+        """
+        self._check(samples)
+        return self._unprompted(samples)
+
+    def of_features(self, instrument: str, features: Tensor, keys: Sequence[str]) -> Evaluation:
+        """Distances from features that somebody has extracted already.
+
+        Args:
+            instrument: the key, or the name before its ``@``, of one of the extractors.
+            features: (N, D) of the protocol's N images.
+            keys: N prompt keys.
+
+        Raises:
+            ScoreError: another N or D, an instrument that is not here, or values not finite.
+        """
+        found = [e for e in self.extractors if instrument in (e.key, e.key.split("@", 1)[0])]
+        if len(found) != 1:
+            raise ScoreError(
+                f"features of {instrument or 'no named extractor'} match {len(found)} of this "
+                f"evaluator's extractors ({', '.join(e.key for e in self.extractors) or 'none'}); "
+                "name one of them whole (extractor=KEY), or choose the evaluator that has it."
+            )
+        if len(features) != self.protocol.num_images or features.shape[1] != found[0].width:
+            raise ScoreError(
+                f"protocol {self.protocol.name} scores {self.protocol.num_images} rows of "
+                f"{found[0].width} features of {found[0].key}, got {tuple(features.shape)}; set "
+                f"protocol.test.num_images={len(features)} for every model, or extract again."
+            )
+        if not torch.isfinite(features).all():
+            raise ScoreError("the features hold NaN or infinity; extract them again.")
+        evaluation = Evaluation()
+        self._distances(evaluation, found[0], features.float(), keys)
+        return evaluation
+
+    def _check(self, samples: SampleSet) -> None:
         self.protocol.check(samples)
         if samples.resolution != self.reference.resolution:
             raise ScoreError(
                 f"the images are {samples.resolution} px, the reference {self.reference.name} is "
                 f"{self.reference.resolution} px; sample or prepare both at one resolution."
             )
+
+    def _unprompted(self, samples: SampleSet) -> Evaluation:
         evaluation = Evaluation()
-        extracted, aligned, skills = self._pass(samples.pixels, samples.captions)
+        extracted, aligned, _ = self._pass(samples.pixels, None)
         for extractor in self.extractors:
-            self._distances(evaluation, extractor, extracted[extractor.key], samples)
+            self._distances(evaluation, extractor, extracted[extractor.key], samples.keys)
         for aligner in self.aligners:
-            self._alignment(evaluation, aligner, aligned[aligner.key], samples)
-            self._aligner_distances(evaluation, aligner, aligned[aligner.key], samples)
-        self._skills(evaluation, skills, samples)
+            self._aligner_distances(evaluation, aligner, aligned[aligner.key], samples.keys)
         return evaluation
 
     def floor(self, real: PreparedSplit) -> Scores:
@@ -182,13 +206,7 @@ class Evaluator:
             tuple(record.key for record in records),
             tuple(range(count)),
         )
-        evaluation = Evaluation()
-        extracted, aligned, _ = self._pass(samples.pixels, None)
-        for extractor in self.extractors:
-            self._distances(evaluation, extractor, extracted[extractor.key], samples)
-        for aligner in self.aligners:
-            self._aligner_distances(evaluation, aligner, aligned[aligner.key], samples)
-        return evaluation.scores
+        return self._unprompted(samples).scores
 
     def ground_truth(self, split: PreparedSplit) -> Scores:
         """Alignment and skills of the real images on the protocol's own prompts.
@@ -196,13 +214,7 @@ class Evaluator:
         What is below 100% here is the instruments' error, and no model can beat it.
         """
         prompts = self.protocol.prompts(split)
-        samples = prompts.answered_by(split.pixels(prompts.indices))
-        evaluation = Evaluation()
-        _, aligned, skills = self._pass(samples.pixels, samples.captions)
-        for aligner in self.aligners:
-            self._alignment(evaluation, aligner, aligned[aligner.key], samples)
-        self._skills(evaluation, skills, samples)
-        return evaluation.scores
+        return self.prompted(prompts.answered_by(split.pixels(prompts.indices))).scores
 
     # ---- one pass over the pixels ----
 
@@ -274,20 +286,20 @@ class Evaluator:
         evaluation: Evaluation,
         extractor: FeatureExtractor,
         x: Tensor,
-        samples: SampleSet,
+        keys: Sequence[str],
     ) -> None:
         """The scores of one extractor's features."""
         y = self._reference_of(extractor.key, extractor.fingerprint, extractor.features)
-        inner = self._distance_key(extractor.key, extractor.fingerprint, len(samples))
-        extractor_distances(evaluation, distance_name(extractor), inner, x, y, samples.keys)
+        inner = self._distance_key(extractor.key, extractor.fingerprint, len(x))
+        extractor_distances(evaluation, distance_name(extractor), inner, x, y, keys)
 
     def _aligner_distances(
-        self, evaluation: Evaluation, aligner: Aligner, x: Tensor, samples: SampleSet
+        self, evaluation: Evaluation, aligner: Aligner, x: Tensor, keys: Sequence[str]
     ) -> None:
         """Distances in an aligner's image space."""
         y = self._reference_of(aligner.key, aligner.fingerprint, aligner.image_features)
-        inner = self._distance_key(aligner.key, aligner.fingerprint, len(samples))
-        aligner_distances(evaluation, aligner.key, inner, x, y, samples.keys)
+        inner = self._distance_key(aligner.key, aligner.fingerprint, len(x))
+        aligner_distances(evaluation, aligner.key, inner, x, y, keys)
 
     def _alignment(
         self, evaluation: Evaluation, aligner: Aligner, image: Tensor, samples: SampleSet

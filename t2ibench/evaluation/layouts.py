@@ -82,7 +82,7 @@ def write_images(
         Image.fromarray(image.permute(1, 2, 0).cpu().numpy()).save(path)
         if layout == "geneval" and number % per_prompt == 0:
             _write_text(path.parents[1] / "metadata.jsonl", [prompt.meta])
-        row = {"file_name": str(path.relative_to(folder)), "text": prompt.text}
+        row: dict[str, object] = {"file_name": str(path.relative_to(folder)), "text": prompt.text}
         row |= {"seed": seeds[number]} | ({"category": prompt.category} if prompt.category else {})
         rows.append(row | ({"benchmark": prompt.meta} if prompt.meta else {}))
     # GenEval's judge takes every entry of the folder for a prompt's folder.

@@ -77,11 +77,15 @@ class SampleSet:
 
     def take(self, count: int) -> SampleSet:
         """The first ``count`` images."""
+        return self.select(range(min(count, len(self))))
+
+    def select(self, rows: Sequence[int]) -> SampleSet:
+        """The images at ``rows``, in that order."""
         return SampleSet(
-            self.pixels[:count],
-            self.captions[:count],
-            self.keys[:count],
-            self.seeds[:count],
+            self.pixels[list(rows)],
+            tuple(self.captions[row] for row in rows),
+            tuple(self.keys[row] for row in rows),
+            tuple(self.seeds[row] for row in rows),
             self.meta,
         )
 

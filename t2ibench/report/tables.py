@@ -20,6 +20,9 @@ from t2ibench.report.folders import ReportRun
 
 Basis = Literal["training seeds", "samples"]
 
+EXTERNAL = "external"
+"""Family of scored images that no run of ours made: a band of its own, below the models."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -234,7 +237,8 @@ def leaderboard(runs: Sequence[ReportRun]) -> Leaderboard:
     main = [key for key in keys if metric_of(key).name in MAIN]
     columns = tuple(_column(key, groups) for key in main)
     if columns:
-        groups.sort(key=lambda group: _rank(group, columns[0]))
+        # Foreign images stand below: nobody knows their data, budget and seeds.
+        groups.sort(key=lambda group: (group.family == EXTERNAL, *_rank(group, columns[0])))
     return Leaderboard(
         tuple(groups), columns, tuple(_references(groups)), tuple(keys), _shared_facts(runs)
     )
@@ -292,6 +296,7 @@ def _labels(runs: Sequence[ReportRun]) -> list[str]:
             for name in fields
             if len({str(twin.scores.model.get(name)) for twin in twins}) > 1
         ]
+        differing += [EXTERNAL] if run.family == EXTERNAL else []
         labels.append(f"{run.name} ({', '.join(differing)})" if differing else run.name)
     for position, label in enumerate(labels):
         if labels.count(label) > 1:

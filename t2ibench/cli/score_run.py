@@ -1,0 +1,261 @@
+"""Samples and scores of a trained run: its front, its chosen point, its references and costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from t2ibench.cli.instruments import Instruments, build_instruments, make_protocol
+from t2ibench.core.errors import ConfigError
+from t2ibench.core.hashing import hash_json
+from t2ibench.core.knobs import Knob, front_knob, resolve_knobs
+from t2ibench.core.noise import Noise
+from t2ibench.core.pixels import from_pixels, to_pixels
+from t2ibench.evaluation.cost import measure_cost
+from t2ibench.evaluation.leakage import Leak, find_leaks, flag
+from t2ibench.evaluation.protocol import Prompts, Protocol
+from t2ibench.evaluation.results import OperatingPoint, RunScores, Scores, best_point
+from t2ibench.evaluation.samples import SampleSet, save_values
+
+SCORES_VERSION = 2
+"""Raised when a scored run must be scored again: the evaluator says more, or otherwise."""
+
+STEPS = "num_steps"
+"""The knob that ``protocol.steps_sweep`` sweeps, where a family has it."""
+
+
+def score_run(trained: Any, cfg: DictConfig) -> RunScores:
+    """Samples and scores a trained run; what is already there is kept.
+
+    The fidelity-alignment knob is swept on the front's (validation) prompts; the protocol's own
+    prompts are then drawn at the value that ``protocol.choose_by`` likes best there, unless the
+    user or the protocol named the value (``knobs.guidance_scale=2``).
+    """
+    run, module, source = trained.run, trained.module, trained.source
+    test, front = make_protocol(cfg, "test"), make_protocol(cfg, "front")
+    compose = make_protocol(cfg, "compose") if cfg.protocol.compose else None
+    if compose is not None and compose.split not in source.splits:
+        compose = None
+    told = told_knobs(cfg, module.knobs)
+    knobs = resolve_knobs(module.knobs, told)
+    knob = front_knob(module.knobs)
+    settings = front_settings(cfg, knob, knobs)
+    choose_by = None if knob.name in told else cfg.protocol.choose_by
+    inputs = hash_json(
+        {
+            "version": SCORES_VERSION,
+            "test": test.to_dict(),
+            "front": front.to_dict(),
+            "compose": compose.to_dict() if compose else None,
+            "settings": settings,
+            "evaluator": OmegaConf.to_container(cfg.evaluator, resolve=True),
+            "source": source.fingerprint,
+            "knobs": knobs,
+            "choose_by": choose_by,
+        }
+    )
+    if run.scores.exists() and run.status().get("scored") == inputs:
+        return RunScores.read(run.scores)
+    instruments = build_instruments(cfg, source)
+    evaluator, front_evaluator = instruments.evaluator(test), instruments.evaluator(front)
+    leaks = leaks_of(module, instruments)
+    points = []
+    for setting in settings:
+        name = folder_of(knob.name, setting, knobs)
+        found = front_evaluator.evaluate(drawn(trained, cfg, front, setting, name))
+        points.append(
+            OperatingPoint(
+                setting, flag(found.scores, leaks), setting[knob.name], f"samples/{name}"
+            )
+        )
+    if choose_by is not None:
+        # Among the steps that are asked for: more steps are a cost, not a better knob.
+        alike = [p for p in points if p.knobs.get(STEPS) == knobs.get(STEPS)]
+        knobs = best_point(alike, choose_by).knobs
+    samples = drawn(trained, cfg, test, knobs, "chosen")
+    evaluation = evaluator.evaluate(samples)
+    save_values(run.path / "samples" / "chosen", samples, evaluation.columns)
+    chosen_scores = evaluation.scores
+    if compose is not None:
+        chosen_scores = chosen_scores | held_out(trained, cfg, instruments, compose, knobs)
+    scores = RunScores(
+        model=model_facts(cfg, run.path.name),
+        protocol=test.to_dict(),
+        chosen=OperatingPoint(
+            knobs, flag(chosen_scores, leaks), knobs[knob.name], "samples/chosen"
+        ),
+        budget=dict(OmegaConf.to_container(cfg.budget)),  # type: ignore[arg-type]
+        cost=cost_facts(trained, cfg, knobs),
+        knob={"name": knob.name, "default": knob.default, "chosen_by": choose_by},
+        front=tuple(points),
+        reference=references(trained, evaluator, test),
+        leakage=tuple(leak.to_dict() for leak in leaks),
+    )
+    scores.write(run.scores)
+    run.set_status("finished", clock=trained.clock.state_dict(), scored=inputs)
+    from t2ibench.training.tracking import track_scores
+
+    logger: Any = OmegaConf.to_container(cfg.logger, resolve=True)
+    track_scores(logger["wandb"], run, scores.chosen.scores)
+    return scores
+
+
+def told_knobs(cfg: DictConfig, declared: Sequence[Knob]) -> dict[str, float]:
+    """The knobs that the protocol fixes, where the family has them, then those of the user."""
+    names = {knob.name for knob in declared}
+    fixed: Any = OmegaConf.to_container(cfg.protocol.knobs)
+    told: Any = OmegaConf.to_container(cfg.knobs)
+    return {name: value for name, value in fixed.items() if name in names} | told
+
+
+def front_settings(
+    cfg: DictConfig, knob: Knob, knobs: Mapping[str, float]
+) -> list[dict[str, float]]:
+    """Complete knobs of every point of the front: steps by values of the knob.
+
+    The steps that are asked for are always among those swept; a family without the knob has a
+    front of one axis.
+
+    Raises:
+        ConfigError: a swept number of steps that is not a whole number of at least 1.
+    """
+    values = list(cfg.protocol.knob_sweep or knob.sweep)
+    swept: list[Any] = list(cfg.protocol.steps_sweep or [])
+    wrong = [steps for steps in swept if not isinstance(steps, int) or steps < 1]
+    if wrong:
+        raise ConfigError(f"protocol.steps_sweep has {wrong[0]}; give whole numbers from 1.")
+    if STEPS not in knobs or not swept:
+        return [{**knobs, knob.name: value} for value in values]
+    steps = sorted({*swept, int(knobs[STEPS])})
+    return [{**knobs, STEPS: count, knob.name: value} for count in steps for value in values]
+
+
+def held_out(
+    trained: Any,
+    cfg: DictConfig,
+    instruments: Instruments,
+    compose: Protocol,
+    knobs: Mapping[str, float],
+) -> Scores:
+    """The grader on compositions that training never showed, under ``grader_SKILL_heldout``."""
+    samples = drawn(trained, cfg, compose, knobs, "compose")
+    found = instruments.evaluator(compose).prompted(samples)
+    save_values(trained.run.path / "samples" / "compose", samples, found.columns)
+    graded = [score for score in found.scores.values() if score.metric.startswith("grader_")]
+    renamed = [replace(s, key=s.key.replace(s.metric, f"{s.metric}_heldout", 1)) for s in graded]
+    return {score.key: score for score in renamed}
+
+
+def folder_of(knob: str, setting: Mapping[str, float], knobs: Mapping[str, float]) -> str:
+    """Name of the sample folder of a point of the front; other steps than asked are in it."""
+    name = f"front-{knob}-{setting[knob]:g}"
+    steps = setting.get(STEPS)
+    return name if steps == knobs.get(STEPS) else f"{name}-{STEPS}-{steps:g}"
+
+
+def drawn(
+    trained: Any,
+    cfg: DictConfig,
+    protocol: Protocol,
+    knobs: Mapping[str, float],
+    name: str,
+) -> SampleSet:
+    """The run's images for a protocol's prompts, from its folder or drawn now."""
+    from t2ibench.cli.progress import counted
+    from t2ibench.families.base import generate_pixels
+
+    folder = trained.run.path / "samples" / name
+    meta = {"protocol": protocol.to_dict(), "knobs": dict(knobs), "run": trained.run.path.name}
+    prompts = protocol.prompts(trained.source.split(protocol.split))
+    if (folder / "set.json").exists():
+        found = SampleSet.load(folder)
+        if asked_alike(found, meta, prompts):
+            return found
+    with counted(f"sample {trained.run.path.name} {name}", len(prompts)) as advance:
+        pixels = generate_pixels(
+            trained.module,
+            list(prompts.captions),
+            list(prompts.seeds),
+            knobs,
+            int(cfg.protocol.batch_size),
+            advance,
+        )
+    samples = prompts.answered_by(pixels, meta)
+    samples.save(folder)
+    return samples
+
+
+def asked_alike(found: SampleSet, meta: Mapping[str, Any], prompts: Prompts) -> bool:
+    """Whether a set answers the same prompts with the same seeds, knobs and weights.
+
+    Another protocol may ask for the same images; its reference and name do not change them.
+    """
+    same = all(found.meta.get(name) == meta[name] for name in ("knobs", "run"))
+    made = (found.keys, found.captions, found.seeds)
+    return same and made == (prompts.keys, prompts.captions, prompts.seeds)
+
+
+def references(trained: Any, evaluator: Any, protocol: Protocol) -> dict[str, Scores]:
+    """Floor, ground truth and, where there is a first stage, its ceiling."""
+    source = trained.source
+    split = source.split(protocol.split)
+    found = {
+        "floor": evaluator.floor(source.split("train")),
+        "ground_truth": evaluator.ground_truth(split),
+    }
+    stage = getattr(trained.module, "first_stage", None)
+    if stage is not None:
+        from t2ibench.cli.first_stage import reconstructions
+
+        prompts = protocol.prompts(split)
+        images = from_pixels(split.pixels(prompts.indices))
+        rebuilt = to_pixels(reconstructions(stage, images.to(trained.module.device)).cpu())
+        found["ceiling"] = evaluator.evaluate(prompts.answered_by(rebuilt)).scores
+    return found
+
+
+def leaks_of(module: Any, instruments: Instruments) -> list[Leak]:
+    """Weights that the generator shares with what judges it."""
+    parts = {"text_encoder": module.text_encoder}
+    frozen = getattr(module.text_encoder, "backbone", None)
+    if frozen is not None:
+        parts["frozen text encoder"] = frozen
+    if getattr(module, "first_stage", None) is not None:
+        parts["first_stage"] = module.first_stage
+    return find_leaks(parts, instruments.networks())
+
+
+def model_facts(cfg: DictConfig, run: str) -> dict[str, Any]:
+    """What the leaderboard says of a model."""
+    return {
+        "name": cfg.model.name,
+        "family": cfg.model.family,
+        "size": cfg.size.name,
+        "data": cfg.data.name,
+        "text": cfg.text.name,
+        "conditioning": cfg.conditioning,
+        "seed": cfg.seed,
+        "run": run,
+    }
+
+
+def cost_facts(trained: Any, cfg: DictConfig, knobs: Mapping[str, float]) -> dict[str, Any]:
+    """Training cost from the clock and sampling cost measured now."""
+    module, clock = trained.module, trained.clock
+    captions = [r.captions[0] for r in trained.source.split("train").records[:256]]
+
+    def sample(count: int) -> object:
+        return module.generate(captions[:count], Noise(range(count), module.device), knobs)
+
+    parts = {name: part for name, part in module.named_children()}
+    report = measure_cost(sample, parts, module.device, seconds=float(cfg.protocol.cost_seconds))
+    return {
+        "train_images": clock.images_seen,
+        "train_flops": clock.flops,
+        "train_seconds": clock.seconds,
+        "first_stage_flops": clock.first_stage_flops,
+        "first_stage_seconds": clock.first_stage_seconds,
+    } | report.to_dict()

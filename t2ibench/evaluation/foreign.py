@@ -1,0 +1,234 @@
+"""Anybody's images or features as the evaluator reads them.
+
+* a folder of images with captions (``metadata.jsonl``, csv, parquet, or a ``.txt`` beside each),
+  or with a prompts file: image after image in the order of names, k of each prompt in a row;
+* GenEval's folders (``00000/metadata.jsonl`` and ``00000/samples/``);
+* ``.npz`` with ``arr_0``, (N, H, W, 3) uint8, as ADM's evaluator reads it, and optionally
+  ``captions``;
+* ``.npz`` or ``.safetensors`` with ``features``, (N, D) floats, and optionally ``extractor``.
+
+Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from t2ibench.core.errors import DataError, ScoreError
+from t2ibench.core.hashing import derive_seed
+from t2ibench.data.captioned_files import IMAGE_SUFFIXES
+from t2ibench.data.decode import Decoder, DecodeReport
+from t2ibench.data.folder import FolderSource
+from t2ibench.data.prompts import Prompt, read_prompts
+from t2ibench.data.resize import ResizeRecipe
+from t2ibench.evaluation.protocol import Protocol
+from t2ibench.evaluation.samples import SampleSet
+
+
+@dataclass(frozen=True)
+class ForeignFeatures:
+    """Features that somebody extracted.
+
+    Attributes:
+        features: (N, D).
+        extractor: what the file says made them, or empty.
+    """
+
+    features: Float[Tensor, "N D"]
+    extractor: str
+
+
+@dataclass(frozen=True)
+class ForeignImages:
+    """Images that somebody made.
+
+    Attributes:
+        samples: the set; its captions are empty where nobody knows them.
+        prompted: whether the captions are known.
+    """
+
+    samples: SampleSet
+    prompted: bool
+
+
+def read_foreign(
+    path: str | Path, resolution: int, cache_dir: Path, prompts: Sequence[Prompt] = ()
+) -> ForeignImages | ForeignFeatures:
+    """Images or features, whichever the path holds.
+
+    Args:
+        path: a folder, ``.npz`` or ``.safetensors``.
+        resolution: side to which images are brought by the data layer's recipe.
+        cache_dir: where decoded folders are kept.
+        prompts: of images that carry no captions.
+
+    Raises:
+        DataError: neither, or a file that cannot be read.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return ForeignImages(read_folder(path, resolution, cache_dir, prompts), True)
+    if not path.is_file() or path.suffix not in (".npz", ".safetensors"):
+        raise DataError(
+            f"{path} is neither a run, a folder of images nor a .npz or .safetensors file."
+        )
+    arrays, said = _arrays(path)
+    if "features" in arrays:
+        features = arrays["features"]
+        if features.ndim != 2 or not np.issubdtype(features.dtype, np.floating):
+            raise DataError(
+                f"{path}: features must be (N, D) floats, not {features.dtype} {features.shape}."
+            )
+        return ForeignFeatures(torch.from_numpy(features.astype(np.float32)), said)
+    if "arr_0" not in arrays:
+        raise DataError(
+            f"{path} holds {', '.join(arrays) or 'nothing'}; give arr_0 (images, (N, H, W, 3) "
+            "uint8) or features ((N, D) floats)."
+        )
+    captions = _captions(path, arrays, prompts)
+    pixels = _squares(path, arrays["arr_0"], resolution)
+    samples = _sample_set(pixels, captions or [""] * len(pixels), path)
+    return ForeignImages(samples, captions is not None)
+
+
+def read_folder(
+    folder: Path, resolution: int, cache_dir: Path, prompts: Sequence[Prompt] = ()
+) -> SampleSet:
+    """A folder's images with their captions, or with the prompts of a file.
+
+    Raises:
+        DataError: no image, none with a caption, or a count that prompts do not divide.
+    """
+    parts = sorted(
+        p.parent for p in folder.glob("*/metadata.jsonl") if (p.parent / "samples").is_dir()
+    )
+    if not prompts and not parts:
+        whole = FolderSource(root=folder, resolution=resolution, cache_dir=cache_dir).everything()
+        captions = [record.captions[0] for record in whole.records]
+        pixels = whole.pixels(slice(None))
+        return _sample_set(pixels, captions, folder, [record.key for record in whole.records])
+    if prompts:
+        files = _images_in(folder)
+        captions = _spread(prompts, len(files), folder)
+    else:
+        found = [
+            (file, read_prompts(p / "metadata.jsonl")[0]) for p in parts for file in _images_in(p)
+        ]
+        files, captions = [f for f, _ in found], [prompt.text for _, prompt in found]
+    decoder, recipe, report = Decoder(policy="raise"), ResizeRecipe(resolution), DecodeReport()
+    images = [decoder(file, str(file.relative_to(folder)), report) for file in files]
+    squares = np.stack([recipe(image) for image in images if image is not None])
+    return _sample_set(torch.from_numpy(squares), captions, folder)
+
+
+def fitted(samples: SampleSet, protocol: Protocol) -> SampleSet:
+    """The protocol's N images of a set that has at least so many, chosen by hash of their keys.
+
+    Raises:
+        ScoreError: fewer than N.
+    """
+    rows = fitted_rows(len(samples), protocol)
+    return samples if rows is None else samples.select(rows)
+
+
+def fitted_rows(count: int, protocol: Protocol) -> list[int] | None:
+    """Which N of ``count`` rows the protocol scores; None: all of them.
+
+    Raises:
+        ScoreError: fewer than N.
+    """
+    wanted = protocol.num_images
+    if count < wanted:
+        raise ScoreError(
+            f"protocol {protocol.name} scores {wanted} images, here are {count}; scores at "
+            f"different N are not comparable: bring {wanted}, or set "
+            f"protocol.test.num_images={count}, whose scores stand in columns of their own."
+        )
+    if count == wanted:
+        return None
+    order = sorted(range(count), key=lambda row: derive_seed("foreign subset", row))
+    return sorted(order[:wanted])
+
+
+def _arrays(path: Path) -> tuple[dict[str, np.ndarray], str]:
+    """A file's arrays, and the extractor that it names."""
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors import safe_open
+
+            with safe_open(path, framework="pt") as file:
+                arrays = {name: file.get_tensor(name).float().numpy() for name in file.keys()}  # noqa: SIM118
+                return arrays, str((file.metadata() or {}).get("extractor", ""))
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except Exception as error:  # zipfile, numpy and safetensors each have errors of their own
+        raise DataError(
+            f"{path} cannot be read without unpickling ({error}); save plain arrays with "
+            "numpy.savez or safetensors."
+        ) from error
+    return arrays, str(arrays["extractor"]) if "extractor" in arrays else ""
+
+
+def _captions(
+    path: Path, arrays: dict[str, np.ndarray], prompts: Sequence[Prompt]
+) -> list[str] | None:
+    """The images' captions: of the file, of the prompts, or None."""
+    count = len(arrays["arr_0"])
+    if prompts:
+        return _spread(prompts, count, path)
+    if "captions" not in arrays:
+        return None
+    if len(arrays["captions"]) != count:
+        raise DataError(f"{path} has {len(arrays['captions'])} captions for {count} images.")
+    return [str(caption) for caption in arrays["captions"]]
+
+
+def _squares(path: Path, images: np.ndarray, resolution: int) -> UInt8[Tensor, "N 3 side side"]:
+    """(N, H, W, 3) uint8 through the data layer's recipe."""
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3 or not len(images):
+        raise DataError(
+            f"{path}: arr_0 must be (N, H, W, 3) uint8, not {images.dtype} {images.shape}."
+        )
+    recipe = ResizeRecipe(resolution)
+    return torch.from_numpy(np.stack([recipe(Image.fromarray(image)) for image in images]))
+
+
+def _spread(prompts: Sequence[Prompt], count: int, where: Path) -> list[str]:
+    """Each prompt for its k images in a row."""
+    if count == 0 or count % len(prompts):
+        raise DataError(
+            f"{where} has {count} images for {len(prompts)} prompts; it needs one of each prompt "
+            "in the order of names, or the same number k of each in a row."
+        )
+    return [prompt.text for prompt in prompts for _ in range(count // len(prompts))]
+
+
+def _images_in(folder: Path) -> list[Path]:
+    """Images of a folder and its sub-folders, numbers in names as numbers."""
+
+    def order(path: Path) -> list[Any]:
+        parts = re.split(r"(\d+)", str(path.relative_to(folder)))
+        return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts]
+
+    files = [p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
+    return sorted((p for p in files if p.name != "grid.png"), key=order)
+
+
+def _sample_set(
+    pixels: Tensor, captions: Sequence[str], where: Path, keys: Sequence[str] | None = None
+) -> SampleSet:
+    """A set whose images of one caption share a key, so that intervals resample them together."""
+    named = keys or [caption or str(row) for row, caption in enumerate(captions)]
+    return SampleSet(
+        pixels, tuple(captions), tuple(named), tuple(range(len(pixels))), {"from": str(where)}
+    )

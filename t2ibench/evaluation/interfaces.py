@@ -1,0 +1,51 @@
+"""What the evaluator asks of its instruments: aligners, a judge, a cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from t2ibench.core.types import PixelImages
+
+
+@runtime_checkable
+class Aligner(Protocol):
+    """An image tower and a caption tower with one space (``metrics.dual_encoder``, CLIP)."""
+
+    @property
+    def key(self) -> str:
+        """Its part of a score's key."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Content hash of its weights."""
+
+    def image_features(self, pixels: PixelImages) -> Tensor:
+        """(B, 3, H, W) uint8 to (B, D)."""
+
+    def text_features(self, captions: Sequence[str]) -> Tensor:
+        """B captions to (B, D)."""
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """An exact grader with its parser (``metrics.grader`` bound to a world)."""
+
+    key: str
+
+    def judge(
+        self, pixels: PixelImages, captions: Sequence[str]
+    ) -> Mapping[str, Float[np.ndarray, " B"]]:
+        """Skill -> one number an image; NaN where the caption does not ask for the skill."""
+
+
+@runtime_checkable
+class FeatureCache(Protocol):
+    """A content-addressed store of arrays (``data.cache.ArrayCache``)."""
+
+    def get_or_build(self, key: str, build: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The arrays kept under ``key``, built and kept at first use."""
