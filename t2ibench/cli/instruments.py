@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from t2ibench.cli.build import cache_root, create
+from t2ibench.core.files import read_json
 from t2ibench.data.cache import ArrayCache
 from t2ibench.data.records import DataSource
 from t2ibench.evaluation.evaluator import Aligner, Evaluator, Judge
@@ -76,21 +77,27 @@ def build_instruments(cfg: DictConfig, source: DataSource) -> Instruments:
     return Instruments(
         source=source,
         extractors=extractors,
-        aligners=dual_encoders(cfg),
+        aligners=dual_encoders(cfg, source),
         judge=judge,
         meaning=meaning,
         cache=ArrayCache(cache_root(cfg) / "features"),
     )
 
 
-def dual_encoders(cfg: DictConfig) -> tuple[DualEncoder, ...]:
-    """``auto`` is the encoder shipped for the data set, null none, else a shipped name."""
+def dual_encoders(cfg: DictConfig, source: DataSource) -> tuple[DualEncoder, ...]:
+    """``auto`` is the newest encoder shipped for this very data set, null none, else a name.
+
+    The splits of one collection are different data sets: an encoder trained for ``compose`` has
+    seen the test concepts of ``zeroshot``.
+    """
     wanted = cfg.evaluator.dual_encoder
     if wanted is None:
         return ()
     if wanted != "auto":
         return (DualEncoder.load(wanted),)
-    shipped = sorted(p.parent.name for p in WEIGHTS.glob(f"{cfg.data.name}-clip-v*/card.json"))
+    found = WEIGHTS.glob(f"{cfg.data.name}-clip-v*/card.json")
+    cards = {path.parent.name: read_json(path) for path in found}
+    shipped = sorted(n for n, card in cards.items() if card["trained_on"]["data"] == source.name)
     return (DualEncoder.load(shipped[-1]),) if shipped else ()
 
 

@@ -99,7 +99,7 @@ EMOJI = Recipe(
         "vision": {"width": 24, "layers": [1, 1, 1], "heads": 8},
         "text": {"width": 128, "layers": 2, "heads": 4, "context_length": 18},
     },
-    phases=(Phase(TrainingPlan(steps=400, learning_rate=2e-3, weight_decay=0.2, shift=2)),),
+    phases=(Phase(TrainingPlan(steps=1200, learning_rate=2e-3, weight_decay=0.2, shift=2)),),
 )
 
 SHAPES_DATA_SEED = 4242
