@@ -77,14 +77,14 @@ def build_instruments(cfg: DictConfig, source: DataSource) -> Instruments:
     return Instruments(
         source=source,
         extractors=extractors,
-        aligners=dual_encoders(cfg, source),
+        aligners=dual_encoders(cfg, source.name),
         judge=judge,
         meaning=meaning,
         cache=ArrayCache(cache_root(cfg) / "features"),
     )
 
 
-def dual_encoders(cfg: DictConfig, source: DataSource) -> tuple[DualEncoder, ...]:
+def dual_encoders(cfg: DictConfig, data: str) -> tuple[DualEncoder, ...]:
     """``auto`` is the newest encoder shipped for this very data set, null none, else a name.
 
     The splits of one collection are different data sets: an encoder trained for ``compose`` has
@@ -97,7 +97,7 @@ def dual_encoders(cfg: DictConfig, source: DataSource) -> tuple[DualEncoder, ...
         return (DualEncoder.load(wanted),)
     found = WEIGHTS.glob(f"{cfg.data.name}-clip-v*/card.json")
     cards = {path.parent.name: read_json(path) for path in found}
-    shipped = sorted(n for n, card in cards.items() if card["trained_on"]["data"] == source.name)
+    shipped = sorted(n for n, card in cards.items() if card["trained_on"]["data"] == data)
     return (DualEncoder.load(shipped[-1]),) if shipped else ()
 
 

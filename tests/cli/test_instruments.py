@@ -1,7 +1,5 @@
 """Which dual encoder judges which data set."""
 
-from types import SimpleNamespace
-
 import pytest
 from omegaconf import OmegaConf
 
@@ -19,12 +17,12 @@ from t2ibench.cli.instruments import dual_encoders
 )
 def test_no_encoder_judges_images_that_it_was_trained_on(data, source, expected):
     cfg = OmegaConf.create({"data": {"name": data}, "evaluator": {"dual_encoder": "auto"}})
-    found = dual_encoders(cfg, SimpleNamespace(name=source))
+    found = dual_encoders(cfg, source)
     assert [encoder.name for encoder in found] == expected
 
 
 def test_an_encoder_is_named_or_switched_off():
     for wanted, expected in ((None, []), ("shapes-clip-v1", ["shapes-clip-v1"])):
         cfg = OmegaConf.create({"data": {"name": "x"}, "evaluator": {"dual_encoder": wanted}})
-        found = dual_encoders(cfg, SimpleNamespace(name="x"))
+        found = dual_encoders(cfg, "x")
         assert [encoder.name for encoder in found] == expected
