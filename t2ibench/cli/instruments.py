@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from t2ibench.cli.build import cache_root, create
+from t2ibench.core.files import read_json
 from t2ibench.data.cache import ArrayCache
 from t2ibench.data.records import DataSource
 from t2ibench.evaluation.evaluator import Evaluator
@@ -87,7 +88,7 @@ def build_instruments(cfg: DictConfig, source: DataSource) -> Instruments:
     return Instruments(
         source=source,
         extractors=extractors,
-        aligners=dual_encoders(cfg),
+        aligners=dual_encoders(cfg, source.name),
         judge=judge,
         meaning=meaning,
         negatives=hard_negatives_of(source),
@@ -95,14 +96,20 @@ def build_instruments(cfg: DictConfig, source: DataSource) -> Instruments:
     )
 
 
-def dual_encoders(cfg: DictConfig) -> tuple[DualEncoder, ...]:
-    """``auto`` is the encoder shipped for the data set, null none, else a shipped name."""
+def dual_encoders(cfg: DictConfig, data: str) -> tuple[DualEncoder, ...]:
+    """``auto`` is the newest encoder shipped for this very data set, null none, else a name.
+
+    The splits of one collection are different data sets: an encoder trained for ``compose`` has
+    seen the test concepts of ``zeroshot``.
+    """
     wanted = cfg.evaluator.dual_encoder
     if wanted is None:
         return ()
     if wanted != "auto":
         return (DualEncoder.load(wanted),)
-    shipped = sorted(p.parent.name for p in WEIGHTS.glob(f"{cfg.data.name}-clip-v*/card.json"))
+    found = WEIGHTS.glob(f"{cfg.data.name}-clip-v*/card.json")
+    cards = {path.parent.name: read_json(path) for path in found}
+    shipped = sorted(n for n, card in cards.items() if card["trained_on"]["data"] == data)
     return (DualEncoder.load(shipped[-1]),) if shipped else ()
 
 
