@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from t2ibench.data.decode import DecodeReport, Decoder
+from t2ibench.data.decode import Decoder, DecodeReport
 from t2ibench.metrics.extractors.inception import InceptionV3, NormedConv
 from t2ibench.metrics.frechet import frechet_distance
 

@@ -59,6 +59,7 @@ class Instruments:
             meaning=self.meaning,
             negatives=self.negatives,
             cache=self.cache,
+            train=self.source.split("train") if protocol.memorisation else None,
         )
 
     def networks(self) -> dict[str, nn.Module]:
@@ -72,6 +73,7 @@ def make_protocol(cfg: DictConfig, part: str) -> Protocol:
     whole: Any = OmegaConf.to_container(cfg.protocol, resolve=True)
     name = whole["name"] if part == "test" else f"{whole['name']}-{part}"
     shared = {key: whole[key] for key in ("extractor", "r_precision_folds")}
+    shared["memorisation"] = whole["memorisation"] and part == "test"
     return Protocol(name=name, **whole[part], **whole["images"], **shared)
 
 

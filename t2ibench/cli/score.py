@@ -146,6 +146,7 @@ def with_own_protocol_keys(cfg: DictConfig) -> DictConfig:
         "images": {"resolution": 0, "crop": "", "resize": ""},
         "extractor": "",
         "r_precision_folds": 0,
+        "memorisation": False,
         "knobs": {},
         "knob_sweep": None,
         "steps_sweep": None,

@@ -20,7 +20,7 @@ from t2ibench.evaluation.protocol import Prompts, Protocol
 from t2ibench.evaluation.results import OperatingPoint, RunScores, Scores, best_point
 from t2ibench.evaluation.samples import SampleSet, save_values
 
-SCORES_VERSION = 2
+SCORES_VERSION = 3
 """Raised when a scored run must be scored again: the evaluator says more, or otherwise."""
 
 STEPS = "num_steps"

@@ -25,6 +25,7 @@ from t2ibench.evaluation.measures import (
     aligner_distances,
     extractor_distances,
     hard_alignment,
+    memorisation,
     prompt_alignment,
 )
 from t2ibench.evaluation.protocol import Protocol, hashed_order
@@ -54,6 +55,7 @@ class Evaluator:
             another in R-precision; None: the caption itself, without case.
         negatives: nearly true captions for R-precision among hard negatives, or None.
         cache: keeps reference features between processes; None: in memory only.
+        train: the training split, where the protocol asks for memorisation; else None.
 
     Raises:
         ScoreError: a reference split that is not the protocol's or is too small, or no
@@ -71,6 +73,7 @@ class Evaluator:
         meaning: Callable[[str], Hashable] | None = None,
         negatives: HardNegatives | None = None,
         cache: FeatureCache | None = None,
+        train: PreparedSplit | None = None,
     ) -> None:
         self.protocol = protocol
         self.reference = reference
@@ -80,9 +83,10 @@ class Evaluator:
         self.meaning = meaning or str.casefold
         self.negatives = negatives
         self.cache = cache
+        self.train = train
         protocol.check_extractors([extractor.key for extractor in self.extractors])
         self._indices = protocol.reference(reference)
-        self._reference_features: dict[str, Tensor] = {}
+        self._split_features: dict[tuple[str, str, str], Tensor] = {}
         self._caption_features: dict[tuple[str, str], Tensor] = {}
 
     @property
@@ -103,6 +107,9 @@ class Evaluator:
         extracted, aligned, skills = self._pass(samples.pixels, samples.captions)
         for extractor in self.extractors:
             self._distances(evaluation, extractor, extracted[extractor.key], samples.keys)
+        if self.train is not None and self.extractors:
+            main = self.extractors[0]
+            self._memorisation(evaluation, main, extracted[main.key], samples.keys)
         for aligner in self.aligners:
             self._alignment(evaluation, aligner, aligned[aligner.key], samples)
             self._aligner_distances(evaluation, aligner, aligned[aligner.key], samples.keys)
@@ -242,14 +249,27 @@ class Evaluator:
         )
 
     def _reference_of(self, key: str, fingerprint: str, extract: Callable[..., Tensor]) -> Tensor:
-        """The reference's features, from memory, the cache or one pass."""
-        if key in self._reference_features:
-            return self._reference_features[key]
+        """The reference's features."""
+        return self._features_of(self.reference, self._indices, key, fingerprint, extract)
+
+    def _features_of(
+        self,
+        split: PreparedSplit,
+        indices: Sequence[int],
+        key: str,
+        fingerprint: str,
+        extract: Callable[..., Tensor],
+    ) -> Tensor:
+        """Features of some real images, from memory, the cache or one pass."""
+        chosen = hash_json(list(indices))
+        place = (split.fingerprint, chosen, key)
+        if place in self._split_features:
+            return self._split_features[place]
 
         def build() -> dict[str, np.ndarray]:
             parts = [
-                extract(self.reference.pixels(self._indices[start : start + CHUNK])).float().cpu()
-                for start in range(0, len(self._indices), CHUNK)
+                extract(split.pixels(indices[start : start + CHUNK])).float().cpu()
+                for start in range(0, len(indices), CHUNK)
             ]
             return {"features": torch.cat(parts).numpy()}
 
@@ -259,14 +279,14 @@ class Evaluator:
             identity = {
                 "what": "reference features",
                 "version": FEATURE_VERSION,
-                "split": self.reference.fingerprint,
-                "indices": hash_json(list(self._indices)),
+                "split": split.fingerprint,
+                "indices": chosen,
                 "extractor": key,
                 "weights": fingerprint,
             }
             arrays = self.cache.get_or_build(f"reference-{hash_json(identity, 16)}", build)
         features = torch.from_numpy(np.array(arrays["features"], dtype=np.float32))
-        self._reference_features[key] = features
+        self._split_features[place] = features
         return features
 
     def _encoded(self, aligner: Aligner, captions: Sequence[str]) -> Tensor:
@@ -292,6 +312,17 @@ class Evaluator:
         y = self._reference_of(extractor.key, extractor.fingerprint, extractor.features)
         inner = self._distance_key(extractor.key, extractor.fingerprint, len(x))
         extractor_distances(evaluation, distance_name(extractor), inner, x, y, keys)
+
+    def _memorisation(
+        self, evaluation: Evaluation, extractor: FeatureExtractor, x: Tensor, keys: Sequence[str]
+    ) -> None:
+        """How images lie to the training images."""
+        train = self.train
+        assert train is not None, "asked only where there is a training split"
+        key, fingerprint = extractor.key, extractor.fingerprint
+        y = self._features_of(train, range(len(train)), key, fingerprint, extractor.features)
+        inner = distance_key(key, fingerprint, train, len(x), len(train))
+        memorisation(evaluation, inner, x, y, keys)
 
     def _aligner_distances(
         self, evaluation: Evaluation, aligner: Aligner, x: Tensor, keys: Sequence[str]

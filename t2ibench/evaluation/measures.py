@@ -29,6 +29,7 @@ from t2ibench.metrics.diversity import vendi_by_prompt, vendi_estimate
 from t2ibench.metrics.extrapolation import fd_infinity_estimate
 from t2ibench.metrics.frechet import frechet_estimate
 from t2ibench.metrics.kernel import cmmd_estimate, cmmd_name, kid_estimate
+from t2ibench.metrics.memorisation import nearest_training
 from t2ibench.metrics.neighbours import neighbours
 
 EXTRAPOLATED = 2000
@@ -112,6 +113,18 @@ def extractor_distances(
     if len(x) >= EXTRAPOLATED:
         infinite = fd_infinity_estimate(x, y, clusters=clusters)
         found.add(f"{name}_inf[{inner}]", infinite, len(x))
+
+
+def memorisation(
+    found: Evaluation,
+    inner: str,
+    x: Float[Tensor, "N D"],
+    train: Float[Tensor, "T other"],
+    clusters: Sequence[Hashable],
+) -> None:
+    """AuthPct: the share of images that are no copies of training images."""
+    values = nearest_training(x, train).authentic.double().numpy()
+    found.add_mean(f"authpct[{inner}]", values, clusters)
 
 
 def aligner_distances(

@@ -66,6 +66,7 @@ class Protocol:
         resize: filter to that resolution (``lanczos``); empty: as the data set has it.
         extractor: key of the network that the distance must be measured with; empty: any.
         r_precision_folds: folds over which R-precision is also averaged; 0: none.
+        memorisation: whether images are compared with their nearest training images.
 
     Raises:
         ScoreError: sizes that are not positive, or an unknown caption choice.
@@ -83,6 +84,7 @@ class Protocol:
     resize: str = ""
     extractor: str = ""
     r_precision_folds: int = 0
+    memorisation: bool = False
 
     def __post_init__(self) -> None:
         if self.num_images < 1 or self.reference_size < WHOLE_SPLIT:

@@ -207,3 +207,19 @@ def test_the_protocols_network_must_be_among_the_extractors(test_split):
     asked = Protocol("dev", "test", N, 0, extractor="inception-v3-tf2015@2048|tf1-bilinear-299")
     with pytest.raises(ScoreError, match="measures with inception-v3"):
         evaluator(test_split, protocol=asked)
+
+
+def test_copies_of_training_images_are_told_from_fresh_ones(test_split):
+    """Fresh images of the toy world repeat its pictures with other noise; copies repeat both."""
+    train = make_split("train", 400, offset=1000)
+    asked = Protocol("dev", "test", N, 0, memorisation=True)
+    fresh = evaluator(test_split, protocol=asked, train=train).evaluate(drawn(test_split))
+    found = by_metric(fresh.scores)["authpct"]
+    assert "|toy/train:" in found.key and found.key.endswith(f"|{N}/400]")
+    assert 0.3 < found.value < 0.8
+    prompts = PROTOCOL.prompts(test_split)
+    copies = prompts.answered_by(train.pixels(range(N)))
+    scored = evaluator(test_split, protocol=asked, train=train).evaluate(copies)
+    assert by_metric(scored.scores)["authpct"].value == 0.0
+    silent = evaluator(test_split).evaluate(drawn(test_split))
+    assert "authpct" not in by_metric(silent.scores)
