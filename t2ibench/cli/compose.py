@@ -46,9 +46,17 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
-            return compose("config", overrides=list(overrides))
+            return compose("config", overrides=with_knobs(overrides))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(one_sentence(error)) from error
+
+
+def with_knobs(overrides: Sequence[str]) -> list[str]:
+    """``knobs.NAME=value`` as Hydra wants a key that the empty ``knobs`` does not list.
+
+    Which knobs there are is the family's to say; ``resolve_knobs`` refuses the others.
+    """
+    return [f"++{o}" if o.startswith("knobs.") else o for o in overrides]
 
 
 def one_sentence(error: BaseException) -> str:
@@ -117,7 +125,7 @@ def run_hydra(task: Callable[[DictConfig], None], arguments: Sequence[str]) -> N
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, to be said in one sentence
     previous = sys.argv
-    sys.argv = ["t2ibench train", *arguments]
+    sys.argv = ["t2ibench train", *with_knobs(arguments)]
     try:
         hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(task)()
     except (HydraException, OmegaConfBaseException) as error:

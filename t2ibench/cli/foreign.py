@@ -14,7 +14,7 @@ from t2ibench.cli.instruments import build_instruments, make_protocol
 from t2ibench.core.errors import ScoreError
 from t2ibench.data.prompts import read_prompts
 from t2ibench.evaluation.evaluator import Evaluator
-from t2ibench.evaluation.foreign import ForeignImages, fitted, fitted_rows, read_foreign
+from t2ibench.evaluation.foreign import ForeignImages, fitted_rows, read_foreign
 from t2ibench.evaluation.results import OperatingPoint, RunScores
 from t2ibench.evaluation.samples import SampleSet, save_values
 
@@ -46,22 +46,22 @@ def score_foreign(path: Path, cfg: DictConfig, options: Mapping[str, str]) -> Ru
     source = build_source(cfg)
     protocol = make_protocol(cfg, "test")
     theirs = _read(path, source, cfg, options["prompts"])
+    count = len(theirs.samples if isinstance(theirs, ForeignImages) else theirs.features)
+    rows = fitted_rows(count, protocol)
+    if rows is not None:
+        sys.stderr.write(f"{path}: the protocol scores {len(rows)} of {count}, chosen by a hash\n")
     evaluator = build_instruments(cfg, source).evaluator(protocol)
     out = Path(options["out"]) if options["out"] else path
     out = out if out.is_dir() or not out.suffix else out.with_name(f"{out.name}.scored")
     out.mkdir(parents=True, exist_ok=True)
-    point = OperatingPoint({}, {})
     if isinstance(theirs, ForeignImages):
-        _say_subset(path, len(theirs.samples), protocol.num_images)
-        samples = fitted(theirs.samples, protocol)
+        samples = theirs.samples if rows is None else theirs.samples.select(rows)
         judged = evaluator.evaluate if theirs.prompted else evaluator.unprompted
         evaluation = judged(samples)
         samples.save(out / "samples" / "chosen")
         save_values(out / "samples" / "chosen", samples, evaluation.columns)
         point = OperatingPoint({}, evaluation.scores, samples="samples/chosen")
     else:
-        _say_subset(path, len(theirs.features), protocol.num_images)
-        rows = fitted_rows(len(theirs.features), protocol)
         features = theirs.features if rows is None else theirs.features[rows]
         made_by = options["extractor"] or theirs.extractor
         keys = [str(row) for row in range(len(features))]
@@ -91,8 +91,3 @@ def _floor(evaluator: Evaluator, source: Any) -> dict[str, Any]:
     """Real against real at the same N, where the training split has so many images."""
     train = source.split("train")
     return {"floor": evaluator.floor(train)} if len(train) >= evaluator.protocol.num_images else {}
-
-
-def _say_subset(path: Path, count: int, wanted: int) -> None:
-    if count > wanted:
-        sys.stderr.write(f"{path}: the protocol scores {wanted} of {count}, chosen by a hash\n")

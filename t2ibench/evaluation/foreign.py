@@ -131,16 +131,6 @@ def read_folder(
     return _sample_set(torch.from_numpy(squares), captions, folder)
 
 
-def fitted(samples: SampleSet, protocol: Protocol) -> SampleSet:
-    """The protocol's N images of a set that has at least so many, chosen by hash of their keys.
-
-    Raises:
-        ScoreError: fewer than N.
-    """
-    rows = fitted_rows(len(samples), protocol)
-    return samples if rows is None else samples.select(rows)
-
-
 def fitted_rows(count: int, protocol: Protocol) -> list[int] | None:
     """Which N of ``count`` rows the protocol scores; None: all of them.
 

@@ -123,7 +123,7 @@ def test_a_foreign_folder_is_scored(study, tmp_path):
     out = tmp_path / "pictures"
     assert main(["sample", str(run), f"prompts={prompts}", f"out={out}"]) == 0
     sizes = ["data.source.num_train=192", "data.source.num_test=160", "data.source.num_val=64"]
-    reference = ["protocol.test.reference_size=40"]
+    reference = ["protocol.test.num_images=40", "protocol.test.reference_size=40"]
     assert main(["score", str(out), "name=theirs", *sizes, *reference]) == 0
     scores = read_json(out / "scores.json")
     assert scores["model"]["family"] == "external"
