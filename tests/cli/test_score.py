@@ -221,7 +221,9 @@ def test_images_with_a_prompts_file(run, tmp_path):
         pixels = np.full((40, 32, 3), 10 * number, np.uint8)
         Image.fromarray(pixels).save(folder / f"{number}.png")
     prompts = tmp_path / "prompts.txt"
-    prompts.write_text("\n".join(["a red ring", "a blue ring"] * 10))
+    colours = ("red", "blue", "green", "pink", "cyan")
+    words = [f"a {colour} {shape}" for colour in colours for shape in ("ring", "moon")]
+    prompts.write_text("\n".join(words))
     protocol = ["protocol.test.num_images=20", "protocol.test.reference_size=20", *SIZES]
     assert main(["score", str(folder), f"prompts={prompts}", *protocol]) == 0
     assert read_json(folder / "scores.json")["chosen"]["samples"] == "samples/chosen"
