@@ -16,6 +16,9 @@ SCHEMA = 2
 Scores = dict[str, Score]
 """Score key -> score."""
 
+ALIGNMENT = "clip_score"
+"""The score that decides between operating points of equal distance."""
+
 MODEL_FIELDS = ("name", "family", "data", "seed", "run")
 
 
@@ -185,7 +188,11 @@ def by_metric(scores: Mapping[str, Score]) -> dict[str, Score]:
 
 
 def best_point(points: Sequence[OperatingPoint], metric: str) -> OperatingPoint:
-    """The point of a front with the lowest distance, the first of equals.
+    """The operating point of a front: the lowest distance, and of its equals the best alignment.
+
+    Equal are the points whose distance lies in the 95% interval of the lowest: on them the
+    CLIP-score decides, where it is measured. So a knob is not left at a value that costs
+    alignment for a gain in distance that is noise.
 
     Args:
         points: of one front.
@@ -200,7 +207,13 @@ def best_point(points: Sequence[OperatingPoint], metric: str) -> OperatingPoint:
             f"protocol.choose_by={metric} is not measured on the front; set "
             "protocol.choose_by=null to keep the family's default, or give an extractor."
         )
-    return min(points, key=lambda point: by_metric(point.scores)[metric].value)
+    distances = [by_metric(point.scores)[metric] for point in points]
+    lowest = min(distances, key=lambda score: score.value)
+    equals = [p for p, d in zip(points, distances, strict=True) if d.value <= lowest.ci_high]
+    aligned = [p for p in equals if ALIGNMENT in by_metric(p.scores)]
+    if len(aligned) < len(equals):
+        return points[distances.index(lowest)]
+    return max(aligned, key=lambda point: by_metric(point.scores)[ALIGNMENT].value)
 
 
 def only_score(scores: Mapping[str, Score], metric: str) -> Score:

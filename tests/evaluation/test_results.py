@@ -83,3 +83,14 @@ def test_the_lowest_distance_chooses_the_point():
     assert best_point(front, "kid").value == 1.0
     with pytest.raises(ScoreError, match=r"choose_by=fd is not measured.*choose_by=null"):
         best_point([*front, point(4.0, kid=0.5)], "fd")
+
+
+def test_alignment_decides_between_points_of_equal_distance():
+    def point(value, fd, clip):
+        keys = {"fd[a|b]": fd, "clip_score[c|d]": clip}
+        return OperatingPoint({"w": value}, {k: score(k, v) for k, v in keys.items()}, value)
+
+    front = [point(1.0, 4.0, 80.0), point(2.0, 4.05, 90.0), point(3.0, 4.2, 99.0)]
+    assert best_point(front, "fd").value == 2.0, "the third is farther than the interval explains"
+    front[1] = point(2.0, 4.05, 70.0)
+    assert best_point(front, "fd").value == 1.0

@@ -1,5 +1,7 @@
 """W&B without a network or a key: the same keys as scores.json, one id a run."""
 
+import time
+
 from t2ibench.core.types import Score
 from t2ibench.runs.folder import Run
 from t2ibench.training.tracking import track_run, track_scores
@@ -8,9 +10,17 @@ OFFLINE = {"project": "t2ibench", "group": "study", "mode": "offline"}
 KEY = "fd[x@1|native|val|10]"
 
 
+HEADER = 64
+"""Bytes: a log that holds no more than its header is still being written."""
+
+
 def logged(run):
-    """The bytes of every offline log of a run."""
-    files = sorted(run.path.glob("wandb/offline-run-*/*.wandb"))
+    """The bytes of every offline log of a run, once W&B's own process has written them."""
+    for _ in range(300):
+        files = sorted(run.path.glob("wandb/offline-run-*/*.wandb"))
+        if all(file.stat().st_size > HEADER for file in files):
+            break
+        time.sleep(0.1)
     return [file.read_bytes() for file in files]
 
 
