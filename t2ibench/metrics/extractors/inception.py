@@ -125,6 +125,7 @@ class NormedConv(nn.Module):
     def fold(self) -> None:
         """Prepares evaluation: one convolution with a bias in place of two operations."""
         fused = nn.utils.fuse_conv_bn_eval(self.conv.eval(), self.bn.eval())
+        assert fused.bias is not None, "folding a normalisation gives a bias"
         self.folded_weight, self.folded_bias = fused.weight.detach(), fused.bias.detach()
 
     def forward(self, x: Tensor) -> Tensor:
