@@ -60,7 +60,7 @@ def test_every_score_has_its_interval_count_and_key(test_split):
     names = {key.split("[")[0] for key in evaluation.scores}
     assert names == {
         "fd", "kid", "precision", "recall", "density", "coverage",
-        "cmmd-style", "clip_score", "r_precision", "grader_colour",
+        "cmmd-style", "vendi", "clip_score", "r_precision", "grader_colour",
     }  # fmt: skip
     for key, score in evaluation.scores.items():
         assert score.key == key and score.ci_low <= score.value <= score.ci_high

@@ -43,7 +43,10 @@ def weights(tmp_path_factory) -> Path:
     for norm in norms:
         norm.momentum = None
     with torch.no_grad():
-        network(pictures(6, 299, 9))
+        # Noise beside pictures: a channel that is constant on smooth pictures alone would get a
+        # gain of thousands, and rounding with it.
+        noise = torch.randint(0, 256, (4, 3, 299, 299)).byte()
+        network(torch.cat([pictures(4, 299, 9), noise]))
     torch.save(network.eval().state_dict(), path)
     return path
 
@@ -82,7 +85,7 @@ def test_folding_changes_neither_the_state_dict_nor_the_features(ours, weights):
             module.folded_weight = module.folded_bias = None
     pixels = pictures(2, 64)
     expected = plain.features(pixels)
-    assert (ours.features(pixels) - expected).norm() / expected.norm() < 1e-5
+    assert (ours.features(pixels) - expected).norm() / expected.norm() < 5e-5
     assert set(ours.state_dict()) == set(torch.load(weights, weights_only=True))
     assert ours.fingerprint == plain.fingerprint
 

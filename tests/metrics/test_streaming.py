@@ -2,6 +2,8 @@
 
 import json
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -114,7 +116,9 @@ def test_two_processes_give_the_single_process_value(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_rank, (port, str(tmp_path)), nprocs=2)
+    command = [sys.executable, __file__, str(port), str(tmp_path)]
+    ranks = [subprocess.Popen([*command, str(rank)]) for rank in (0, 1)]
+    assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
     for rank in (0, 1):
         found = json.loads((tmp_path / f"{rank}.json").read_text())
         for metric in METRICS:
@@ -141,3 +145,7 @@ def test_extractor_contract():
     changed = CornerColours()
     changed.scale.data.mul_(2)
     assert changed.fingerprint != extractor.fingerprint
+
+
+if __name__ == "__main__":
+    _rank(int(sys.argv[3]), int(sys.argv[1]), sys.argv[2])

@@ -162,6 +162,6 @@ def test_a_browser_shows_it_without_overflow_errors_or_requests(page, tmp_path, 
     assert measured["scroll"] <= measured["client"] + 0, measured
     assert measured["client"] in range(width - 20, width + 1)
     assert measured["outside"] == measured["broken"] == measured["squashed"] == 0, measured
-    assert measured["requests"] == 0 and measured["headings"] == 8 and measured["charts"] == 9
+    assert measured["requests"] == 0 and measured["headings"] == 8 and measured["charts"] == 10
     console = [line for line in answer.stderr.splitlines() if "CONSOLE" in line]
     assert console == []

@@ -39,7 +39,7 @@ def test_fronts_follow_each_knob(board):
 
 def test_costs_are_drawn_against_the_floor(board):
     charts = cost_charts(board)
-    assert len(charts) == 3 and all(chart.x_log for chart in charts)
+    assert len(charts) == 4 and all(chart.x_log for chart in charts)
     assert charts[0].y_line == (21.0, "real vs real")
     assert {s.name: s.points[0].x for s in charts[0].series}["gan_int_cls"] == 0.003
 

@@ -109,14 +109,17 @@ def test_csv_keeps_every_digit_and_key(board):
     found = [r for r in rows if r["row"] == "ldm" and r["key"] == KEYS["clip_score"]]
     cell = next(g for g in board.groups if g.label == "ldm").cell(KEYS["clip_score"])
     assert float(found[0]["value"]) == cell.value and found[0]["seeds"] == "3"
-    assert {r["kind"] for r in rows} == {"score", "cost", "reference"}
+    ranks = {f"probability of rank {rank}" for rank in (1, 2, 3)}
+    assert {r["kind"] for r in rows} == {"score", "cost", "reference", "front"} | ranks
     assert len({len(r) for r in rows}) == 1
 
 
 def test_markdown_has_whole_tables_and_keys(board):
     text = to_markdown(board)
     tables = [line for line in text.splitlines() if line.startswith("|")]
-    assert {line.count("|") for line in tables} == {len(board.columns) + 4, 10}
+    assert {line.count("|") for line in tables} == {
+        len(board.columns) + 4, len(board.columns) + 2, 10, 4,
+    }  # fmt: skip
     assert all(column.key in text for column in board.columns)
     assert "*Real vs real*" in text and "underdetermined" in text
 

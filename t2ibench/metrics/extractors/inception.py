@@ -259,7 +259,7 @@ class InceptionV3(FeatureExtractor):
     width = 2048
     batch_size = 16
 
-    def __init__(self, weights: str | Path | None = None, resize: Resize = "tf1-bilinear") -> None:
+    def __init__(self, weights: str | Path | None = None, resize: str = "tf1-bilinear") -> None:
         super().__init__()
         if resize not in RESIZES:
             raise ConfigError(f"resize={resize} is unknown; choose {' or '.join(RESIZES)}.")
