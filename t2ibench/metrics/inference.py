@@ -171,33 +171,30 @@ def hypervolume(points: Sequence[tuple[float, float]], reference: tuple[float, f
 
 def at_equal(
     first: Sequence[tuple[float, float]], second: Sequence[tuple[float, float]]
-) -> tuple[float, float, float] | None:
-    """Mean gap of two fronts in y at equal x, over the x that both reach.
+) -> tuple[float, float, float]:
+    """Mean gap of two fronts in the lowest y that each reaches with at least a given x.
 
-    Each front is joined by straight lines between its points in order of x; of points with one
-    x the lowest y stays.
+    The given x runs from the larger of the two smallest to the smaller of the two largest, or
+    is the latter alone where the fronts do not overlap: the better aligned model then competes
+    at the other's best alignment.
 
     Args:
         first: (x, y) points, for example (CLIP-score, Fréchet distance).
         second: likewise.
 
     Returns:
-        (mean of first - second, lowest shared x, highest shared x), or None where their ranges
-        do not overlap.
+        Mean of first - second, lowest and highest x.
     """
-    curves = []
-    for points in (first, second):
-        best: dict[float, float] = {}
-        for x, y in points:
-            best[x] = min(y, best.get(x, np.inf))
-        curves.append((np.array(sorted(best)), np.array([best[x] for x in sorted(best)])))
-    low = max(x[0] for x, _ in curves)
-    high = min(x[-1] for x, _ in curves)
-    if low >= high:
-        return None
-    knots = np.unique(
-        np.concatenate([x[(x > low) & (x < high)] for x, _ in curves] + [[low, high]])
-    )
-    gap = np.interp(knots, *curves[0]) - np.interp(knots, *curves[1])
-    mean = float(np.trapezoid(gap, knots) / (high - low))
-    return mean, float(low), float(high)
+    high = min(max(x for x, _ in first), max(x for x, _ in second))
+    low = min(high, max(min(x for x, _ in first), min(x for x, _ in second)))
+
+    def lowest(points: Sequence[tuple[float, float]], least: float) -> float:
+        return min(y for x, y in points if x >= least)
+
+    inside = {x for x, _ in [*first, *second] if low < x < high}
+    knots = [low, *sorted(inside), high]
+    gaps = [lowest(first, knot) - lowest(second, knot) for knot in knots]
+    if low == high:
+        return gaps[-1], low, high
+    steps = zip(knots, knots[1:], gaps[1:], strict=False)
+    return sum((end - start) * gap for start, end, gap in steps) / (high - low), low, high

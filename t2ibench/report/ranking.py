@@ -64,15 +64,15 @@ class FrontSummary:
         reference: the worst (x, y) of all points: no front dominates beyond it.
         volumes: label -> dominated share of the box between the reference and the best x and y
             of any model, in [0, 1].
-        gaps: (first, second, mean of first - second in y, lowest x, highest x) over the x that
-            both reach; the gap is None where they share none.
+        gaps: (first, second, mean of first - second in the lowest y with at least a given x,
+            lowest x, highest x).
     """
 
     x_key: str
     y_key: str
     reference: tuple[float, float]
     volumes: dict[str, float]
-    gaps: tuple[tuple[str, str, float | None, float, float], ...]
+    gaps: tuple[tuple[str, str, float, float, float], ...]
 
 
 def rankings(board: Leaderboard) -> list[Ranking]:
@@ -147,11 +147,11 @@ def _summary(fronts: dict[str, list[tuple[float, float]]], x_key: str, y_key: st
         else 0.0
         for label, points in fronts.items()
     }
-    gaps: list[tuple[str, str, float | None, float, float]] = []
-    for first, second in combinations(fronts, 2):
-        gap = at_equal(fronts[first], fronts[second])
-        gaps.append((first, second, *(gap or (None, float("nan"), float("nan")))))
-    return FrontSummary(x_key, y_key, worst, volumes, tuple(gaps))
+    gaps = tuple(
+        (first, second, *at_equal(fronts[first], fronts[second]))
+        for first, second in combinations(fronts, 2)
+    )
+    return FrontSummary(x_key, y_key, worst, volumes, gaps)
 
 
 def best_table(found: Sequence[Ranking], board: Leaderboard) -> list[list[str]]:
@@ -178,13 +178,11 @@ def front_sentences(found: Sequence[FrontSummary]) -> list[str]:
     for summary in found:
         x, y = metric_of(summary.x_key), metric_of(summary.y_key)
         for first, second, gap, low, high in summary.gaps:
-            if gap is None:
-                said.append(f"{first} and {second} share no {x.title}: no comparison there.")
-                continue
             better, other = (first, second) if gap < 0 else (second, first)
+            reach = x.text(high) if low == high else f"{x.text(low)} to {x.text(high)}"
             said.append(
-                f"At equal {x.title} ({x.text(low)} to {x.text(high)}), the {y.title} of {better} "
-                f"is lower than that of {other} by {y.text(abs(gap))} in the mean."
+                f"At equal {x.title} (at least {reach}), the {y.title} of {better} is lower than "
+                f"that of {other} by {y.text(abs(gap))} in the mean."
             )
     return said
 

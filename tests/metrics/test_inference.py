@@ -104,8 +104,11 @@ def test_hypervolume_counts_the_dominated_cells(points, reference):
 
 
 def test_fronts_are_compared_at_equal_alignment():
-    first, second = [(0.0, 4.0), (2.0, 6.0)], [(1.0, 3.0), (3.0, 3.0)]
-    assert at_equal(first, second) == pytest.approx((2.5, 1.0, 2.0))
-    assert at_equal(first, [(5.0, 0.0), (6.0, 0.0)]) is None
-    gap, low, high = at_equal(first, first)
-    assert (gap, low, high) == (0.0, 0.0, 2.0)
+    first, second = [(0.0, 4.0), (2.0, 6.0)], [(1.0, 3.0), (3.0, 3.5)]
+    assert at_equal(first, second) == pytest.approx((6 - 3.5, 1.0, 2.0))
+    turned = [*first, (1.5, 9.0)]
+    assert at_equal(turned, second) == at_equal(first, second), "a dominated point says nothing"
+    assert at_equal(first, [(5.0, 1.0), (6.0, 2.0)]) == (6 - 1.0, 2.0, 2.0)
+    assert at_equal(first, first) == (0.0, 0.0, 2.0)
+    steps = [(0.0, 1.0), (1.0, 2.0), (4.0, 5.0)]
+    assert at_equal(steps, [(0.0, 0.0), (4.0, 0.0)]) == pytest.approx(((2 + 3 * 5) / 4, 0.0, 4.0))
