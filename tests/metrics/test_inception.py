@@ -165,3 +165,23 @@ def test_absent_and_foreign_files_are_named(monkeypatch, tmp_path):
     monkeypatch.setenv("T2IBENCH_INCEPTION", str(tmp_path / "other.pth"))
     with pytest.raises(CheckpointError, match="566 tensors"):
         InceptionV3()
+
+
+def test_from_pixels_to_fid_as_torchmetrics_without_antialiasing(ours, weights):
+    """And not as its default, which resizes by another grid: so nobody mends it."""
+    from torchmetrics.image.fid import FrechetInceptionDistance, NoTrainInceptionV3
+
+    generated, real = (pictures(16, 64, 5) * 0.7).byte(), pictures(16, 64, 6)
+    found = frechet_distance(ours.features(generated), ours.features(real))
+    distances = {}
+    for antialias in (False, True):
+        network = NoTrainInceptionV3(
+            "inception-v3-compat", ["2048"], str(weights), antialias=antialias
+        )
+        network.num_features = 2048
+        metric = FrechetInceptionDistance(network)
+        metric.update(generated, real=False)
+        metric.update(real, real=True)
+        distances[antialias] = float(metric.compute())
+    assert found == pytest.approx(distances[False], rel=1e-4)
+    assert abs(found / distances[True] - 1) > 1e-3

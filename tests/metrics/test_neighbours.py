@@ -66,3 +66,14 @@ def test_impossible_inputs_are_named():
         neighbours(draw(5, 2, 0), draw(50, 2, 1))
     with pytest.raises(ScoreError, match="width 2 and 3"):
         neighbours(draw(9, 2, 0), draw(9, 3, 1))
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.5, 3.0])
+def test_precision_and_recall_equal_torch_fidelity(shift):
+    from torch_fidelity.metric_prc import prc_features_to_metric
+
+    x, y = draw(300, 16, 0), draw(280, 16, 1, shift)
+    theirs = prc_features_to_metric(x, y, prc_neighborhood=3, verbose=False)
+    found = neighbours(x, y)
+    assert float(found.precision.double().mean()) == pytest.approx(theirs["precision"], abs=4e-3)
+    assert float(found.recall.double().mean()) == pytest.approx(theirs["recall"], abs=4e-3)
