@@ -24,7 +24,7 @@ from PIL import Image
 
 from t2ibench.data.decode import Decoder, DecodeReport
 from t2ibench.metrics.extractors.inception import InceptionV3, NormedConv
-from t2ibench.metrics.frechet import frechet_distance
+from t2ibench.metrics.frechet import Moments, frechet_distance
 
 
 def write_pictures(folder: Path, count: int, side: int, seed: int) -> None:
@@ -187,19 +187,20 @@ def main() -> None:
 
 
 def frechet_step(rounds: int, width: int = 2048, count: int = 2600) -> None:
-    """The distance of given features: ours against torchmetrics'."""
+    """The distance of given moments: ours against torchmetrics'."""
     from torchmetrics.image.fid import _compute_fid
 
     stream = torch.Generator().manual_seed(0)
     x, y = (torch.randn(count, width, generator=stream).double() for _ in range(2))
     y = y * torch.linspace(0.5, 1.5, width) + 0.05
     moments = [(f.mean(0), f.T.cov()) for f in (x, y)]
+    ours_moments = [Moments.of(f) for f in (x, y)]
 
     def theirs() -> float:
         return float(_compute_fid(*moments[0], *moments[1]))
 
     def mine() -> float:
-        return frechet_distance(x, y)
+        return frechet_distance(*ours_moments)
 
     gap = abs(mine() / theirs() - 1)
     assert gap < 1e-6, f"the two Fréchet steps disagree by {gap:.1e}"
