@@ -55,7 +55,7 @@ def draw_distractors(
 
     Captions with equal keys (paraphrases, repeats) never distract one another, and each
     distinct meaning appears at most once among one caption's distractors. The draw belongs
-    to the caption's own key and the seed, not to its position.
+    to the caption's own key and the seed, not to its position or its neighbours'.
 
     Args:
         keys: the meaning of each caption: its canonical parse, or the caption itself.
@@ -68,7 +68,7 @@ def draw_distractors(
     rows: dict[Hashable, int] = {}
     for row, key in enumerate(keys):
         rows.setdefault(key, row)
-    distinct = list(rows)
+    distinct = sorted(rows, key=repr)
     if len(distinct) <= count:
         raise ScoreError(
             f"R-precision with {count} distractors needs {count + 1} captions of different "

@@ -60,15 +60,18 @@ class Difference(NamedTuple):
 
 
 def cluster_ids(n: int, clusters: Sequence[Hashable] | None) -> tuple[np.ndarray, int]:
-    """The cluster number of each of n values, numbered by first appearance, and the count."""
+    """The cluster number of each of n values, in the order of their keys, and the count.
+
+    So a seeded resampling draws the same clusters in whatever order the values come.
+    """
     if clusters is None:
         return np.arange(n), n
     if len(clusters) != n:
         raise ScoreError(
             f"{n} values came with {len(clusters)} cluster keys; give one prompt key a value."
         )
-    numbers: dict[Hashable, int] = {}
-    ids = np.array([numbers.setdefault(key, len(numbers)) for key in clusters])
+    numbers = {key: number for number, key in enumerate(sorted(set(clusters), key=repr))}
+    ids = np.array([numbers[key] for key in clusters])
     return ids, len(numbers)
 
 

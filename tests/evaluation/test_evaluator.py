@@ -223,3 +223,21 @@ def test_copies_of_training_images_are_told_from_fresh_ones(test_split):
     assert by_metric(scored.scores)["authpct"].value == 0.0
     silent = evaluator(test_split).evaluate(drawn(test_split))
     assert "authpct" not in by_metric(silent.scores)
+
+
+def test_scores_and_intervals_do_not_depend_on_the_order_of_the_images(test_split):
+    samples = drawn(test_split, noise=60)
+    order = torch.randperm(N, generator=torch.Generator().manual_seed(0)).tolist()
+    turned = type(samples)(
+        samples.pixels[order],
+        *(tuple(part[i] for i in order) for part in (samples.captions, samples.keys)),
+        tuple(samples.seeds[i] for i in order),
+    )
+    found = evaluator(test_split).evaluate(samples).scores
+    again = evaluator(test_split).evaluate(turned).scores
+    assert list(found) == list(again)
+    for key, score in found.items():
+        ends = (score.value, score.ci_low, score.ci_high)
+        assert (again[key].value, again[key].ci_low, again[key].ci_high) == pytest.approx(
+            ends, rel=1e-6, abs=1e-9
+        ), key
