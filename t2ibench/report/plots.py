@@ -23,16 +23,20 @@ def colour_of(board: Leaderboard) -> dict[str, int]:
 
 
 def front_charts(board: Leaderboard) -> list[Chart]:
-    """Quality against alignment along each model's knob, one chart a pair of metrics."""
+    """Quality against alignment along each model's knob, one chart a pair of metrics.
+
+    Where sampling steps were swept too, each number of steps is a line of its own.
+    """
     fronts = {g.label: g.runs[0].scores.front for g in board.groups}
     drawable = {label: points for label, points in fronts.items() if len(points) > 1}
     keys = metrics_of(point.scores for points in drawable.values() for point in points)
     charts = []
     for x_key, y_key in front_axes(keys):
         series = tuple(
-            _front_series(group, drawable[group.label], x_key, y_key, colour_of(board))
+            _front_series(group, name, points, x_key, y_key, colour_of(board))
             for group in board.groups
             if group.label in drawable
+            for name, points in _by_steps(group.label, drawable[group.label])
         )
         series = tuple(s for s in series if len(s.points) > 1)
         if series:
@@ -110,15 +114,29 @@ def binned(xs: Sequence[float], ys: Sequence[float], most: int) -> list[Point]:
     return [Point(b[-1][0], sum(y for _, y in b) / len(b)) for b in bins]
 
 
+def _by_steps(
+    label: str, points: Sequence[OperatingPoint]
+) -> list[tuple[str, list[OperatingPoint]]]:
+    """A front's points by their number of sampling steps, with the name of each line."""
+    lines: dict[float | None, list[OperatingPoint]] = {}
+    for point in points:
+        lines.setdefault(point.knobs.get("num_steps"), []).append(point)
+    if len(lines) == 1:
+        return [(label, list(points))]
+    return [(f"{label}, {steps:g} steps", line) for steps, line in lines.items()]
+
+
 def _front_series(
     group: Group,
+    name: str,
     points: Sequence[OperatingPoint],
     x_key: str,
     y_key: str,
     colours: dict[str, int],
 ) -> Series:
     knob = group.runs[0].scores.knob
-    chosen = {run.scores.chosen.value for run in group.runs}
+    told = [run.scores.chosen for run in group.runs]
+    chosen = {(point.value, point.knobs.get("num_steps")) for point in told}
     both = [p for p in points if x_key in p.scores and y_key in p.scores]
     both.sort(key=lambda point: point.value or 0.0)
     drawn = []
@@ -130,11 +148,11 @@ def _front_series(
                 metric_of(x_key).scale * x.value,
                 metric_of(y_key).scale * y.value,
                 label=f"{point.value:g}" if ends and point.value is not None else "",
-                strong=point.value in chosen,
-                tip=_front_tip(group.label, knob.get("name", "knob"), point, x, y),
+                strong=(point.value, point.knobs.get("num_steps")) in chosen,
+                tip=_front_tip(name, knob.get("name", "knob"), point, x, y),
             )
         )
-    return Series(group.label, colours[group.label], tuple(drawn))
+    return Series(name, colours[group.label], tuple(drawn))
 
 
 def _front_tip(label: str, knob: str, point: OperatingPoint, x: Score, y: Score) -> str:

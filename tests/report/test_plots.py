@@ -2,6 +2,7 @@ import base64
 import io
 import math
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from run_folders import write_run
 
+from t2ibench.evaluation.results import RunScores
 from t2ibench.report.folders import read_runs
 from t2ibench.report.plots import binned, cost_charts, curve_charts, front_charts
 from t2ibench.report.sheets import comparison_sheet, contact_sheets, data_uri, tile
@@ -122,3 +125,21 @@ def test_contact_sheets_of_every_model(board):
     sheets = contact_sheets(board, 20, columns=10)
     assert [label for label, _, _ in sheets] == ["gan_int_cls", "ldm", "vqgan_gpt"]
     assert pixels_of(sheets[0][1]).shape == (66, 338, 3) and sheets[0][2] == 338
+
+
+def test_swept_steps_are_lines_of_their_own(tmp_path):
+    """The lines share the model's colour; only the chosen steps hold the chosen point."""
+    run = write_run(tmp_path, "diffusion/ldm", 0)
+    scores = RunScores.read(run / "scores.json")
+
+    def at(point, steps):
+        return replace(point, knobs={**point.knobs, "num_steps": steps})
+
+    front = tuple(at(point, steps) for steps in (5.0, 20.0) for point in scores.front)
+    replace(scores, front=front, chosen=at(scores.chosen, 20.0)).write(run / "scores.json")
+    for chart in front_charts(leaderboard(read_runs([run]))):
+        names = [series.name for series in chart.series]
+        assert names == ["ldm, 5 steps", "ldm, 20 steps"]
+        assert len({series.colour for series in chart.series}) == 1
+        strong = [sum(point.strong for point in series.points) for series in chart.series]
+        assert strong == [0, 1]
