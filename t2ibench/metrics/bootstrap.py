@@ -207,7 +207,7 @@ def sd_interval(value: float, sd: float, replicates: int, note: str = "") -> Est
 
     The standard deviation is itself estimated, from few half-samples; Student's quantile with
     one degree of freedom less than half-samples pays for that (8 of them: 2.36 in place of
-    1.96, without which the interval covers 91%).
+    1.96, with which a Fréchet distance's interval covers 90.5% in simulation, not 95.2%).
 
     Args:
         value: point estimate.
