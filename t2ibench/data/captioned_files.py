@@ -35,7 +35,7 @@ class CaptionedFile:
         captions: cleaned, none empty; may be an empty tuple.
         group: what a split by hash keeps together.
         split: ``train``, ``val`` or ``test`` by folder, else empty.
-        meta: the other metadata columns that JSON can hold.
+        meta: the other metadata columns that JSON can hold: plain values, lists of numbers.
     """
 
     key: str
@@ -196,4 +196,6 @@ def _captions_in(value: Any) -> list[str]:
 
 
 def _is_plain(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(isinstance(item, (int, float)) for item in value)
     return value is None or isinstance(value, (str, int, float, bool))

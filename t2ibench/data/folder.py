@@ -29,7 +29,7 @@ from t2ibench.core.hashing import derive_seed, hash_json
 from t2ibench.data.captioned_files import CaptionedFile, list_captioned_files
 from t2ibench.data.decode import Decoder, DecodeReport
 from t2ibench.data.records import PreparedSplit, Record, read_records, unknown_split, write_records
-from t2ibench.data.resize import Filter, ResizeRecipe
+from t2ibench.data.resize import Box, Filter, ResizeRecipe
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +72,8 @@ class FolderSource:
             by hash (a class, a photographer); None: every image is its own group.
         background: RGB under transparent images.
         filter: of the resize recipe.
+        crop: of the resize recipe; those around a box read the metadata column ``bbox``: left,
+            top, width and height in pixels, a list or four numbers in a string.
         val_share: share of the images for val when there is no such folder.
         test_share: share for test when there is no such folder.
         max_refused: the share of unusable images above which preparing stops.
@@ -95,6 +97,7 @@ class FolderSource:
         group_column: str | None = None,
         background: Sequence[int] = (255, 255, 255),
         filter: Filter = "bicubic",
+        crop: str = "centre",
         val_share: float = 0.05,
         test_share: float = 0.1,
         max_refused: float = 0.01,
@@ -111,7 +114,7 @@ class FolderSource:
             raise ConfigError(f"background={list(background)} must be three values of 0 to 255.")
         self.name = name or self.root.resolve().name
         self.resolution = resolution
-        self.recipe = ResizeRecipe(resolution, filter)
+        self.recipe = ResizeRecipe(resolution, filter, crop)
         self.caption_columns = tuple(caption_columns)
         self.group_column = group_column
         red, green, blue = (int(value) for value in background)
@@ -139,7 +142,9 @@ class FolderSource:
     def fingerprint(self) -> str:
         """Of the recipe, the captions, and each file's name, size and modification time."""
         listing = [
-            [file.key, file.captions, file.group, file.split, *file.stamp()] for file in self.files
+            [file.key, file.captions, file.group, file.split, *file.stamp()]
+            + ([file.meta.get("bbox")] if self.recipe.needs_box else [])
+            for file in self.files
         ]
         recipe = [
             _VERSION,
@@ -245,7 +250,8 @@ class FolderSource:
                 image = self.decoder(file.path, file.key, report.decoding)
                 if image is None:
                     continue
-                raw.write(self.recipe(image).tobytes())
+                box = box_of(file) if self.recipe.needs_box else None
+                raw.write(self.recipe(image, box).tobytes())
                 meta = {"file": str(file.path.relative_to(self.root)), **file.meta}
                 records.append(Record(file.key, file.captions, file.group, name, meta))
         images = np.fromfile(aside, dtype=np.uint8).reshape(len(records), 3, side, side)
@@ -255,3 +261,22 @@ class FolderSource:
         with atomic_path(folder / f"{name}.jsonl") as path:
             write_records(path, records)
         log.info("%s/%s: %d images", self.name, name, len(records))
+
+
+def box_of(file: CaptionedFile) -> Box:
+    """The object's box that an image's metadata give.
+
+    Raises:
+        DataError: no ``bbox``, or not four numbers.
+    """
+    given = file.meta.get("bbox")
+    cells = given.replace(",", " ").strip("[] ").split() if isinstance(given, str) else given
+    try:
+        left, top, width, height = (float(cell) for cell in cells or ())
+    except (TypeError, ValueError):
+        raise DataError(
+            f"{file.key} has bbox={given!r}; a crop around the object's box needs the metadata "
+            "column bbox: left, top, width, height in pixels. Give it, or set "
+            "data.source.crop=centre."
+        ) from None
+    return left, top, width, height

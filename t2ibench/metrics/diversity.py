@@ -14,6 +14,7 @@ from torch import Tensor
 
 from t2ibench.core.errors import ScoreError
 from t2ibench.metrics.bootstrap import Estimate, bootstrap_mean, half_sample_sd, sd_interval
+from t2ibench.metrics.features import checked
 
 INCEPTION_SPLITS = 10
 """Salimans et al. (2016): mean and standard deviation over ten parts of the images."""
@@ -22,9 +23,7 @@ INCEPTION_SPLITS = 10
 def _unit(features: Tensor) -> Tensor:
     if len(features) == 0:
         raise ScoreError("a diversity of no images is not defined; score at least one.")
-    if not torch.isfinite(features).all():
-        raise ScoreError("features hold NaN or infinity; look at the images and the extractor.")
-    features = features.detach().to("cpu", torch.float64)
+    features = checked(features)
     norms = features.norm(dim=1, keepdim=True)
     if (norms == 0).any():
         raise ScoreError(f"{int((norms == 0).sum())} features are all zero: no cosine is defined.")

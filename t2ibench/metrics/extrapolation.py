@@ -17,6 +17,7 @@ from torch import Tensor
 
 from t2ibench.core.errors import ScoreError
 from t2ibench.metrics.bootstrap import Estimate, half_sample_sd, sd_interval
+from t2ibench.metrics.features import checked
 from t2ibench.metrics.frechet import Moments, frechet_distance, underdetermined
 
 SIZES = 15
@@ -78,7 +79,7 @@ def size_curve(
     if min(sizes) < 2 or max(sizes) > len(x):
         raise ScoreError(f"sizes {min(sizes)} to {max(sizes)} must lie in [2, {len(x)}].")
     reference = y if underdetermined(x[: min(sizes)], y) else Moments.of(y)
-    x = x.detach().to("cpu", torch.float64)
+    x = checked(x)
     rng = np.random.default_rng(seed)
     points = []
     for n in sizes:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from t2ibench.core.errors import ScoreError
 from t2ibench.metrics.bootstrap import Estimate, half_sample_sd, sd_interval
+from t2ibench.metrics.features import checked
 
 NEGATIVE_TOLERANCE = 1e-6
 """Share of the total variance below zero that rounding can explain."""
@@ -47,7 +48,7 @@ class Moments:
         Raises:
             ScoreError: a feature is not finite.
         """
-        features = _checked(features)
+        features = checked(features)
         if len(features) == 0:
             return Moments.empty(features.shape[1])
         mean = features.mean(0)
@@ -63,9 +64,9 @@ class Moments:
         Source: Chan, Golub & LeVeque (1983), equation 2.1, for vectors.
         Differs: none.
         """
+        if self.n == 0 or other.n == 0:
+            return other if self.n == 0 else self
         n = self.n + other.n
-        if n == 0:
-            return self
         delta = other.mean - self.mean
         scatter = self.scatter + other.scatter
         scatter = scatter + torch.outer(delta, delta) * (self.n * other.n / n)
@@ -93,12 +94,6 @@ class Moments:
 
 
 FeatureSet = Float[Tensor, "N D"] | Moments
-
-
-def _checked(features: Tensor) -> Tensor:
-    if not torch.isfinite(features).all():
-        raise ScoreError("features hold NaN or infinity; look at the images and the extractor.")
-    return features.detach().to("cpu", torch.float64)
 
 
 def _size(features: Tensor | Moments) -> tuple[int, int]:
@@ -153,7 +148,7 @@ def frechet_distance(
 
 
 def _from_features(x: Tensor, y: Tensor) -> float:
-    x, y = _checked(x), _checked(y)
+    x, y = checked(x), checked(y)
     mean_x, mean_y = x.mean(0), y.mean(0)
     x, y = (x - mean_x) / (len(x) - 1) ** 0.5, (y - mean_y) / (len(y) - 1) ** 0.5
     root_trace = torch.linalg.svdvals(x @ y.T).sum()
@@ -214,7 +209,7 @@ def frechet_estimate(
     value = frechet_distance(x, y)
     singular = min(len(x) // 2, len(y)) <= width
     reference = y if singular else Moments.of(y)
-    x = x.detach().to("cpu", torch.float64)
+    x = checked(x)
     sd = half_sample_sd(
         lambda kept: frechet_distance(x[torch.from_numpy(kept)], reference),
         len(x),

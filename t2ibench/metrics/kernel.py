@@ -15,6 +15,7 @@ from torch import Tensor
 
 from t2ibench.core.errors import ScoreError
 from t2ibench.metrics.bootstrap import Estimate, half_samples, sd_interval
+from t2ibench.metrics.features import checked
 
 Kernel = Callable[[Tensor, Tensor], Tensor]
 """Maps (N, D) and (M, D) to the (N, M) kernel matrix."""
@@ -43,9 +44,7 @@ def gaussian_kernel(
 def _prepared(features: Tensor) -> Tensor:
     if len(features) < 2:
         raise ScoreError(f"a kernel distance needs at least 2 images a set, got {len(features)}.")
-    if not torch.isfinite(features).all():
-        raise ScoreError("features hold NaN or infinity; look at the images and the extractor.")
-    return features.detach().to("cpu", torch.float64)
+    return checked(features)
 
 
 def _unit(features: Tensor) -> Tensor:
@@ -54,9 +53,9 @@ def _unit(features: Tensor) -> Tensor:
 
 def _mmd(x: Tensor, y: Tensor, kernel: Kernel, weights: Tensor) -> Tensor:
     """Unbiased MMD^2 (R,) for R choices of rows of x; weights is (R, N) of zeros and ones."""
+    weights = weights.to(x.device)
     kept = weights.sum(1)
-    within_x = torch.zeros(len(weights), dtype=torch.float64)
-    across = torch.zeros(len(weights), dtype=torch.float64)
+    within_x, across = torch.zeros_like(kept), torch.zeros_like(kept)
     within_y = 0.0
     for start in range(0, len(x), BLOCK):
         rows = slice(start, start + BLOCK)

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from t2ibench.core.errors import ScoreError
+from t2ibench.metrics.features import checked
 
 BLOCK = 1024
 """Rows of a distance matrix held at once."""
@@ -62,9 +63,7 @@ def nearest_training(x: Float[Tensor, "N D"], train: Float[Tensor, "T other"]) -
             f"memorisation needs a generated and at least 2 training images, got {len(x)} and "
             f"{len(train)}."
         )
-    if not (torch.isfinite(x).all() and torch.isfinite(train).all()):
-        raise ScoreError("features hold NaN or infinity; look at the images and the extractor.")
-    x, train = (f.detach().to("cpu", torch.float64) for f in (x, train))
+    x, train = checked(x), checked(train)
     index, distance = [], []
     for start in range(0, len(x), BLOCK):
         nearest = torch.cdist(x[start : start + BLOCK], train).min(1)
@@ -76,6 +75,7 @@ def nearest_training(x: Float[Tensor, "N D"], train: Float[Tensor, "T other"]) -
     for start in range(0, len(used), BLOCK):
         chosen = used[start : start + BLOCK]
         distances = torch.cdist(train[chosen], train)
-        distances[torch.arange(len(chosen)), chosen] = torch.inf
+        distances.scatter_(1, chosen[:, None], torch.inf)
         own.append(distances.min(1).values)
-    return NearestTraining(rows, torch.cat(distance), torch.cat(own)[places])
+    found = (rows, torch.cat(distance), torch.cat(own)[places])
+    return NearestTraining(*(values.cpu() for values in found))

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from t2ibench.core.errors import ScoreError
+from t2ibench.metrics.features import checked
 
 PRECISION_K = 3
 """Kynkäänniemi et al. (2019), section 3: neighbourhood size."""
@@ -83,7 +84,7 @@ def neighbours(
         density_k: k of density and coverage.
 
     Returns:
-        Values an image in [0, 1]; density may exceed 1.
+        Values an image in [0, 1], on the CPU; density may exceed 1.
 
     Raises:
         ScoreError: different widths, features that are not finite, or a set with no more
@@ -100,14 +101,12 @@ def neighbours(
         raise ScoreError(
             f"precision and recall need more than {needed} images a set, got {len(x)} and {len(y)}."
         )
-    if not (torch.isfinite(x).all() and torch.isfinite(y).all()):
-        raise ScoreError("features hold NaN or infinity; look at the images and the extractor.")
-    x, y = x.detach().to("cpu", torch.float64), y.detach().to("cpu", torch.float64)
+    x, y = checked(x), checked(y)
     (generated_radii,) = _radii(x, (precision_k,))
     precision_radii, density_radii = _radii(y, (precision_k, density_k))
     precision, density = [], []
-    recall = torch.zeros(len(y), dtype=torch.bool)
-    coverage = torch.zeros(len(y), dtype=torch.bool)
+    recall = torch.zeros(len(y), dtype=torch.bool, device=y.device)
+    coverage = torch.zeros_like(recall)
     for start in range(0, len(x), BLOCK):
         distances = _distances(x[start : start + BLOCK], y)
         precision.append((distances <= precision_radii).any(1))
@@ -115,4 +114,5 @@ def neighbours(
         density.append(inside.sum(1) / density_k)
         coverage |= inside.any(0)
         recall |= (distances <= generated_radii[start : start + BLOCK, None]).any(0)
-    return Neighbours(torch.cat(precision), recall, torch.cat(density), coverage)
+    found = (torch.cat(precision), recall, torch.cat(density), coverage)
+    return Neighbours(*(values.cpu() for values in found))

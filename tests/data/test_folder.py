@@ -206,3 +206,44 @@ def test_clear_errors(tmp_path):
         open_source(root, tmp_path).split("train")
     with pytest.raises(ConfigError, match="val_share"):
         open_source(root, tmp_path, val_share=0.5, test_share=0.5)
+
+
+@pytest.mark.parametrize("crop", ["reed-box-short-side", "reed-box-squash"])
+@pytest.mark.parametrize("as_text", [True, False])
+def test_birds_are_cut_out_by_their_boxes(tmp_path, crop, as_text):
+    root = tmp_path / "birds"
+    root.mkdir()
+    # A red square of 10 px, the box, on grey, near the left edge: the crop reaches 7 px around
+    # its centre (9, 15) and is cut by nothing; then by the left edge for the second image.
+    boxes = [[4, 10, 10, 10], [0, 10, 10, 10]]
+    for i, (left, top, width, height) in enumerate(boxes):
+        pixels = np.full((40, 50, 3), 128, np.uint8)
+        pixels[top : top + height, left : left + width] = (255, 0, 0)
+        Image.fromarray(pixels).save(root / f"{i}.png")
+    rows = [
+        {"file_name": f"{i}.png", "text": "a bird", "bbox": str(box) if as_text else box}
+        for i, box in enumerate(boxes)
+    ]
+    write_metadata(root, rows, "jsonl")
+    source = FolderSource(root, cache_dir=tmp_path / "cache", resolution=14, crop=crop)
+    split = source.everything()
+    assert source.recipe.name == f"bicubic-{crop}-14"
+    first, second = (split.pixels([i])[0].numpy() for i in range(2))
+    assert (first[0, 2:12, 2:12] == 255).all() and (first[1, 2:12, 2:12] == 0).all()
+    assert (first[:, :2] == 128).all() and (first[:, :, 12:] == 128).all()
+    # 12 px wide, 14 high: the middle 12 rows, stretched, or all 14.
+    edge = second[0, :, 7] > 192
+    assert edge.sum() == (10 if crop == "reed-box-squash" else 12)
+
+
+def test_a_crop_around_the_box_says_which_image_has_none(tmp_path):
+    root = tmp_path / "birds"
+    save(root / "0.png")
+    write_metadata(root, [{"file_name": "0.png", "text": "a bird", "bbox": [1, 2, 3]}], "jsonl")
+    source = FolderSource(
+        root, cache_dir=tmp_path / "cache", resolution=8, crop="reed-box-short-side"
+    )
+    with pytest.raises(DataError, match=r"0\.png has bbox=\[1, 2, 3\].*left, top, width, height"):
+        source.everything()
+    with pytest.raises(ConfigError, match=r"data\.source\.crop=square is unknown"):
+        FolderSource(root, cache_dir=tmp_path, resolution=8, crop="square")
