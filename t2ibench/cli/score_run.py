@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -93,6 +93,7 @@ def score_run(trained: Any, cfg: DictConfig) -> RunScores:
         front=tuple(points),
         reference=references(trained, evaluator, test),
         leakage=tuple(leak.to_dict() for leak in leaks),
+        size_curves={k: [asdict(p) for p in points] for k, points in evaluation.curves.items()},
     )
     scores.write(run.scores)
     run.set_status("finished", clock=trained.clock.state_dict(), scored=inputs)

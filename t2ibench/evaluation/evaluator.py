@@ -308,8 +308,10 @@ class Evaluator:
         x: Tensor,
         keys: Sequence[str],
     ) -> None:
-        """The scores of one extractor's features."""
+        """The scores of one extractor's features, computed on its device."""
         y = self._reference_of(extractor.key, extractor.fingerprint, extractor.features)
+        device = device_of(extractor)
+        x, y = x.to(device), y.to(device)
         inner = self._distance_key(extractor.key, extractor.fingerprint, len(x))
         extractor_distances(evaluation, distance_name(extractor), inner, x, y, keys)
 
@@ -322,7 +324,8 @@ class Evaluator:
         key, fingerprint = extractor.key, extractor.fingerprint
         y = self._features_of(train, range(len(train)), key, fingerprint, extractor.features)
         inner = distance_key(key, fingerprint, train, len(x), len(train))
-        memorisation(evaluation, inner, x, y, keys)
+        device = device_of(extractor)
+        memorisation(evaluation, inner, x.to(device), y.to(device), keys)
 
     def _aligner_distances(
         self, evaluation: Evaluation, aligner: Aligner, x: Tensor, keys: Sequence[str]
@@ -368,6 +371,11 @@ class Evaluator:
         """The identity of the prompts themselves, and N."""
         digest = hashlib.sha256("\n".join(sorted(samples.captions)).encode()).hexdigest()
         return f"prompts:{digest[:8]}|{len(samples)}"
+
+
+def device_of(extractor: FeatureExtractor) -> torch.device:
+    """Where its weights lie; the CPU for one without weights."""
+    return next((p.device for p in extractor.parameters()), torch.device("cpu"))
 
 
 def distance_name(extractor: FeatureExtractor) -> str:

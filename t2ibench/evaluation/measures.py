@@ -26,7 +26,7 @@ from t2ibench.metrics.alignment import (
 )
 from t2ibench.metrics.bootstrap import Estimate, bootstrap_mean
 from t2ibench.metrics.diversity import vendi_by_prompt, vendi_estimate
-from t2ibench.metrics.extrapolation import fd_infinity_estimate
+from t2ibench.metrics.extrapolation import SizePoint, fd_infinity_estimate, size_curve
 from t2ibench.metrics.frechet import frechet_estimate
 from t2ibench.metrics.kernel import cmmd_estimate, cmmd_name, kid_estimate
 from t2ibench.metrics.memorisation import nearest_training
@@ -43,10 +43,12 @@ class Evaluation:
     Attributes:
         scores: score key -> score.
         columns: score key -> one number an image, for scores that are means over images.
+        curves: key of a Fréchet distance -> its values for subsets of the images.
     """
 
     scores: Scores = field(default_factory=dict)
     columns: dict[str, np.ndarray] = field(default_factory=dict)
+    curves: dict[str, list[SizePoint]] = field(default_factory=dict)
 
     def add(self, key: str, estimate: Estimate, n: int) -> None:
         """Files an estimate that rests on n images."""
@@ -95,8 +97,8 @@ def extractor_distances(
 ) -> None:
     """Fréchet (``name``: fid or fd), KID, precision, recall, density, coverage and Vendi score.
 
-    From ``EXTRAPOLATED`` images on, also the Fréchet distance of unlimited images; with several
-    images of a prompt, also the Vendi score at equal prompt.
+    From ``EXTRAPOLATED`` images on, also the Fréchet distance by number of images and that of
+    unlimited ones; with several images of a prompt, also the Vendi score at equal prompt.
     """
     found.add(f"{name}[{inner}]", frechet_estimate(x, y, clusters=clusters), len(x))
     found.add(f"kid[{inner}]", kid_estimate(x, y, clusters=clusters), len(x))
@@ -111,7 +113,8 @@ def extractor_distances(
     if len(set(clusters)) < len(x):
         found.add(f"vendi_by_prompt[{inner}]", vendi_by_prompt(x, clusters), len(x))
     if len(x) >= EXTRAPOLATED:
-        infinite = fd_infinity_estimate(x, y, clusters=clusters)
+        points = found.curves[f"{name}[{inner}]"] = size_curve(x, y)
+        infinite = fd_infinity_estimate(x, y, clusters=clusters, points=points)
         found.add(f"{name}_inf[{inner}]", infinite, len(x))
 
 

@@ -77,6 +77,8 @@ class RunScores:
         reference: ``floor`` (real against real at the same N), ``ceiling`` (the first
             stage's reconstructions) and ``ground_truth`` (real images on their captions).
         leakage: the leakage guard's findings.
+        size_curves: key of a Fréchet distance -> its mean ``value`` and ``sd`` over subsets of
+            ``n`` of the chosen point's images, from few to all.
     """
 
     model: dict[str, Any]
@@ -88,6 +90,7 @@ class RunScores:
     front: tuple[OperatingPoint, ...] = ()
     reference: dict[str, Scores] = field(default_factory=dict)
     leakage: tuple[dict[str, Any], ...] = ()
+    size_curves: dict[str, list[dict[str, float]]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """The content of ``scores.json``."""
@@ -102,6 +105,7 @@ class RunScores:
             "front": [point.to_dict() for point in self.front],
             "reference": {name: scores_to_dict(s) for name, s in self.reference.items()},
             "leakage": list(self.leakage),
+            "size_curves": self.size_curves,
         }
 
     def write(self, path: str | Path) -> None:
@@ -151,6 +155,7 @@ def _from_dict(fields: Mapping[str, Any]) -> RunScores:
         front=tuple(OperatingPoint.from_dict(point) for point in fields["front"]),
         reference={name: scores_from_dict(s) for name, s in fields["reference"].items()},
         leakage=tuple(dict(leak) for leak in fields["leakage"]),
+        size_curves={k: [dict(p) for p in ps] for k, ps in fields.get("size_curves", {}).items()},
     )
 
 

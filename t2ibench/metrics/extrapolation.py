@@ -146,16 +146,25 @@ def fd_infinity_estimate(
     replicates: int = 6,
     seed: int = 0,
     clusters: Sequence[Hashable] | None = None,
+    points: Sequence[SizePoint] | None = None,
 ) -> Estimate:
     """``fd_infinity`` with its 95% interval over generated samples, reference fixed.
 
     The half-samples extrapolate from five sizes and one draw each: their spread is that of the
     images, the draws' own is small beside it.
+
+    Args:
+        x: (N, D) features of generated images.
+        y: (M, D) features of the reference.
+        replicates: half-samples.
+        seed: of the subsets.
+        clusters: N prompt keys, or None.
+        points: ``size_curve(x, y, seed=seed)`` where it is known already.
     """
     note = ""
     if underdetermined(x[: len(x) // 10], y):
         note = f"underdetermined at its smallest size (N={len(x) // 10}, width {x.shape[1]})"
-    value = fd_infinity(x, y, seed=seed)
+    value = fd_infinity(x, y, seed=seed) if points is None else intercept(points)
     sd = half_sample_sd(
         lambda kept: fd_infinity(x[torch.from_numpy(kept)], y, sizes=5, draws=1, seed=seed),
         len(x),

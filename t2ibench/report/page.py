@@ -14,7 +14,13 @@ from t2ibench.report.columns import flops_text, metric_of, seconds_text
 from t2ibench.report.compare import Comparison, compare_all
 from t2ibench.report.folders import ReportRun, read_runs
 from t2ibench.report.formats import AREA, BEST, board_notes, caption
-from t2ibench.report.plots import colour_of, cost_charts, curve_charts, front_charts
+from t2ibench.report.plots import (
+    colour_of,
+    cost_charts,
+    curve_charts,
+    front_charts,
+    size_charts,
+)
 from t2ibench.report.ranking import (
     best_table,
     front_sentences,
@@ -71,6 +77,7 @@ def _sections(board: Leaderboard, comparisons: Sequence[Comparison]) -> list[str
     several = len(board.groups) > 1
     key = fragments.legend(colour_of(board)) if several else ""
     fronts, costs = front_charts(board), cost_charts(board)
+    sizes = size_charts(board)
     summaries = front_summaries(board)
     return [
         fragments.section("In short", "", fragments.findings(findings(board, comparisons))),
@@ -103,6 +110,19 @@ def _sections(board: Leaderboard, comparisons: Sequence[Comparison]) -> list[str
             fragments.cost_table(board),
             '<div style="height:16px"></div>' if costs else "",
             fragments.charts(costs),
+        ),
+        *(
+            [
+                fragments.section(
+                    "Distance by number of images",
+                    "Means over random subsets, with their standard deviation. A finite set's "
+                    "distance is too high by an amount that differs between models; the further "
+                    "left, the less.",
+                    fragments.charts(sizes),
+                )
+            ]
+            if sizes
+            else []
         ),
         fragments.section(
             "Learning curves",

@@ -85,6 +85,34 @@ def cost_charts(board: Leaderboard) -> list[Chart]:
     return charts
 
 
+def size_charts(board: Leaderboard) -> list[Chart]:
+    """The main distance of subsets against 1/N: where the lines cross, N decides who is first.
+
+    The line's value at 0 is that of unlimited images, by least squares.
+    """
+    key = next((k for name in QUALITY for g in board.groups for k in g.runs[0].scores.size_curves
+                if k.split("[", 1)[0] == name), None)  # fmt: skip
+    if key is None:
+        return []
+    metric, series = metric_of(key), []
+    for group in board.groups:
+        curve = group.runs[0].scores.size_curves.get(key, [])
+        points = [
+            Point(1000 / p["n"], metric.scale * p["value"],
+                  metric.scale * (p["value"] - p["sd"]), metric.scale * (p["value"] + p["sd"]),
+                  tip=f"{group.label}, {p['n']:.0f} images: {metric.text(p['value'])}")
+            for p in curve
+        ]  # fmt: skip
+        if points:
+            series.append(Series(group.label, colour_of(board)[group.label], tuple(points)))
+    return [
+        Chart(f"{metric.title} by number of images", "1000 / number of images", _y_title(key),
+              tuple(series), subtitle=instrument_of(key),
+              description="; ".join(f"{s.name}: {s.points[0].y:.3g} at fewest, "
+                                    f"{s.points[-1].y:.3g} at all images" for s in series))
+    ]  # fmt: skip
+
+
 def curve_charts(board: Leaderboard) -> list[Chart]:
     """Training loss over images seen, one chart a model: losses of families do not compare."""
     charts = []

@@ -10,11 +10,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from run_folders import write_run
+from run_folders import KEYS, write_run
 
 from t2ibench.evaluation.results import RunScores
-from t2ibench.report.folders import read_runs
-from t2ibench.report.plots import binned, cost_charts, curve_charts, front_charts
+from t2ibench.report.folders import read_run, read_runs
+from t2ibench.report.plots import binned, cost_charts, curve_charts, front_charts, size_charts
 from t2ibench.report.sheets import comparison_sheet, contact_sheets, data_uri, tile
 from t2ibench.report.svg import axis, draw, linear_ticks, tick_text
 from t2ibench.report.tables import leaderboard
@@ -143,3 +143,22 @@ def test_swept_steps_are_lines_of_their_own(tmp_path):
         assert len({series.colour for series in chart.series}) == 1
         strong = [sum(point.strong for point in series.points) for series in chart.series]
         assert strong == [0, 1]
+
+
+def test_sizes_are_drawn_against_one_over_n(tmp_path):
+    runs = []
+    for model, slope in (("gan/gan_int_cls", 9000), ("diffusion/ldm", 3000)):
+        path = write_run(tmp_path, model, 0)
+        curve = [{"n": n, "value": 20 + slope / n, "sd": 1.0} for n in (200, 400, 2000)]
+        scores = RunScores.read(path / "scores.json")
+        replace(scores, size_curves={KEYS["fd"]: curve}).write(path / "scores.json")
+        runs.append(read_run(path))
+    (chart,) = size_charts(leaderboard(runs))
+    assert "by number of images" in chart.title
+    drawn = {s.name: [(p.x, p.y) for p in s.points] for s in chart.series}
+    assert drawn["gan_int_cls"] == [(5.0, 65.0), (2.5, 42.5), (0.5, 24.5)]
+    assert drawn["ldm"] == [(5.0, 35.0), (2.5, 27.5), (0.5, 21.5)]
+
+
+def test_without_sizes_there_is_no_such_chart(tmp_path):
+    assert size_charts(leaderboard([read_run(write_run(tmp_path, "diffusion/ldm", 0))])) == []
