@@ -15,6 +15,8 @@ PAPER_FILES = sorted(
         *ROOT.glob("families/*/gan_int_cls.py"),
         *ROOT.glob("families/*/vqgan_gpt.py"),
         *ROOT.glob("families/*/ldm.py"),
+        *ROOT.glob("families/diffusion/clip.py"),
+        *ROOT.glob("families/diffusion/unclip*.py"),
         ROOT / "autoencoders/kl.py",
         ROOT / "autoencoders/vq.py",
         ROOT / "metrics/frechet.py",

@@ -22,6 +22,7 @@ from t2ibench.cli.build import (
     training_options,
     training_vocabulary,
 )
+from t2ibench.cli.clip_stage import kept_clip, published_towers, ready_clip, skeleton_clip
 from t2ibench.cli.compose import identifying, resolve_conditioning, to_container, to_yaml
 from t2ibench.cli.first_stage import cached_targets, ready_first_stage
 from t2ibench.cli.interrupt import Interrupted
@@ -80,17 +81,23 @@ def train_run(cfg: DictConfig) -> Trained:
     train = source.split("train")
     vocabulary = training_vocabulary(cfg, train)
     encoder = build_text_encoder(cfg, vocabulary)
+    towers = published_towers(cfg)
     run = find_run(cfg)
     with run.locked():
         if run.state in ("trained", "finished"):
             return open_run(run, source)
         write_json(run.path / "vocabulary.json", vocabulary)
-        clock, stage, extra = Clock(), None, {}
+        clock, stage, clip = Clock(), None, None
+        extra: dict[str, Any] = {}
         if plan is not None:
             stage, spent, stage_run = ready_first_stage(cfg, plan, source)
             clock.first_stage_flops, clock.first_stage_seconds = spent.flops, spent.seconds
             extra["first_stage"] = stage_run.path.name
-        module = build_module(cfg, encoder, stage)
+        if cfg.model.get("clip") is not None:
+            clip, spent, extra["clip"] = ready_clip(cfg, source, run, towers)
+            clock.first_stage_flops += spent.flops
+            clock.first_stage_seconds += spent.seconds
+        module = build_module(cfg, encoder, stage, clip)
         targets: dict[str, Any] = {}
         if stage is not None and module.trains_on != "image":
             targets = cached_targets(cfg, stage, train, module.trains_on)
@@ -145,7 +152,8 @@ def open_run(run: Run, source: DataSource | None = None) -> Trained:
     cfg: Any = OmegaConf.load(run.path / "config.yaml")
     source = source or build_source(cfg)
     encoder = load_text_encoder(run, cfg)
-    module = build_module(cfg, encoder, skeleton_stage(cfg, source.resolution))
+    stage = skeleton_stage(cfg, source.resolution)
+    module = build_module(cfg, encoder, stage, kept_clip(cfg, run))
     load_weights(module, run.weights)
     clock = Clock()
     clock.load_state_dict(run.status().get("clock", {}))
@@ -168,8 +176,10 @@ def cached_text(
 def untrained_module(cfg: DictConfig) -> tuple[TextToImageModule, DataSource]:
     """The module of a configuration with random weights, its first stage unmeasured."""
     source = build_source(cfg)
-    encoder = build_text_encoder(cfg, training_vocabulary(cfg, source.split("train")))
-    return build_module(cfg, encoder, skeleton_stage(cfg, source.resolution)), source
+    train = source.split("train")
+    encoder = build_text_encoder(cfg, training_vocabulary(cfg, train))
+    stage, clip = skeleton_stage(cfg, source.resolution), skeleton_clip(cfg, train)
+    return build_module(cfg, encoder, stage, clip), source
 
 
 def skeleton_stage(cfg: DictConfig, resolution: int) -> FrozenFirstStage | None:

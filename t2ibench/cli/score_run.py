@@ -225,6 +225,8 @@ def leaks_of(module: Any, instruments: Instruments) -> list[Leak]:
         parts["frozen text encoder"] = frozen
     if getattr(module, "first_stage", None) is not None:
         parts["first_stage"] = module.first_stage
+    if getattr(module, "clip", None) is not None:
+        parts["clip"] = module.clip.towers
     return find_leaks(parts, instruments.networks())
 
 
