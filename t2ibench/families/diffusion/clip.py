@@ -7,7 +7,6 @@ alone, or a published CLIP; never those of the evaluator, which would reward its
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import torch
 from jaxtyping import Float
@@ -15,29 +14,10 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from t2ibench.core.pixels import to_pixels
-from t2ibench.core.types import Images, PixelImages
+from t2ibench.core.types import Images
 
 QUANTILES = 100
 """Steps in which the distribution of dot products of true pairs is kept."""
-
-
-class Towers(Protocol):
-    """What a CLIP must offer: ``metrics.dual_encoder`` and ``metrics.extractors.clip`` do."""
-
-    width: int
-
-    @property
-    def fingerprint(self) -> str:
-        """Content hash of the weights."""
-        ...
-
-    def __call__(self, pixels: PixelImages) -> Float[Tensor, "B E"]:
-        """Image features."""
-        ...
-
-    def text_features(self, captions: Sequence[str]) -> Float[Tensor, "B E"]:
-        """Caption features, on the CPU."""
-        ...
 
 
 class FrozenClip(nn.Module):
@@ -50,7 +30,8 @@ class FrozenClip(nn.Module):
         scaled(z) ~ sum_k c_k spread_k axes_k, the principal axes with the widest first
 
     Args:
-        towers: frozen and put in eval mode; the caller's object, not a copy.
+        towers: a ``metrics.dual_encoder.DualEncoder`` or one of ``metrics.extractors.clip``;
+            frozen and put in eval mode; the caller's object, not a copy.
 
     Source: Ramesh et al. 2022 (unCLIP), section 2.2 (principal axes).
     Differs: the paper does not say how embeddings are scaled; here each dimension has unit
