@@ -103,6 +103,7 @@ def build_module(
     text_encoder: TextEncoder,
     first_stage: FrozenFirstStage | None,
     clip: FrozenClip | None = None,
+    base: TextToImageModule | None = None,
 ) -> TextToImageModule:
     """The family with its initial weights: a function of the configuration and the seed.
 
@@ -114,6 +115,8 @@ def build_module(
         kwargs["first_stage"] = first_stage
     if clip is not None:
         kwargs["clip"] = clip
+    if base is not None:
+        kwargs["base"] = base
     return create(cfg.model.module, **kwargs).to(memory_format=torch.channels_last)
 
 

@@ -98,6 +98,10 @@ class TextToImageModule(pl.LightningModule, ABC):
 
     # ---- what every family gets ----
 
+    def parts(self) -> dict[str, nn.Module]:
+        """The networks whose parameters are told of, by name."""
+        return dict(self.named_children())
+
     def sampling_parameters(self) -> dict[str, nn.Parameter]:
         """The trainable parameters that sampling uses: those that EMA averages.
 
