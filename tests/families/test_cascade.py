@@ -1,7 +1,6 @@
 """Super-resolution stages: their networks, their training, and chains of them."""
 
 import functools
-import math
 
 import pytest
 import torch
@@ -9,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from t2ibench.cli.build import create
+from t2ibench.cli.compose import compose_config
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.knobs import Knob, front_knob
 from t2ibench.core.noise import Noise
@@ -16,6 +17,7 @@ from t2ibench.core.types import Batch, TextFeatures
 from t2ibench.families.base import TextToImageModule
 from t2ibench.families.diffusion.base_stage import BaseText, FrozenBase
 from t2ibench.families.diffusion.imagen import EfficientUNet
+from t2ibench.families.diffusion.process import DiffusionProcess
 from t2ibench.families.diffusion.sr3 import BigGANBlock, SR3UNet
 from t2ibench.families.diffusion.super_resolution import (
     LEVEL_WIDTH,
@@ -23,6 +25,7 @@ from t2ibench.families.diffusion.super_resolution import (
     augment,
     shrink,
 )
+from t2ibench.samplers.schedules import cosine_schedule
 from t2ibench.text.word import WordTransformer
 
 CONDITIONINGS = ("concat", "modulation", "cross_attention")
@@ -49,31 +52,19 @@ SR3_XS = {
 }
 
 
-class CosineProcess(nn.Module):
-    """abar = cos^2(pi t / 2), x_0 prediction, unweighted, DDIM: closed forms to compare with."""
-
-    def __init__(self):
-        super().__init__()
-        t = (torch.arange(TIMESTEPS) + 0.5) / TIMESTEPS
-        self.register_buffer("alphas_bar", (t * math.pi / 2).cos().square(), persistent=False)
-
-    def knobs(self):
-        return (Knob("num_steps", 3, 1, TIMESTEPS, integer=True),)
-
-    def training_loss(self, predict, x0):
-        t = torch.randint(0, TIMESTEPS, (len(x0),))
-        bar = self.alphas_bar[t].view(-1, 1, 1, 1)
-        x = bar.sqrt() * x0 + (1 - bar).sqrt() * torch.randn_like(x0)
-        return (predict(x, t.float()) - x0).square().mean()
-
-    def sample(self, predict, x, noise, *, num_steps, eta=0.0):
-        times = torch.linspace(TIMESTEPS - 1, 0, num_steps + 1).floor()[:-1]
-        bars = [*self.alphas_bar[times.long()], torch.ones(())]
-        for t, bar, after in zip(times, bars, bars[1:], strict=False):
-            x0 = predict(x, t.expand(len(x)))
-            eps = (x - bar.sqrt() * x0) / (1 - bar).sqrt()
-            x = after.sqrt() * x0 + (1 - after).sqrt() * eps
-        return x
+def make_process(**changes):
+    settings = {
+        "schedule": "cosine",
+        "timesteps": TIMESTEPS,
+        "prediction_type": "x0",
+        "snr_cap": 0.0,
+        "timestep_location": 0.0,
+        "timestep_spread": 0.0,
+        "solver": "ddim",
+        "spacing": "trailing",
+        "num_steps": 3,
+    }
+    return DiffusionProcess(**(settings | changes))
 
 
 class Painter(TextToImageModule):
@@ -124,7 +115,7 @@ def make_stage(base=None, reads_text=True, conditioning="cross_attention", **cha
         "text_encoder": BaseText(base),
         "base": base,
         "network": network,
-        "process": CosineProcess(),
+        "process": make_process(),
         "optimizer": functools.partial(torch.optim.AdamW, lr=3e-3),
         "resolution": 2 * base.resolution,
         "upscale": 2,
@@ -294,6 +285,31 @@ def test_sr3_has_the_published_size(channels, multipliers, blocks, millions):
     assert count / 1e6 == pytest.approx(millions, rel=0.03)
 
 
+PAPER = [
+    # model, side, what else is asked, our count; published: 2e9, 6e8, 4e8, 6.25e8
+    ("imagen", 64, [], 1_689_736_195),
+    ("imagen_sr", 256, [], 611_783_811),
+    ("imagen_sr", 1024, ["size.imagen_sr.attention_levels=[]"], 603_389_059),
+    ("sr3", 256, [], 617_093_891),
+]
+
+
+@pytest.mark.parametrize(("model", "side", "extra", "count"), PAPER)
+def test_paper_layouts_are_configured(model, side, extra, count):
+    asked = [f"model=diffusion/{model}", "size=paper", f"data.resolution={side}"]
+    cfg = compose_config([*asked, "conditioning=cross_attention", *extra])
+    inputs = {"latent_channels": 3}
+    if model != "sr3":
+        inputs["text_width"] = 4096  # T5-XXL
+    if model != "imagen":
+        inputs["extra_channels"] = 3
+    if model == "imagen_sr":
+        inputs["vector_width"] = LEVEL_WIDTH
+    with torch.device("meta"):
+        network = create(cfg.model.module.network)(**inputs)
+    assert sum(p.numel() for p in network.parameters()) == count
+
+
 # ---- a stage ----
 
 
@@ -379,6 +395,18 @@ def test_guidance_at_one_and_zero_are_the_two_branches():
     assert not torch.allclose(told, bare, atol=1e-4)
 
 
+def test_dynamic_thresholding_is_an_option_of_a_stage():
+    module = make_stage(process=make_process(prediction_type="v"))
+    train(module)
+    strong = {"guidance_scale": 30.0}
+    low = torch.rand(2, 3, 8, 8) * 2 - 1
+    free, bound = (
+        module.upscale(low, CAPTIONS[:2], Noise([1, 2]), strong | {"threshold": p})
+        for p in (0.0, 0.9)
+    )
+    assert not torch.allclose(free, bound, atol=1e-3)
+
+
 def test_the_network_is_told_how_noisy_the_low_resolution_image_is():
     module, told = make_stage(), []
     train(module)
@@ -401,8 +429,7 @@ def test_sr3_is_told_the_noise_level_and_not_the_timestep():
     module, told = make_stage(reads_text=False), []
     module.network.register_forward_hook(lambda net, args, out: told.append(args[1]))
     module.upscale(torch.rand(1, 3, 8, 8), None, Noise([1]), {"num_steps": 2})
-    times = torch.tensor([999.0, 499.0])
-    expected = 1000 * ((times + 0.5) / TIMESTEPS * math.pi / 2).cos()
+    expected = 1000 * cosine_schedule(TIMESTEPS)[[999, 499]].sqrt().float()
     torch.testing.assert_close(torch.cat(told), expected, atol=1e-3, rtol=1e-4)
     half = module._told(torch.tensor([10.5]))
     ends = module._told(torch.tensor([10.0, 11.0]))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal, cast, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -23,8 +23,9 @@ from t2ibench.core.noise import Noise
 from t2ibench.core.types import Batch, Images, TextFeatures
 from t2ibench.families.base import OptimizerFactory, TextToImageModule
 from t2ibench.families.diffusion.base_stage import FrozenBase
+from t2ibench.families.diffusion.process import DiffusionProcess
 from t2ibench.nn.embeddings import timestep_embedding
-from t2ibench.samplers.guidance import guided
+from t2ibench.samplers.guidance import Guidance
 from t2ibench.text.base import TextEncoder
 
 Enlarging = Literal["bicubic", "bilinear", "nearest"]
@@ -65,7 +66,7 @@ class SuperResolution(TextToImageModule):
             this module's state dict.
         network: factory of the denoiser, called with ``latent_channels``, ``extra_channels``,
             ``vector_width`` and, where text is read, ``text_width``.
-        process: of diffusion (``process.DiffusionProcess``).
+        process: of diffusion.
         optimizer: factory of the optimiser.
         resolution: H = W of the images.
         upscale: by how much a side grows.
@@ -97,7 +98,7 @@ class SuperResolution(TextToImageModule):
         text_encoder: TextEncoder,
         base: TextToImageModule,
         network: Callable[..., nn.Module],
-        process: nn.Module,
+        process: DiffusionProcess,
         optimizer: OptimizerFactory,
         resolution: int,
         upscale: int,
@@ -144,7 +145,7 @@ class SuperResolution(TextToImageModule):
             vector_width=LEVEL_WIDTH if max_augmentation > 0 else 0,
             **told,
         )
-        self.process: Any = process
+        self.process = process
         self.make_optimizer = optimizer
 
     @property
@@ -153,7 +154,7 @@ class SuperResolution(TextToImageModule):
 
         The base decides what is seen, so its fidelity-alignment knob is the cascade's.
         """
-        own = list(self.process.knobs())
+        own = [*self.process.knobs(), Knob("threshold", self.process.threshold, 0.0, 1.0)]
         if self.reads_text:
             own.append(Knob("guidance_scale", self.default_guidance, 0.0, 30.0))
         if self.max_augmentation > 0:
@@ -194,7 +195,7 @@ class SuperResolution(TextToImageModule):
     def _denoiser(
         self, low: Float[Tensor, "B 3 h w"], level: Float[Tensor, " B"], contexts: Any
     ) -> Callable[[Tensor, Tensor], Tensor]:
-        """(x (R, 3, H, W), t) -> the network's output; R is B, or 2B with guidance."""
+        """(x (R, 3, H, W), t (R,)) -> the network's output; R is B, or 2B with guidance."""
         size = [self.upscale_factor * side for side in low.shape[-2:]]
         exact = None if self.enlarging == "nearest" else False
         condition = interpolate(low, size=size, mode=self.enlarging, align_corners=exact)
@@ -205,9 +206,8 @@ class SuperResolution(TextToImageModule):
         def predict(x: Tensor, t: Tensor) -> Tensor:
             copies = len(x) // len(condition)
             beside = torch.cat([x, condition.repeat(copies, 1, 1, 1)], 1)
-            times = self._told(t.repeat(len(x) // len(t)))
             told = None if vector is None else vector.repeat(copies, 1)
-            return self.network(beside, times, contexts, vector=told)
+            return self.network(beside, self._told(t), contexts, vector=told)
 
         return predict
 
@@ -220,7 +220,7 @@ class SuperResolution(TextToImageModule):
         """
         if self.time_input == "timestep":
             return t
-        levels = self.process.alphas_bar.to(t.dtype).sqrt()
+        levels = self.process.alpha.to(t.dtype)
         low = t.floor().long().clamp(0, len(levels) - 1)
         high = (low + 1).clamp(max=len(levels) - 1)
         return 1000 * torch.lerp(levels[low], levels[high], t - low)
@@ -301,14 +301,15 @@ class SuperResolution(TextToImageModule):
                 text = TextFeatures.cat([text, null])
             contexts = self.network.prepare(text)
         height, width = (self.upscale_factor * side for side in low.shape[-2:])
-        x = self.process.sample(
-            guided(self._denoiser(low, level, contexts), scale),
+        return self.process.sample(
+            self._denoiser(low, level, contexts),
             noise.normal(3, height, width),
             noise,
             num_steps=int(knobs["num_steps"]),
             eta=knobs.get("eta", 0.0),
+            guide=Guidance(scale),
+            threshold=knobs["threshold"],
         )
-        return cast(Tensor, x)
 
 
 def _one_of(key: str, value: str, known: Sequence[str]) -> None:
