@@ -17,6 +17,7 @@ from t2ibench.core.errors import ConfigError, T2IBenchError
 from t2ibench.core.hashing import derive_seed
 from t2ibench.data.records import DataSource, PreparedSplit
 from t2ibench.families.base import TextToImageModule
+from t2ibench.families.diffusion.clip import FrozenClip
 from t2ibench.runs.clock import Budget
 from t2ibench.text.base import TextEncoder
 from t2ibench.text.word import build_vocabulary
@@ -98,7 +99,11 @@ def first_stage_plan(cfg: DictConfig) -> FirstStagePlan | None:
 
 
 def build_module(
-    cfg: DictConfig, text_encoder: TextEncoder, first_stage: FrozenFirstStage | None
+    cfg: DictConfig,
+    text_encoder: TextEncoder,
+    first_stage: FrozenFirstStage | None,
+    clip: FrozenClip | None = None,
+    base: TextToImageModule | None = None,
 ) -> TextToImageModule:
     """The family with its initial weights: a function of the configuration and the seed.
 
@@ -108,6 +113,10 @@ def build_module(
     kwargs: dict[str, Any] = {"text_encoder": text_encoder}
     if first_stage is not None:
         kwargs["first_stage"] = first_stage
+    if clip is not None:
+        kwargs["clip"] = clip
+    if base is not None:
+        kwargs["base"] = base
     return create(cfg.model.module, **kwargs).to(memory_format=torch.channels_last)
 
 

@@ -58,7 +58,7 @@ def describe(overrides: Sequence[str]) -> dict[str, Any]:
         "size": cfg.size.name,
         "resolution": source.resolution,
         "conditioning": cfg.conditioning,
-        "parameters": count_parameters(dict(module.named_children())),
+        "parameters": count_parameters(module.parts()),
         "sample_flops_per_image": flops,
         "knobs": [asdict(knob) for knob in module.knobs],
         "edits": sorted(module.edits),

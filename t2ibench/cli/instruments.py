@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ from t2ibench.evaluation.measures import HardNegatives
 from t2ibench.evaluation.protocol import Protocol
 from t2ibench.metrics.dual_encoder import WEIGHTS, DualEncoder
 from t2ibench.metrics.extractors.base import FeatureExtractor
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,11 @@ def build_instruments(cfg: DictConfig, source: DataSource) -> Instruments:
     judge, meaning = (None, None)
     if cfg.evaluator.grader and source.world is not None:
         judge, meaning = shapes_judge(source)
+    if judge is not None and not source.world.gradable:
+        log.warning(
+            "Shapes of %d px are not graded: the grader needs at least 32 px.", source.resolution
+        )
+        judge = None
     return Instruments(
         source=source,
         extractors=extractors,

@@ -10,6 +10,15 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from t2ibench.autoencoders.frozen import FrozenFirstStage
+from t2ibench.cli.base_run import (
+    base_facts,
+    charged,
+    check_base,
+    check_same_base,
+    cost_of,
+    example_base,
+    resolve_base,
+)
 from t2ibench.cli.build import (
     build_budget,
     build_module,
@@ -22,6 +31,7 @@ from t2ibench.cli.build import (
     training_options,
     training_vocabulary,
 )
+from t2ibench.cli.clip_stage import kept_clip, published_towers, ready_clip, skeleton_clip
 from t2ibench.cli.compose import identifying, resolve_conditioning, to_container, to_yaml
 from t2ibench.cli.first_stage import cached_targets, ready_first_stage
 from t2ibench.cli.interrupt import Interrupted
@@ -32,6 +42,7 @@ from t2ibench.core.types import TextFeatures
 from t2ibench.data.records import DataSource, PreparedSplit
 from t2ibench.data.stream import BatchStream
 from t2ibench.families.base import TextToImageModule
+from t2ibench.families.diffusion.base_stage import BaseText
 from t2ibench.runs.clock import Clock
 from t2ibench.runs.folder import Run
 from t2ibench.text.base import TextEncoder
@@ -62,6 +73,7 @@ class Trained:
 def find_run(cfg: DictConfig) -> Run:
     """The run of a configuration, made if it is new."""
     resolve_conditioning(cfg)
+    resolve_base(cfg, cfg.paths.runs)
     label = f"{cfg.model.name.replace('/', '-')}-{cfg.size.name}-seed{cfg.seed}"
     return Run.of(cfg.paths.runs, label, identifying(cfg), to_yaml(cfg))
 
@@ -74,23 +86,37 @@ def train_run(cfg: DictConfig) -> Trained:
         Interrupted: a signal ended training; the same command resumes it.
     """
     resolve_conditioning(cfg)
+    base_run = resolve_base(cfg, cfg.paths.runs)
     check_config(cfg)
+    base = None
+    if base_run is not None:
+        check_base(cfg, base_run)
+        base = load_module(base_run)
     source = build_source(cfg)
     plan = first_stage_plan(cfg)
     train = source.split("train")
-    vocabulary = training_vocabulary(cfg, train)
-    encoder = build_text_encoder(cfg, vocabulary)
+    vocabulary = training_vocabulary(cfg, train) if base is None else None
+    encoder = build_text_encoder(cfg, vocabulary) if base is None else BaseText(base)
+    towers = published_towers(cfg)
     run = find_run(cfg)
     with run.locked():
         if run.state in ("trained", "finished"):
             return open_run(run, source)
         write_json(run.path / "vocabulary.json", vocabulary)
-        clock, stage, extra = Clock(), None, {}
+        clock, stage, clip = Clock(), None, None
+        extra: dict[str, Any] = {}
+        if base_run is not None and base is not None:
+            clock, extra["base"] = charged(clock, cost_of(base_run)), base_facts(base_run, base)
+            check_same_base(run, extra["base"])
         if plan is not None:
             stage, spent, stage_run = ready_first_stage(cfg, plan, source)
             clock.first_stage_flops, clock.first_stage_seconds = spent.flops, spent.seconds
             extra["first_stage"] = stage_run.path.name
-        module = build_module(cfg, encoder, stage)
+        if cfg.model.get("clip") is not None:
+            clip, spent, extra["clip"] = ready_clip(cfg, source, run, towers)
+            clock.first_stage_flops += spent.flops
+            clock.first_stage_seconds += spent.seconds
+        module = build_module(cfg, encoder, stage, clip, base)
         targets: dict[str, Any] = {}
         if stage is not None and module.trains_on != "image":
             targets = cached_targets(cfg, stage, train, module.trains_on)
@@ -143,13 +169,26 @@ def open_run(run: Run, source: DataSource | None = None) -> Trained:
         CheckpointError: the run is not trained to its end.
     """
     cfg: Any = OmegaConf.load(run.path / "config.yaml")
-    source = source or build_source(cfg)
-    encoder = load_text_encoder(run, cfg)
-    module = build_module(cfg, encoder, skeleton_stage(cfg, source.resolution))
+    return Trained(run, cfg, source or build_source(cfg), load_module(run), cost_of(run))
+
+
+def load_module(run: Run) -> TextToImageModule:
+    """A trained run's module with EMA weights, in eval mode; the run it stands on below it.
+
+    Raises:
+        CheckpointError: the run is not trained to its end, or its base is another since.
+        ConfigError: its base is not in the same folder of runs.
+    """
+    cfg: Any = OmegaConf.load(run.path / "config.yaml")
+    base_run, base = resolve_base(cfg, run.path.parent), None
+    if base_run is not None:
+        base = load_module(base_run)
+        check_same_base(run, base_facts(base_run, base))
+    encoder = load_text_encoder(run, cfg) if base is None else BaseText(base)
+    stage = skeleton_stage(cfg, cfg.data.resolution)
+    module = build_module(cfg, encoder, stage, kept_clip(cfg, run), base)
     load_weights(module, run.weights)
-    clock = Clock()
-    clock.load_state_dict(run.status().get("clock", {}))
-    return Trained(run, cfg, source, module.eval(), clock)
+    return module.eval()
 
 
 def cached_text(
@@ -168,8 +207,24 @@ def cached_text(
 def untrained_module(cfg: DictConfig) -> tuple[TextToImageModule, DataSource]:
     """The module of a configuration with random weights, its first stage unmeasured."""
     source = build_source(cfg)
-    encoder = build_text_encoder(cfg, training_vocabulary(cfg, source.split("train")))
-    return build_module(cfg, encoder, skeleton_stage(cfg, source.resolution)), source
+    train = source.split("train")
+    base = untrained_base(cfg)
+    encoder = (
+        build_text_encoder(cfg, training_vocabulary(cfg, train)) if base is None else BaseText(base)
+    )
+    stage, clip = skeleton_stage(cfg, source.resolution), skeleton_clip(cfg, train)
+    return build_module(cfg, encoder, stage, clip, base), source
+
+
+def untrained_base(cfg: DictConfig) -> TextToImageModule | None:
+    """The run that ``model.base`` names, or an untrained module like it; None without a base."""
+    if "base" not in cfg.model:
+        return None
+    if cfg.model.base is None:
+        return untrained_module(example_base(cfg))[0]
+    run = resolve_base(cfg, cfg.paths.runs)
+    assert run is not None, "model.base names a run"
+    return load_module(run)
 
 
 def skeleton_stage(cfg: DictConfig, resolution: int) -> FrozenFirstStage | None:

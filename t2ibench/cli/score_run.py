@@ -220,13 +220,23 @@ def references(trained: Any, evaluator: Any, protocol: Protocol) -> dict[str, Sc
 
 def leaks_of(module: Any, instruments: Instruments) -> list[Leak]:
     """Weights that the generator shares with what judges it."""
+    return find_leaks(guarded_parts(module), instruments.networks())
+
+
+def guarded_parts(module: Any) -> dict[str, Any]:
+    """What a module was conditioned on or trained against, the stages below it included."""
+    if getattr(module, "base", None) is not None:
+        below = guarded_parts(module.base.module)
+        return {f"base {name}": part for name, part in below.items()}
     parts = {"text_encoder": module.text_encoder}
     frozen = getattr(module.text_encoder, "backbone", None)
     if frozen is not None:
         parts["frozen text encoder"] = frozen
     if getattr(module, "first_stage", None) is not None:
         parts["first_stage"] = module.first_stage
-    return find_leaks(parts, instruments.networks())
+    if getattr(module, "clip", None) is not None:
+        parts["clip"] = module.clip.towers
+    return parts
 
 
 def model_facts(cfg: DictConfig, run: str) -> dict[str, Any]:
@@ -251,8 +261,8 @@ def cost_facts(trained: Any, cfg: DictConfig, knobs: Mapping[str, float]) -> dic
     def sample(count: int) -> object:
         return module.generate(captions[:count], Noise(range(count), module.device), knobs)
 
-    parts = {name: part for name, part in module.named_children()}
-    report = measure_cost(sample, parts, module.device, seconds=float(cfg.protocol.cost_seconds))
+    seconds = float(cfg.protocol.cost_seconds)
+    report = measure_cost(sample, module.parts(), module.device, seconds=seconds)
     return {
         "train_images": clock.images_seen,
         "train_flops": clock.flops,

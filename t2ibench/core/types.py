@@ -30,11 +30,14 @@ class TextFeatures:
         mask: (B, L) True where a token is real, False where it is padding; every row has
             at least one True.
         pooled: (B, D) one vector a caption.
+        embedding: (B, E) each caption in the space that a CLIP shares with images, for the
+            families that need it; else None.
     """
 
     tokens: Float[Tensor, "B L D"]
     mask: Bool[Tensor, "B L"]
     pooled: Float[Tensor, "B D"]
+    embedding: Float[Tensor, "B E"] | None = None
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
@@ -47,15 +50,19 @@ class TextFeatures:
     def to(self, *args: Any, **kwargs: Any) -> TextFeatures:
         """As ``Tensor.to`` for the floats; the mask follows to the device only."""
         tokens = self.tokens.to(*args, **kwargs)
-        return TextFeatures(tokens, self.mask.to(tokens.device), self.pooled.to(*args, **kwargs))
+        mask, pooled = self.mask.to(tokens.device), self.pooled.to(*args, **kwargs)
+        embedding = None if self.embedding is None else self.embedding.to(*args, **kwargs)
+        return TextFeatures(tokens, mask, pooled, embedding)
 
     def detach(self) -> TextFeatures:
         """The same features outside the autograd graph."""
-        return TextFeatures(self.tokens.detach(), self.mask, self.pooled.detach())
+        embedding = None if self.embedding is None else self.embedding.detach()
+        return TextFeatures(self.tokens.detach(), self.mask, self.pooled.detach(), embedding)
 
     def __getitem__(self, index: Any) -> TextFeatures:
         """Selects captions: ``index`` is a slice, a bool mask or an index tensor over B."""
-        return TextFeatures(self.tokens[index], self.mask[index], self.pooled[index])
+        embedding = None if self.embedding is None else self.embedding[index]
+        return TextFeatures(self.tokens[index], self.mask[index], self.pooled[index], embedding)
 
     def where(self, keep: Bool[Tensor, " B"], other: TextFeatures) -> TextFeatures:
         """Takes row i from self where ``keep[i]`` and from ``other`` elsewhere.
@@ -68,6 +75,10 @@ class TextFeatures:
             torch.where(keep[:, None, None], mine.tokens, theirs.tokens),
             torch.where(keep[:, None], mine.mask, theirs.mask),
             torch.where(keep[:, None], mine.pooled, theirs.pooled),
+            # Both have one or neither has: another is a mistake of the caller.
+            None
+            if mine.embedding is None
+            else torch.where(keep[:, None], mine.embedding, theirs.embedding),  # type: ignore[arg-type]
         )
 
     @staticmethod
@@ -78,6 +89,7 @@ class TextFeatures:
             torch.cat([f.tokens for f in features]),
             torch.cat([f.mask for f in features]),
             torch.cat([f.pooled for f in features]),
+            None if features[0].embedding is None else torch.cat([f.embedding for f in features]),  # type: ignore[misc]
         )
 
 
@@ -92,6 +104,7 @@ def pad_to_same_length(features: Sequence[TextFeatures]) -> list[TextFeatures]:
                 torch.nn.functional.pad(f.tokens, (0, 0, 0, missing)),
                 torch.nn.functional.pad(f.mask, (0, missing)),
                 f.pooled,
+                f.embedding,
             )
         padded.append(f)
     return padded

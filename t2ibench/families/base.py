@@ -98,6 +98,10 @@ class TextToImageModule(pl.LightningModule, ABC):
 
     # ---- what every family gets ----
 
+    def parts(self) -> dict[str, nn.Module]:
+        """The networks whose parameters are told of, by name."""
+        return dict(self.named_children())
+
     def sampling_parameters(self) -> dict[str, nn.Parameter]:
         """The trainable parameters that sampling uses: those that EMA averages.
 
@@ -109,7 +113,11 @@ class TextToImageModule(pl.LightningModule, ABC):
         """The batch's cached features, or the encoder's output for its captions."""
         if batch.text is not None:
             return batch.text
-        return self.text_encoder.encode(batch.caption)
+        return self.encode_captions(batch.caption)
+
+    def encode_captions(self, captions: Sequence[str]) -> TextFeatures:
+        """Features of captions; a family that needs more than its text encoder overrides it."""
+        return self.text_encoder.encode(list(captions))
 
     def drop_text(self, text: TextFeatures) -> TextFeatures:
         """Replaces each caption by the null text with ``null_text_probability``.
@@ -152,7 +160,7 @@ class TextToImageModule(pl.LightningModule, ABC):
         self.eval()
         try:
             if not isinstance(text, TextFeatures):
-                text = self.text_encoder.encode(list(text))
+                text = self.encode_captions(text)
             images = self.sample(text, noise, values).clamp(-1, 1)
         finally:
             self.train(was_training)

@@ -52,7 +52,8 @@ class Clock:
         flops_per_image: counted FLOPs of one training image, all players, forward, backward
             and the optimiser's matrix products; 0 until the first step is counted.
         seconds: wall seconds inside training steps.
-        first_stage_flops: what training the first stage cost.
+        first_stage_flops: what training everything below the generator cost: the first stage,
+            or the runs that a stage of a cascade stands on.
         first_stage_seconds: likewise, in seconds.
     """
 
@@ -87,7 +88,8 @@ class Clock:
         if own <= 0:
             raise BudgetError(
                 f"budget.amount={budget.amount:g} {budget.unit} is less than the first stage "
-                f"alone cost ({start:g}); raise it or set budget.include_first_stage=false."
+                f"or base alone cost ({start:g}); raise it or set "
+                "budget.include_first_stage=false."
             )
         return min((self.spent(budget) - start) / own, 1.0)
 

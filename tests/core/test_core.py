@@ -1,5 +1,7 @@
 """Floor 0: conversions, noise, knobs, hashing, files."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -93,6 +95,15 @@ def test_text_features_join_and_choose():
     assert torch.equal(kept.pooled[0], a.pooled[0]) and torch.equal(kept.pooled[1], b.pooled[1])
     assert kept.mask[1].sum() == 1
     assert len(both[1:3]) == 2
+
+
+def test_an_embedding_goes_where_its_caption_goes():
+    a, b = (replace(features([2, 3]), embedding=torch.randn(2, 6)) for _ in range(2))
+    both = TextFeatures.cat([a, b]).to(torch.float64).detach()
+    assert torch.equal(both[1:3].embedding, torch.stack([a.embedding[1], b.embedding[0]]).double())
+    kept = a.where(torch.tensor([True, False]), b)
+    assert torch.equal(kept.embedding, torch.stack([a.embedding[0], b.embedding[1]]))
+    assert TextFeatures.cat([features([2]), features([3])]).embedding is None
 
 
 def test_batch_moves_without_touching_integers():

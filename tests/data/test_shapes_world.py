@@ -164,8 +164,19 @@ def test_parse_refuses_what_it_cannot_mean(caption):
         parse(caption)
 
 
+def test_a_cascades_base_draws_the_same_scenes_with_fewer_pixels():
+    small, world = ShapesWorld("L1", 16), ShapesWorld("L1", 32)
+    assert world.gradable and not small.gradable
+    for index in range(10):
+        scene = sample_scene(small, 0, "train", index)
+        assert scene == sample_scene(world, 0, "train", index)
+        large = render(scene, 32).astype(float)
+        mean = large.reshape(3, 16, 2, 16, 2).mean((2, 4))
+        assert np.abs(render(scene, 16) - mean).mean() < 2.0
+
+
 def test_bad_worlds_are_refused():
-    for level, side in (("L9", 32), ("L1+L1", 32), ("L1", 16)):
+    for level, side in (("L9", 32), ("L1+L1", 32), ("L1", 7)):
         with pytest.raises(ConfigError):
             ShapesWorld(level, side)
 

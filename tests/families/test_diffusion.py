@@ -11,13 +11,27 @@ from t2ibench.core.knobs import front_knob
 from t2ibench.core.noise import Noise
 from t2ibench.core.types import Batch
 from t2ibench.families.diffusion.ldm import UNet
-from t2ibench.families.diffusion.losses import weighted_error
-from t2ibench.families.diffusion.module import LatentDiffusion
+from t2ibench.families.diffusion.losses import weighted_errors
+from t2ibench.families.diffusion.module import Diffusion
+from t2ibench.families.diffusion.process import DiffusionProcess
 from t2ibench.samplers.schedules import cosine_schedule
 from t2ibench.text.word import WordTransformer
 
 CONDITIONINGS = ("concat", "modulation", "cross_attention")
 CAPTIONS = ["a red ring", "a small blue star", "", "a large green cross on white"]
+
+
+PROCESS = {
+    "schedule": "cosine",
+    "timesteps": 1000,
+    "prediction_type": "v",
+    "snr_cap": 0.0,
+    "timestep_location": 0.0,
+    "timestep_spread": 0.0,
+    "solver": "dpm_solver_pp",
+    "spacing": "trailing",
+    "num_steps": 4,
+}
 
 
 def make_module(conditioning="cross_attention", **changes):
@@ -43,17 +57,11 @@ def make_module(conditioning="cross_attention", **changes):
         "resolution": 32,
         "null_text_probability": 0.25,
         "gradient_clip_norm": 1.0,
-        "schedule": "cosine",
-        "timesteps": 1000,
-        "prediction_type": "v",
-        "snr_cap": 0.0,
-        "timestep_location": 0.0,
-        "timestep_spread": 0.0,
-        "solver": "dpm_solver_pp",
-        "num_steps": 4,
         "guidance_scale": 2.0,
     }
-    module = LatentDiffusion(**(settings | changes))
+    own = {name: changes.pop(name) for name in list(changes) if name not in settings}
+    settings["process"] = DiffusionProcess(**(PROCESS | own))
+    module = Diffusion(**(settings | changes))
     optimizer = module.configure_optimizers()
     module.optimizers = lambda: optimizer
     module.manual_backward = lambda loss: loss.backward()
@@ -147,27 +155,41 @@ def test_timesteps_of_a_batch_are_spread_over_the_schedule():
 
 def test_weighting_is_min_snr_of_the_image_error():
     bar = cosine_schedule(9)[1:8].float()
-    x0, guess = torch.randn(7, 5), torch.randn(7, 5)
-    noise = torch.randn(7, 5)
-    a, s = bar.sqrt()[:, None], (1 - bar).sqrt()[:, None]
-    x = a * x0 + s * noise
-    snr = bar / (1 - bar)
-    expected = (snr.clamp(max=5.0) * (guess - x0).square().mean(1)).mean()
-    eps_of_guess = (x - a * guess) / s
-    v_of_guess = a * eps_of_guess - s * guess
-    torch.testing.assert_close(weighted_error(eps_of_guess, noise, bar, "epsilon", 5.0), expected)
-    v = a * noise - s * x0
-    torch.testing.assert_close(weighted_error(v_of_guess, v, bar, "v", 5.0), expected)
-    unweighted = (v_of_guess - v).square().mean()
-    torch.testing.assert_close(weighted_error(v_of_guess, v, bar, "v", 0.0), unweighted)
-    torch.testing.assert_close(weighted_error(guess, x0, bar, "x0", 1e9), unweighted)
-    capped = ((snr + 1).clamp(max=3.0) * (guess - x0).square().mean(1)).mean()
-    torch.testing.assert_close(weighted_error(guess, x0, bar, "x0", 3.0), capped)
+    x0, guess, noise = torch.randn(3, 7, 5)
+    for alpha, sigma in ((bar.sqrt(), (1 - bar).sqrt()), (bar, 1 - bar)):
+        a, s = alpha[:, None], sigma[:, None]
+        snr = (alpha / sigma).square()
+        wrong = (guess - x0).square().mean(1)
+        eps_of_guess = (a * x0 + s * noise - a * guess) / s
+
+        def weighted(kind, predicted, target, cap, alpha=alpha, sigma=sigma):
+            return weighted_errors(predicted, target, alpha, sigma, kind, cap)
+
+        expected = snr.clamp(max=5.0) * wrong
+        torch.testing.assert_close(weighted("epsilon", eps_of_guess, noise, 5.0), expected)
+        flow = weighted("flow", eps_of_guess - guess, noise - x0, 5.0)
+        torch.testing.assert_close(flow, expected)
+        capped = (snr + 1).clamp(max=3.0) * wrong
+        torch.testing.assert_close(weighted("x0", guess, x0, 3.0), capped)
+        plain = (eps_of_guess - noise).square().mean(1)
+        torch.testing.assert_close(weighted("epsilon", eps_of_guess, noise, 0.0), plain)
+        if alpha is not bar:
+            v_of_guess, v = a * eps_of_guess - s * guess, a * noise - s * x0
+            torch.testing.assert_close(weighted("v", v_of_guess, v, 5.0), expected)
+            unweighted = (v_of_guess - v).square().mean(1)
+            torch.testing.assert_close(weighted("x0", guess, x0, 1e9), unweighted)
+
+
+@pytest.mark.parametrize("kind", ["v", "x0", "flow", "epsilon"])
+def test_weights_are_finite_in_pure_noise(kind):
+    one, zero = torch.ones(1), torch.zeros(1)
+    loss = weighted_errors(torch.ones(1, 3), torch.zeros(1, 3), zero, one, kind, 5.0)
+    assert float(loss) == {"v": 0, "x0": 1, "flow": 0, "epsilon": 1}[kind]
 
 
 def test_logit_normal_timesteps_have_its_quantiles():
     module = make_module(timestep_location=-0.4, timestep_spread=0.8)
-    times = torch.stack([module.draw_timesteps(64) for _ in range(200)]).flatten() / 1000
+    times = torch.stack([module.process.draw_timesteps(64) for _ in range(200)]).flatten() / 1000
     probabilities = torch.tensor([0.1, 0.25, 0.5, 0.75, 0.9])
     expected = norm.ppf(probabilities) * 0.8 - 0.4
     found = torch.logit(torch.quantile(times, probabilities), eps=1e-3)
@@ -195,12 +217,9 @@ def test_network_sees_the_time():
 def test_knobs():
     module = make_module()
     assert front_knob(module.knobs).name == "guidance_scale"
-    assert {k.name for k in module.knobs} == {"guidance_scale", "num_steps"}
-    assert {k.name for k in make_module(solver="ddim").knobs} == {
-        "guidance_scale",
-        "num_steps",
-        "eta",
-    }
+    guidance = {"guidance_scale", "guidance_low", "guidance_high", "guidance_rescale"}
+    assert {k.name for k in module.knobs} == guidance | {"num_steps"}
+    assert {k.name for k in make_module(solver="ddim").knobs} == guidance | {"num_steps", "eta"}
     for wrong in ({"guidance_scale": -1.0}, {"num_steps": 0}, {"num_steps": 2.5}):
         with pytest.raises(ConfigError, match="num_steps|guidance_scale"):
             module.generate(CAPTIONS[:1], Noise([0]), wrong)
@@ -220,8 +239,8 @@ def test_eta_draws_each_image_its_own_noise():
 
 
 def test_unknown_solver_is_refused():
-    with pytest.raises(ConfigError, match="solver=euler is unknown"):
-        make_module(solver="euler")
+    with pytest.raises(ConfigError, match="solver=rk45 is unknown"):
+        make_module(solver="rk45")
 
 
 def test_state_dict_is_strict_and_gives_the_same_images():

@@ -39,7 +39,7 @@ class ShapesSource:
 
     Args:
         level: one level or several: ``"L1"``, ``"L1+L2"`` or ``["L1", "L2"]``.
-        resolution: side of the images in pixels, 32 or more.
+        resolution: side of the images in pixels, 8 or more; graded from 32 (``ShapesWorld``).
         num_train: images of ``train``.
         num_val: images of ``val``.
         num_test: images of ``test``, and of ``test_heldout`` where there is one.

@@ -22,6 +22,9 @@ LEVELS = ("L1", "L2", "L3", "L4")
 SHAPES_32 = ("circle", "square", "triangle", "cross", "ring", "heart", "diamond", "moon")
 SHAPES_64 = (*SHAPES_32, "star", "pentagon")
 
+LEAST_SIDE, LEAST_GRADABLE_SIDE = 8, 32
+"""Pixels a side that can be rendered, and graded."""
+
 COLOURS: dict[str, tuple[float, float, float]] = {
     "red": (0.86, 0.12, 0.12),
     "green": (0.10, 0.62, 0.20),
@@ -177,10 +180,11 @@ class ShapesWorld:
     Args:
         level: one level or several, ``"L1"`` or ``"L1+L2"``; a scene's level is drawn
             uniformly among them.
-        resolution: 32 or more; below 48 px the 32 px rules hold, above the 64 px rules.
+        resolution: 8 or more; below 48 px the 32 px rules hold, above the 64 px rules. Below
+            32 px, where the base of a cascade works, nothing is gradable.
 
     Raises:
-        ConfigError: a level is unknown, or the resolution is below 32.
+        ConfigError: a level is unknown, or the resolution is below 8.
     """
 
     level: str = "L1"
@@ -199,9 +203,10 @@ class ShapesWorld:
                 f"data.level={self.level!r} is not made of distinct levels of "
                 f"{', '.join(LEVELS)} joined by '+', for example 'L1' or 'L1+L2'."
             )
-        if self.resolution < 32:
+        if self.resolution < LEAST_SIDE:
             raise ConfigError(
-                f"data.resolution={self.resolution}: the shapes world needs at least 32 pixels."
+                f"data.resolution={self.resolution}: the shapes world needs at least {LEAST_SIDE} "
+                "pixels."
             )
         coarse = self.resolution < 48
         put = object.__setattr__
@@ -214,6 +219,11 @@ class ShapesWorld:
         )
         put(self, "gap", 0.06 if coarse else 0.04)
         put(self, "max_count", 3 if coarse else 4)
+
+    @property
+    def gradable(self) -> bool:
+        """Whether a shape has enough pixels to be told from the others."""
+        return self.resolution >= LEAST_GRADABLE_SIDE
 
     @property
     def colours(self) -> dict[str, tuple[float, float, float]]:

@@ -137,6 +137,7 @@ class UNet(nn.Module):
         conditioning: how text enters each stage.
         heads: of every attention.
         groups: of every GroupNorm.
+        vector_width: E of a further condition that is added to the time embedding; 0: none.
 
     Source: Rombach et al. 2022 (LDM), section 3.3 and appendix E.1.
     Differs: text at every level, self-attention where asked; no projections around the block; a
@@ -156,6 +157,7 @@ class UNet(nn.Module):
         conditioning: ConditioningKind,
         heads: int,
         groups: int,
+        vector_width: int = 0,
     ) -> None:
         super().__init__()
         self.channels = channels
@@ -163,6 +165,7 @@ class UNet(nn.Module):
         self.time = nn.Sequential(
             nn.Linear(channels, time_width), nn.SiLU(), nn.Linear(time_width, time_width), nn.SiLU()
         )
+        self.vector = nn.Linear(vector_width, time_width) if vector_width else None
         self.conv_in = nn.Conv2d(latent_channels, channels, 3, padding=1)
 
         def stage(channels_in: int, width: int, level: int) -> TextStage:
@@ -216,6 +219,7 @@ class UNet(nn.Module):
         x: Float[Tensor, "B C H W"],
         timesteps: Float[Tensor, " B"],
         contexts: Contexts,
+        vector: Float[Tensor, "B E"] | None = None,
     ) -> Float[Tensor, "B C H W"]:
         """Predicts from noisy latents.
 
@@ -223,8 +227,11 @@ class UNet(nn.Module):
             x: (B, C, h, w) noisy latents.
             timesteps: (B,) in 0..T-1.
             contexts: of ``prepare``, for the same B prompts.
+            vector: (B, E) the further condition, where the network has one.
         """
         time = self.time(timestep_embedding(timesteps, self.channels).to(x.dtype))
+        if self.vector is not None and vector is not None:
+            time = time + self.vector(vector)
         remaining = iter(contexts)
         x = self.conv_in(x)
         skips = []

@@ -1,0 +1,313 @@
+"""Everything of diffusion that does not know the network.
+
+Noise levels and targets of training, weights of the loss, and the solver of sampling, over
+whatever is diffused: latents, pixels, embeddings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from t2ibench.core.errors import ConfigError
+from t2ibench.core.knobs import Knob
+from t2ibench.core.noise import Noise
+from t2ibench.families.diffusion.losses import weighted_errors
+from t2ibench.samplers.deterministic import Between, Denoiser, unchanged
+from t2ibench.samplers.guidance import Guidance, dynamic_threshold
+from t2ibench.samplers.levels import Levels, make_levels
+from t2ibench.samplers.prediction import (
+    add_noise,
+    check_prediction,
+    split_prediction,
+    training_target,
+)
+from t2ibench.samplers.schedules import make_schedule
+from t2ibench.samplers.solvers import find_solver
+from t2ibench.samplers.stochastic import check_variance
+
+Latent = Float[Tensor, "B ..."]
+Predict = Callable[[Latent, Float[Tensor, " B"]], Latent]
+"""(x, what the network is told of time) -> its output."""
+
+
+class DiffusionProcess(nn.Module):
+    """Noising, the training objective and the solver; has no weights.
+
+    Args:
+        schedule: a ``ScheduleName``.
+        timesteps: T.
+        prediction_type: what the network predicts, a ``PredictionType``.
+        snr_cap: gamma of min-SNR weighting; 0 is the unweighted error.
+        timestep_location: mean of the logit of t / T; negative is less noise.
+        timestep_spread: standard deviation of that logit; 0 is uniform timesteps.
+        solver: of sampling, a key of ``SOLVERS``.
+        spacing: of the steps of sampling, a ``Spacing``.
+        num_steps: default steps of sampling.
+        betas: first and last beta, of the schedules that have them.
+        shift: of the log SNR for the resolution; 1 is none.
+        zero_terminal_snr: whether the schedule is rescaled to end in pure noise.
+        noise_offset: deviation of noise that is constant over a channel; 0 is none.
+        timestep_offset: of the uniform spacing.
+        last_level: where sampling ends, a ``LastLevel``.
+        variance: of the ddpm solver, a ``Variance``.
+        clip: whether each predicted x_0 is clipped to [-1, 1].
+        threshold: default percentile of dynamic thresholding; 0 is none.
+
+    Raises:
+        ConfigError: a name is unknown, a value out of range, or two do not go together.
+
+    Source: Ho et al. 2020 (DDPM), section 3; Liu et al. 2023 (Rectified flow), section 2.1.
+    Differs: low-discrepancy timesteps, see ``draw_timesteps``.
+    """
+
+    alpha: Float[Tensor, " T"]
+    sigma: Float[Tensor, " T"]
+    times: Float[Tensor, " T"]
+
+    def __init__(
+        self,
+        *,
+        schedule: str,
+        timesteps: int,
+        prediction_type: str,
+        snr_cap: float,
+        timestep_location: float,
+        timestep_spread: float,
+        solver: str,
+        spacing: str,
+        num_steps: int,
+        betas: Sequence[float] | None = None,
+        shift: float = 1.0,
+        zero_terminal_snr: bool = False,
+        noise_offset: float = 0.0,
+        timestep_offset: int = 0,
+        last_level: str = "image",
+        variance: str = "small",
+        clip: bool = False,
+        threshold: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.schedule = make_schedule(
+            schedule, timesteps, betas=betas, shift=shift, zero_terminal=zero_terminal_snr
+        )
+        self.prediction_type = check_prediction(prediction_type)
+        if self.schedule.ends_in_pure_noise and prediction_type == "epsilon":
+            raise ConfigError(
+                "process.prediction_type=epsilon says nothing of the image in pure noise, where "
+                "rectified_flow and zero_terminal_snr end; choose v, x0 or flow."
+            )
+        check_variance(variance)
+        _check_range("noise_offset", noise_offset, 0, float("inf"))
+        _check_range("snr_cap", snr_cap, 0, float("inf"))
+        _check_range("timestep_spread", timestep_spread, 0, float("inf"))
+        _check_range("threshold", threshold, 0, 1)
+        self.timesteps = timesteps
+        self.snr_cap = snr_cap
+        self.timestep_location = timestep_location
+        self.timestep_spread = timestep_spread
+        self.noise_offset = noise_offset
+        self.solver_name = solver
+        self.solver = find_solver(
+            solver,
+            flow=schedule == "rectified_flow",
+            pure_noise=self.schedule.ends_in_pure_noise,
+        )
+        self.spacing = spacing
+        self.timestep_offset = timestep_offset
+        self.last_level = last_level
+        self.variance = variance
+        self.clip = clip
+        self.threshold = threshold
+        self.num_steps = num_steps
+        self.levels()
+        for name in ("alpha", "sigma", "times"):
+            values = getattr(self.schedule, name).float().to(torch.empty(0).device)
+            self.register_buffer(name, values, persistent=False)
+
+    @property
+    def alphas_bar(self) -> Float[Tensor, " T"]:
+        """alpha^2 of each timestep, in float32 where the process lives."""
+        return self.alpha.square()
+
+    def knobs(self) -> tuple[Knob, ...]:
+        """The number of steps and, where the solver has it, eta."""
+        steps = Knob("num_steps", self.num_steps, 1, self.timesteps, integer=True)
+        if "eta" in self.solver.options:
+            return (steps, Knob("eta", 0.0, 0.0, 1.0))
+        return (steps,)
+
+    # ---- training ----
+
+    def draw_timesteps(self, count: int) -> Int[Tensor, " B"]:
+        """Timesteps of a batch, evenly spread over the distribution by one random offset.
+
+        Source: Kingma et al. 2021 (VDM), appendix I.1; Esser et al. 2024 (Stable Diffusion 3),
+            eq. 19.
+        Differs: none.
+        """
+        device = self.alpha.device
+        u = (torch.arange(count, device=device) + torch.rand(1, device=device)) / count
+        if self.timestep_spread > 0:
+            normal = torch.special.ndtri(u)
+            u = torch.sigmoid(self.timestep_location + self.timestep_spread * normal)
+        return (u * self.timesteps).long().clamp(max=self.timesteps - 1)
+
+    def draw_noise(self, x0: Latent) -> Latent:
+        """Standard normal noise like ``x0`` and, with an offset, some that fills a channel.
+
+        Source: Guttenberg 2023 (Diffusion with offset noise).
+        Differs: none.
+        """
+        eps = torch.randn_like(x0)
+        if self.noise_offset > 0:
+            shape = [*x0.shape[:2], *[1] * (x0.ndim - 2)]
+            eps = eps + self.noise_offset * torch.randn(shape, device=x0.device, dtype=x0.dtype)
+        return eps
+
+    def training_loss(self, predict: Predict, x0: Latent) -> Float[Tensor, ""]:
+        """The weighted error at drawn timesteps and noise, by torch's global generator.
+
+        Args:
+            predict: see ``Predict``; called once.
+            x0: (B, ...) of about unit variance.
+
+        Source: Ho et al. 2020 (DDPM), algorithm 1.
+        Differs: see ``draw_timesteps`` and ``weighted_errors``.
+        """
+        t = self.draw_timesteps(len(x0))
+        return self.errors(predict, x0, t, self.draw_noise(x0)).mean()
+
+    def errors(
+        self, predict: Predict, x0: Latent, t: Int[Tensor, " B"], eps: Latent
+    ) -> Float[Tensor, " B"]:
+        """The weighted error of each row at given timesteps and noise."""
+        shape = (-1, *[1] * (x0.ndim - 1))
+        alpha = self.alpha[t].to(x0.dtype).view(shape)
+        sigma = self.sigma[t].to(x0.dtype).view(shape)
+        output = predict(add_noise(x0, eps, alpha, sigma), self.times[t])
+        target = training_target(x0, eps, alpha, sigma, self.prediction_type)
+        return weighted_errors(
+            output, target, self.alpha[t], self.sigma[t], self.prediction_type, self.snr_cap
+        )
+
+    # ---- sampling ----
+
+    def levels(self, num_steps: int | None = None) -> Levels:
+        """The levels that ``num_steps`` steps visit; None is the default.
+
+        Raises:
+            ConfigError: the number is out of range, or does not go with the spacing.
+        """
+        return make_levels(
+            self.schedule,
+            self.num_steps if num_steps is None else num_steps,
+            self.spacing,
+            offset=self.timestep_offset,
+            last_level=self.last_level,
+        )
+
+    @staticmethod
+    def kept_steps(num_steps: int, strength: float) -> int:
+        """How many of ``num_steps`` steps, the last ones, a start of some strength leaves.
+
+        Raises:
+            ConfigError: the strength is outside [0, 1].
+        """
+        if not 0 <= strength <= 1:
+            raise ConfigError(
+                f"strength={strength} must be in [0, 1]: 0 is the image itself, 1 pure noise."
+            )
+        # 0.29 of 100 steps are 29, whatever the product's last bit says.
+        return int(num_steps * strength + 1e-9)
+
+    def sample(
+        self,
+        predict: Predict,
+        x: Latent,
+        noise: Noise,
+        *,
+        num_steps: int | None = None,
+        eta: float = 0.0,
+        start: tuple[Latent, float] | None = None,
+        between: Between = unchanged,
+        guide: Guidance | None = None,
+        threshold: float | None = None,
+    ) -> Latent:
+        """Solves from noise, or from a noised image, to the clean x_0.
+
+        Args:
+            predict: see ``Predict``; with guidance it is also called with 2B rows, those of the
+                prompts followed by the unconditional ones.
+            x: (B, ...) standard normal.
+            noise: gives all further randomness.
+            num_steps: None is the default.
+            eta: of DDIM.
+            start: x_0 to begin from and how much of the way back to noise (SDEdit's strength):
+                it is noised by ``x`` to the level that is denoised first. 0 is x_0 itself,
+                1 pure noise.
+            between: see ``Between``; levels are counted from the first that is visited.
+            guide: of classifier-free guidance.
+            threshold: percentile of dynamic thresholding; None is the default, 0 none.
+
+        Raises:
+            ConfigError: steps or strength are out of range.
+
+        Source: Meng et al. 2022 (SDEdit), algorithm 1, for ``start``; else see the solvers.
+        Differs: none.
+        """
+        levels = self.levels(num_steps)
+        if start is not None:
+            image, strength = start
+            count = self.kept_steps(len(levels), strength)
+            if count == 0:
+                return image
+            levels = levels.last(count)
+            if strength < 1:
+                x = add_noise(image, x, float(levels.alpha[0]), float(levels.sigma[0]))
+        threshold = self.threshold if threshold is None else threshold
+        options = {
+            "eta": eta,
+            "variance": self.variance,
+            # As published: worth it for few steps alone.
+            "lower_order_final": len(levels) < 15,
+            "noise": noise,
+        }
+        taken = {name: options[name] for name in self.solver.options}
+        denoise = self._denoiser(predict, levels, guide, threshold)
+        result: Tensor = self.solver.run(denoise, x, levels, **taken, between=between)
+        return result
+
+    def _denoiser(
+        self, predict: Predict, levels: Levels, guide: Guidance | None, threshold: float
+    ) -> Denoiser:
+        """The network's prediction as a solver asks for it."""
+        times = levels.timesteps.tolist()
+        alphas, sigmas = levels.coefficients()
+
+        def denoise(x: Latent, i: int) -> tuple[Latent, Latent]:
+            alpha, sigma = alphas[i], sigmas[i]
+            t = torch.full((len(x),), times[i], device=x.device)
+            if guide is not None and guide.active(sigma):
+                rows = predict(torch.cat([x, x]), torch.cat([t, t]))
+                output = guide.combine(*rows.chunk(2))
+            else:
+                output = predict(x, t)
+            x0, eps = split_prediction(output.to(x.dtype), x, alpha, sigma, self.prediction_type)
+            if threshold > 0:
+                x0 = dynamic_threshold(x0, threshold)
+            elif self.clip:
+                x0 = x0.clamp(-1, 1)
+            else:
+                return x0, eps
+            return x0, (x - alpha * x0) / sigma
+
+        return denoise
+
+
+def _check_range(key: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ConfigError(f"process.{key}={value} must be in [{low:g}, {high:g}].")

@@ -1,0 +1,317 @@
+"""Super-resolution by diffusion: one stage of a cascade, standing on a trained run.
+
+A stage learns to give an image back from its own low-resolution version; it samples by first
+sampling the run that it stands on, its base. A base is any family's run, a stage among them, so
+a cascade is a chain of runs. All its stages share the base's text encoder.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, interpolate
+
+from t2ibench.core.errors import ConfigError
+from t2ibench.core.knobs import Knob, resolve_knobs
+from t2ibench.core.noise import Noise
+from t2ibench.core.types import Batch, Images, TextFeatures
+from t2ibench.families.base import OptimizerFactory, TextToImageModule
+from t2ibench.families.diffusion.base_stage import FrozenBase
+from t2ibench.families.diffusion.process import DiffusionProcess
+from t2ibench.nn.embeddings import timestep_embedding
+from t2ibench.samplers.guidance import Guidance
+from t2ibench.text.base import TextEncoder
+
+Enlarging = Literal["bicubic", "bilinear", "nearest"]
+
+LEVEL_WIDTH = 32
+"""Width of the embedding of the augmentation level, a number in [0, 1]."""
+
+
+def shrink(images: Images, factor: int) -> Float[Tensor, "B 3 h w"]:
+    """The mean of each ``factor`` x ``factor`` square of pixels."""
+    return avg_pool2d(images, factor)
+
+
+def augment(
+    low: Float[Tensor, "B 3 h w"], level: Float[Tensor, " B"], eps: Float[Tensor, "B 3 h w"]
+) -> Float[Tensor, "B 3 h w"]:
+    """cos(pi a / 2) x + sin(pi a / 2) eps: level a = 0 is the image, 1 is noise.
+
+    Args:
+        low: low-resolution images.
+        level: a in [0, 1], one an image.
+        eps: standard normal.
+
+    Source: Ho et al. 2022 (Cascaded diffusion models), section 4 (Gaussian conditioning
+        augmentation); Saharia et al. 2022 (Imagen), section 2.4.
+    Differs: the noise is that of the cosine schedule, and is added before enlarging.
+    """
+    angle = (math.pi / 2 * level)[:, None, None, None]
+    return angle.cos() * low + angle.sin() * eps
+
+
+class SuperResolution(TextToImageModule):
+    """Denoises an image beside its enlarged low-resolution version.
+
+    Args:
+        text_encoder: of the base (``base_stage.BaseText``), frozen.
+        base: the trained module that sampling starts from; frozen here, its weights are not in
+            this module's state dict.
+        network: factory of the denoiser, called with ``latent_channels``, ``extra_channels``,
+            ``vector_width`` and, where text is read, ``text_width``.
+        process: of diffusion.
+        optimizer: factory of the optimiser.
+        resolution: H = W of the images.
+        upscale: by how much a side grows.
+        enlarging: filter from the low resolution to the high one.
+        reads_text: whether the network is conditioned on text.
+        time_input: what the network is told of the noise: the timestep t, or the noise level
+            sqrt(abar_t) in thousandths.
+        max_augmentation: greatest level of noise on the low-resolution image in training, drawn
+            uniformly from 0; 0: no augmentation.
+        augmentation: default level in sampling.
+        null_text_probability: see ``TextToImageModule``.
+        gradient_clip_norm: see ``TextToImageModule``.
+        guidance_scale: default guidance of this stage, where text is read.
+
+    Raises:
+        ConfigError: an impossible choice, or a base of another resolution.
+
+    Source: Saharia et al. 2021 (SR3), section 2; Ho et al. 2022 (Cascaded diffusion models),
+        section 3; Saharia et al. 2022 (Imagen), section 2.4.
+    Differs: any family may stand below; stages that read no text share the encoder, too.
+    """
+
+    family: ClassVar[str] = "diffusion"
+    edits: ClassVar[frozenset[str]] = frozenset({"super_resolution"})
+
+    def __init__(
+        self,
+        *,
+        text_encoder: TextEncoder,
+        base: TextToImageModule,
+        network: Callable[..., nn.Module],
+        process: DiffusionProcess,
+        optimizer: OptimizerFactory,
+        resolution: int,
+        upscale: int,
+        enlarging: str,
+        reads_text: bool,
+        time_input: str,
+        max_augmentation: float,
+        augmentation: float,
+        null_text_probability: float,
+        gradient_clip_norm: float,
+        guidance_scale: float,
+    ) -> None:
+        super().__init__(
+            text_encoder=text_encoder,
+            resolution=resolution,
+            null_text_probability=null_text_probability,
+            gradient_clip_norm=gradient_clip_norm,
+        )
+        _one_of("enlarging", enlarging, get_args(Enlarging))
+        _one_of("time_input", time_input, ("timestep", "noise_level"))
+        if not 0 <= augmentation <= max_augmentation <= 1:
+            raise ConfigError(
+                f"model.module.augmentation={augmentation} and max_augmentation="
+                f"{max_augmentation} must be 0 <= augmentation <= max_augmentation <= 1."
+            )
+        if base.resolution * upscale != resolution:
+            raise ConfigError(
+                f"model.module.upscale={upscale} makes {base.resolution * upscale} px of the "
+                f"base's {base.resolution}, and data.resolution={resolution}."
+            )
+        self.base = FrozenBase(base)
+        self.upscale_factor = upscale
+        self.enlarging = enlarging
+        self.reads_text = reads_text
+        self.time_input = time_input
+        self.max_augmentation = max_augmentation
+        self.default_augmentation = augmentation
+        self.default_guidance = guidance_scale
+        told = {"text_width": text_encoder.width} if reads_text else {}
+        # A module with ``prepare``: see ``imagen.EfficientUNet``.
+        self.network: Any = network(
+            latent_channels=3,
+            extra_channels=3,
+            vector_width=LEVEL_WIDTH if max_augmentation > 0 else 0,
+            **told,
+        )
+        self.process = process
+        self.make_optimizer = optimizer
+
+    @property
+    def knobs(self) -> tuple[Knob, ...]:
+        """This stage's, then the base's with ``base_`` before their names.
+
+        The base decides what is seen, so its fidelity-alignment knob is the cascade's.
+        """
+        own = [*self.process.knobs(), Knob("threshold", self.process.threshold, 0.0, 1.0)]
+        if self.reads_text:
+            own.append(Knob("guidance_scale", self.default_guidance, 0.0, 30.0))
+        if self.max_augmentation > 0:
+            most = self.max_augmentation
+            own.append(Knob("augmentation", self.default_augmentation, 0.0, most))
+        return (*own, *self.base.knobs)
+
+    def parts(self) -> dict[str, nn.Module]:
+        """With the base, whose weights are elsewhere."""
+        return super().parts() | {"base": self.base.module}
+
+    def configure_optimizers(self) -> Any:
+        """One optimiser over everything that trains."""
+        return self.make_optimizer([p for p in self.parameters() if p.requires_grad])
+
+    # ---- training ----
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """The error of the denoiser beside an augmented low-resolution image.
+
+        Source: Saharia et al. 2021 (SR3), algorithm 1; Saharia et al. 2022 (Imagen), section 2.4
+            (random augmentation level, told to the network).
+        Differs: none.
+        """
+        low, count = shrink(batch.image, self.upscale_factor), len(batch)
+        level = self.max_augmentation * torch.rand(count, device=low.device)
+        if self.max_augmentation > 0:
+            low = augment(low, level, torch.randn_like(low))
+        contexts = []
+        if self.reads_text:
+            text = replace(self.encode_text(batch), embedding=None)
+            contexts = self.network.prepare(self.drop_text(text))
+        loss = self.process.training_loss(self._denoiser(low, level, contexts), batch.image)
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        self.optimise(self.optimizers(), loss, parameters)  # type: ignore[arg-type]
+        return {"loss": loss.detach()}
+
+    def _denoiser(
+        self, low: Float[Tensor, "B 3 h w"], level: Float[Tensor, " B"], contexts: Any
+    ) -> Callable[[Tensor, Tensor], Tensor]:
+        """(x (R, 3, H, W), t (R,)) -> the network's output; R is B, or 2B with guidance."""
+        size = [self.upscale_factor * side for side in low.shape[-2:]]
+        exact = None if self.enlarging == "nearest" else False
+        condition = interpolate(low, size=size, mode=self.enlarging, align_corners=exact)
+        vector = None
+        if self.max_augmentation > 0:
+            vector = timestep_embedding(1000 * level, LEVEL_WIDTH).to(low.dtype)
+
+        def predict(x: Tensor, t: Tensor) -> Tensor:
+            copies = len(x) // len(condition)
+            beside = torch.cat([x, condition.repeat(copies, 1, 1, 1)], 1)
+            told = None if vector is None else vector.repeat(copies, 1)
+            return self.network(beside, self._told(t), contexts, vector=told)
+
+        return predict
+
+    def _told(self, t: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+        """The network's time input.
+
+        Source: Saharia et al. 2021 (SR3), section 2.2 (conditioning on the noise level).
+        Differs: sqrt(abar) is interpolated linearly between timesteps, and training draws it at
+            the schedule's own values, not between them.
+        """
+        if self.time_input == "timestep":
+            return t
+        levels = self.process.alpha.to(t.dtype)
+        low = t.floor().long().clamp(0, len(levels) - 1)
+        high = (low + 1).clamp(max=len(levels) - 1)
+        return 1000 * torch.lerp(levels[low], levels[high], t - low)
+
+    # ---- sampling ----
+
+    def encode_captions(self, captions: Sequence[str]) -> TextFeatures:
+        """The base's features, which serve every stage."""
+        return self.text_encoder.encode(list(captions))
+
+    def sample(self, text: TextFeatures, noise: Noise, knobs: Mapping[str, float]) -> Images:
+        """The base's images, then this stage."""
+        return self._enlarge(self.base.generate(text, noise, knobs), text, noise, knobs)
+
+    @torch.no_grad()
+    def upscale(
+        self,
+        images: Float[Tensor, "B 3 h w"],
+        text: TextFeatures | Sequence[str] | None,
+        noise: Noise,
+        knobs: Mapping[str, float] | None = None,
+    ) -> Images:
+        """Super-resolution of given images; the base is not used.
+
+        Args:
+            images: (B, 3, h, w) in [-1, 1], of the base's size or any other that the network
+                takes.
+            text: B captions or their features; None: no text.
+            noise: of B samples; other seeds give other details.
+            knobs: overrides of the declared defaults; the base's have no effect.
+
+        Returns:
+            (B, 3, upscale * h, upscale * w) in [-1, 1].
+
+        Raises:
+            ConfigError: images, captions and seeds are not as many, a knob is unknown or out of
+                range, or the network does not take the size.
+        """
+        count, values, was_training = len(images), resolve_knobs(self.knobs, knobs), self.training
+        self.eval()
+        try:
+            if text is None:
+                text = self.text_encoder.null(count)
+            elif not isinstance(text, TextFeatures):
+                text = self.encode_captions(text)
+            if not count == len(text) == len(noise):
+                raise ConfigError(
+                    f"upscale got {count} images, {len(text)} captions and {len(noise)} seeds; "
+                    "give as many of each."
+                )
+            images, text = images.to(self.device), text.to(self.device)
+            return self._enlarge(images, text, noise, values).clamp(-1, 1)
+        finally:
+            self.train(was_training)
+
+    def _enlarge(
+        self,
+        low: Float[Tensor, "B 3 h w"],
+        text: TextFeatures,
+        noise: Noise,
+        knobs: Mapping[str, float],
+    ) -> Images:
+        """Guided denoising beside slightly noisy low-resolution images, in one batch.
+
+        Source: Saharia et al. 2022 (Imagen), section 2.4 (a fixed augmentation level).
+        Differs: none.
+        """
+        count, scale = len(low), knobs.get("guidance_scale", 1.0)
+        amount = knobs.get("augmentation", 0.0)
+        level = torch.full((count,), amount, device=low.device)
+        if amount > 0:
+            low = augment(low, level, noise.normal(*low.shape[1:]))
+        contexts: Any = []
+        if self.reads_text:
+            text = replace(text, embedding=None)
+            if scale != 1:
+                null = replace(self.text_encoder.null(count).to(low.device), embedding=None)
+                text = TextFeatures.cat([text, null])
+            contexts = self.network.prepare(text)
+        height, width = (self.upscale_factor * side for side in low.shape[-2:])
+        return self.process.sample(
+            self._denoiser(low, level, contexts),
+            noise.normal(3, height, width),
+            noise,
+            num_steps=int(knobs["num_steps"]),
+            eta=knobs.get("eta", 0.0),
+            guide=Guidance(scale),
+            threshold=knobs["threshold"],
+        )
+
+
+def _one_of(key: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ConfigError(f"model.module.{key}={value} is unknown; choose {', '.join(known)}.")

@@ -1,0 +1,311 @@
+"""unCLIP as a family: a prior from captions to CLIP image embeddings, and a decoder from those.
+
+Ramesh et al. 2022, "Hierarchical Text-Conditional Image Generation with CLIP Latents". Prior
+and decoder are separate networks that learn from the same batches in one run. The published
+upsamplers are super-resolution without text, a model of their own.
+
+E is the width of the CLIP space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from t2ibench.autoencoders.frozen import FrozenFirstStage
+from t2ibench.core.errors import ConfigError
+from t2ibench.core.knobs import Knob, resolve_knobs
+from t2ibench.core.noise import Noise
+from t2ibench.core.types import Batch, Images, TextFeatures
+from t2ibench.families.base import OptimizerFactory, Target, TextToImageModule
+from t2ibench.families.diffusion.clip import FrozenClip, slerp
+from t2ibench.families.diffusion.unclip_prior import Process
+from t2ibench.samplers.guidance import guided
+from t2ibench.text.base import TextEncoder
+
+IMAGE_TOKENS = 4
+"""Tokens that an image embedding becomes; Ramesh et al. 2022, section 2.1."""
+
+
+class ImageConditioning(nn.Module):
+    """An image embedding as tokens in front of the caption's, and in its sentence vector.
+
+    Source: Ramesh et al. 2022 (unCLIP), section 2.1.
+    Differs: the mean of the tokens is added to the sentence vector, so that conditioning by
+        concatenation and by modulation read the embedding, too.
+    """
+
+    def __init__(self, embedding_width: int, text_width: int) -> None:
+        super().__init__()
+        self.tokens = nn.Linear(embedding_width, IMAGE_TOKENS * text_width)
+
+    def forward(self, scaled: Float[Tensor, "B E"], text: TextFeatures) -> TextFeatures:
+        """Text features of 4 + L tokens."""
+        tokens = self.tokens(scaled).unflatten(1, (IMAGE_TOKENS, text.width))
+        real = text.mask.new_ones(len(text), IMAGE_TOKENS)
+        return TextFeatures(
+            torch.cat([tokens, text.tokens], 1),
+            torch.cat([real, text.mask], 1),
+            text.pooled + tokens.mean(1),
+        )
+
+
+class UnCLIP(TextToImageModule):
+    """Caption -> CLIP image embedding (prior) -> image (decoder).
+
+    Args:
+        text_encoder: see ``TextToImageModule``; the prior and the decoder share it.
+        clip: frozen; its statistics are measured.
+        prior: factory of the prior, called with ``embedding_width`` and ``text_width``.
+        network: factory of the decoder, called with ``latent_channels``, ``text_width`` and
+            ``vector_width``.
+        process: of the decoder's diffusion.
+        optimizer: factory of the optimiser.
+        resolution: H = W of the images.
+        null_text_probability: share of captions that the prior does not see in training.
+        decoder_null_text_probability: share that the decoder does not see.
+        null_embedding_probability: share of image embeddings that the decoder does not see.
+        gradient_clip_norm: see ``TextToImageModule``.
+        guidance_scale: default guidance of the decoder.
+        first_stage: frozen, the decoder then works on its latents; None: on pixels.
+
+    Source: Ramesh et al. 2022 (unCLIP), section 2.
+    Differs: prior and decoder are trained in one run with one text encoder; latents are
+        allowed; an embedding that is dropped is zero after scaling.
+    """
+
+    family: ClassVar[str] = "diffusion"
+    edits: ClassVar[frozenset[str]] = frozenset({"variations", "interpolation"})
+
+    def __init__(
+        self,
+        *,
+        text_encoder: TextEncoder,
+        clip: FrozenClip,
+        prior: Callable[..., nn.Module],
+        network: Callable[..., nn.Module],
+        process: Process,
+        optimizer: OptimizerFactory,
+        resolution: int,
+        null_text_probability: float,
+        decoder_null_text_probability: float,
+        null_embedding_probability: float,
+        gradient_clip_norm: float,
+        guidance_scale: float,
+        first_stage: FrozenFirstStage | None = None,
+    ) -> None:
+        super().__init__(
+            text_encoder=text_encoder,
+            resolution=resolution,
+            null_text_probability=null_text_probability,
+            gradient_clip_norm=gradient_clip_norm,
+        )
+        self.clip = clip
+        self.first_stage = first_stage
+        self.prior: Any = prior(embedding_width=clip.width, text_width=text_encoder.width)
+        self.condition = ImageConditioning(clip.width, text_encoder.width)
+        self.channels = 3 if first_stage is None else first_stage.latent_channels
+        # A module with ``prepare``: see ``ldm.UNet``.
+        self.network: Any = network(
+            latent_channels=self.channels, text_width=text_encoder.width, vector_width=clip.width
+        )
+        self.process = process
+        self.make_optimizer = optimizer
+        self.decoder_null_text_probability = decoder_null_text_probability
+        self.null_embedding_probability = null_embedding_probability
+        self.default_guidance = guidance_scale
+
+    @property
+    def trains_on(self) -> Target:  # type: ignore[override]
+        """Latents where there is a first stage; the CLIP sees the images in any case."""
+        return "image" if self.first_stage is None else "latents"
+
+    @property
+    def knobs(self) -> tuple[Knob, ...]:
+        """The decoder's guidance and steps, then those of the prior."""
+        sweep = (1.0, 1.5, 2.0, 3.0, 5.0)
+        front = Knob("guidance_scale", self.default_guidance, 0.0, 30.0, True, sweep)
+        return (front, *self.process.knobs(), *self.prior.knobs)
+
+    def configure_optimizers(self) -> Any:
+        """One optimiser over everything that trains."""
+        return self.make_optimizer([p for p in self.parameters() if p.requires_grad])
+
+    # ---- captions ----
+
+    def encode_captions(self, captions: Sequence[str]) -> TextFeatures:
+        """The text encoder's features with the captions' CLIP embeddings."""
+        text = super().encode_captions(captions)
+        return replace(text, embedding=self.clip.embed_texts(captions))
+
+    def encode_text(self, batch: Batch) -> TextFeatures:
+        """As ``encode_captions``, from the cache where there is one."""
+        text = super().encode_text(batch)
+        if text.embedding is not None:
+            return text
+        return replace(text, embedding=self.clip.embed_texts(batch.caption))
+
+    def null_text(self, count: int) -> TextFeatures:
+        """The text encoder's unconditional input with a CLIP embedding of zeros."""
+        null = self.text_encoder.null(count).to(self.device)
+        return replace(null, embedding=null.pooled.new_zeros(count, self.clip.width))
+
+    def without(self, text: TextFeatures, probability: float) -> TextFeatures:
+        """Replaces each caption by ``null_text`` with a probability."""
+        keep = torch.rand(len(text), device=self.device) >= probability
+        return text.where(keep, self.null_text(len(text)))
+
+    # ---- training ----
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """The prior's and the decoder's errors on one batch, each with its own dropping."""
+        embeddings = self.clip.embed_images(batch.image)
+        text = self.encode_text(batch)
+        given = self.without(text, self.null_text_probability)
+        prior_loss = self.prior.loss(self.clip, embeddings, given)
+        decoder_loss = self.decoder_loss(self.target(batch), embeddings, text)
+        loss = prior_loss + decoder_loss
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        self.optimise(self.optimizers(), loss, parameters)  # type: ignore[arg-type]
+        logs = {"loss": loss, "prior_loss": prior_loss, "decoder_loss": decoder_loss}
+        return {name: value.detach() for name, value in logs.items()}
+
+    def target(self, batch: Batch) -> Float[Tensor, "B C h w"]:
+        """What the decoder denoises: pixels, or latents from the cache or made now."""
+        if self.first_stage is None:
+            return batch.image
+        return self.first_stage.encode(batch.image) if batch.latents is None else batch.latents
+
+    def decoder_loss(
+        self, target: Float[Tensor, "B C h w"], embeddings: Tensor, text: TextFeatures
+    ) -> Float[Tensor, ""]:
+        """The decoder's error given true image embeddings.
+
+        Source: Ramesh et al. 2022 (unCLIP), section 2.1.
+        Differs: see the class.
+        """
+        text = self.without(text, self.decoder_null_text_probability)
+        keep = torch.rand(len(text), 1, device=self.device) >= self.null_embedding_probability
+        vector = self.clip.scaled(embeddings) * keep
+        contexts = self.network.prepare(self.condition(vector, text))
+        return self.process.training_loss(
+            lambda x, t: self.network(x, t, contexts, vector=vector), target
+        )
+
+    # ---- sampling ----
+
+    def sample(self, text: TextFeatures, noise: Noise, knobs: Mapping[str, float]) -> Images:
+        """An image embedding from the prior, then the decoder.
+
+        Raises:
+            ConfigError: the features have no CLIP embedding.
+        """
+        if text.embedding is None:
+            raise ConfigError(
+                "UnCLIP got text features without CLIP embeddings; give it the captions, or what "
+                "its own encode_captions makes of them."
+            )
+        null = self.null_text(len(text))
+        embeddings = self.prior.sample(self.clip, text, null, noise, knobs)
+        return self.decode(embeddings, text, noise, knobs)
+
+    def decode(
+        self,
+        embeddings: Float[Tensor, "B E"],
+        text: TextFeatures,
+        noise: Noise,
+        knobs: Mapping[str, float],
+    ) -> Images:
+        """Images of CLIP image embeddings; guidance drops embedding and caption together.
+
+        Args:
+            embeddings: of B images, in CLIP's own scale.
+            text: of B captions, or ``null_text``.
+            noise: of B samples.
+            knobs: complete and checked.
+        """
+        scale, count = knobs["guidance_scale"], len(text)
+        vector = self.clip.scaled(embeddings)
+        if scale != 1:
+            vector = torch.cat([vector, torch.zeros_like(vector)])
+            text = TextFeatures.cat([text, self.null_text(count)])
+        contexts = self.network.prepare(self.condition(vector, text))
+
+        def predict(x: Tensor, t: Tensor) -> Tensor:
+            # A sampling step has one time, whatever rows guidance adds.
+            return self.network(x, t[:1].expand(len(x)), contexts, vector=vector)
+
+        factor = 1 if self.first_stage is None else self.first_stage.spatial_factor
+        side = self.resolution // factor
+        x = self.process.sample(
+            guided(predict, scale),
+            noise.normal(self.channels, side, side),
+            noise,
+            num_steps=int(knobs["num_steps"]),
+            eta=knobs.get("eta", 0.0),
+        )
+        return x if self.first_stage is None else self.first_stage.decode(x)
+
+    # ---- edits ----
+
+    @torch.no_grad()
+    def variations(
+        self, images: Images, noise: Noise, knobs: Mapping[str, float] | None = None
+    ) -> Images:
+        """Other images of the same CLIP embedding.
+
+        Args:
+            images: (B, 3, H, W) in [-1, 1], of any size that the CLIP takes.
+            noise: of B samples; other seeds give other variations.
+            knobs: overrides of the declared defaults; the prior's have no effect.
+
+        Source: Ramesh et al. 2022 (unCLIP), section 3.1.
+        Differs: x_T is drawn, not the image's own by DDIM inversion.
+        """
+        return self._edited(self.clip.embed_images(images), noise, knobs)
+
+    @torch.no_grad()
+    def interpolation(
+        self,
+        first: Images,
+        second: Images,
+        amount: float,
+        noise: Noise,
+        knobs: Mapping[str, float] | None = None,
+    ) -> Images:
+        """Images whose CLIP embedding lies between those of two images.
+
+        Args:
+            first: (B, 3, H, W) in [-1, 1], where ``amount`` is 0.
+            second: likewise, where it is 1.
+            amount: in [0, 1].
+            noise: of B samples; the same seeds along a path give a smooth one.
+            knobs: see ``variations``.
+
+        Raises:
+            ConfigError: the amount is outside [0, 1].
+
+        Source: Ramesh et al. 2022 (unCLIP), section 3.2.
+        Differs: x_T is drawn, not interpolated between the images' own.
+        """
+        if not 0 <= amount <= 1:
+            raise ConfigError(f"amount={amount} is outside [0, 1]; 0 is the first image.")
+        between = slerp(self.clip.embed_images(first), self.clip.embed_images(second), amount)
+        return self._edited(between, noise, knobs)
+
+    def _edited(
+        self, embeddings: Tensor, noise: Noise, knobs: Mapping[str, float] | None
+    ) -> Images:
+        """The decoder alone, in evaluation mode."""
+        values, was_training = resolve_knobs(self.knobs, knobs), self.training
+        self.eval()
+        try:
+            null = self.null_text(len(embeddings))
+            return self.decode(embeddings, null, noise, values).clamp(-1, 1)
+        finally:
+            self.train(was_training)
