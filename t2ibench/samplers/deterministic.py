@@ -15,8 +15,8 @@ from torch import Tensor
 from t2ibench.samplers.levels import Levels
 
 Latent = Float[Tensor, "B ..."]
-Denoiser = Callable[[Latent, int], tuple[Latent, Latent]]
-"""(x, i) -> (x_0, eps)."""
+Denoiser = Callable[[Latent, int], tuple[Latent, ...]]
+"""(x, i) -> (x_0, eps); a third is for ``stochastic.ddpm`` alone."""
 Between = Callable[[Latent, int], Latent]
 """(x, i) -> x at level i as the step from there shall find it (known regions of inpainting)."""
 
