@@ -129,8 +129,8 @@ def plms(denoise: Denoiser, x: Latent, levels: Levels, *, between: Between = unc
         levels: S of them, and the last.
         between: see ``Between``.
 
-    Source: Liu et al. 2022 (PNDM), eq. 12 and 13 with algorithm 2's start by two evaluations
-        (S-PNDM's), as Stable Diffusion samples.
+    Source: Liu et al. 2022 (PNDM), the pseudo linear multi-step method, started by two
+        evaluations as Rombach et al. 2022 (LDM) published it.
     Differs: one step of S = 1 has no second evaluation.
     """
     alpha, sigma = levels.coefficients()

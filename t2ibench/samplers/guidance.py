@@ -30,7 +30,7 @@ class Guidance:
         ConfigError: the interval is empty.
 
     Source: Ho and Salimans 2022 (classifier-free guidance), eq. 6, with w = 1 + their w;
-        Kynkaanniemi et al. 2024 (guidance in a limited interval), eq. 5.
+        Kynkaanniemi et al. 2024 (guidance in a limited interval), section 3.
     Differs: the interval is in sigma at unit variance; the paper's, in sigma / alpha, is
         s = sigma / sqrt(1 - sigma^2).
     """
@@ -91,7 +91,7 @@ def rescale_guided(
         conditional: (B, ...) c, before it.
         phi: in [0, 1]; the paper's is 0.7.
 
-    Source: Lin et al. 2024 (Common diffusion noise schedules are flawed), eq. 15 and 16.
+    Source: Lin et al. 2024 (Common diffusion noise schedules are flawed), section 3.4.
     Differs: none.
     """
     axes = tuple(range(1, mixed.ndim))

@@ -47,7 +47,7 @@ def make_denoiser(
         threshold: percentile of dynamic thresholding, in place of clipping; 0: none.
 
     Source: Ho and Salimans 2022 (classifier-free guidance), algorithm 2; Nichol et al. 2022
-        (GLIDE), section 2.3, with a learned variance.
+        (GLIDE), as published, with a learned variance.
     Differs: none.
     """
     times = levels.timesteps.tolist()

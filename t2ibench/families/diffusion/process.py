@@ -236,9 +236,9 @@ class DiffusionProcess(nn.Module):
         Raises:
             ConfigError: there are fewer than 1 or more than T buckets.
 
-        Source: Esser et al. 2024 (Stable Diffusion 3), section 5.3 (validation loss at fixed,
-            evenly spaced timesteps).
-        Differs: the loss is the one that is trained, weights included.
+        Source: after the validation loss of Esser et al. 2024 (Stable Diffusion 3), the mean
+            over evenly spaced timesteps.
+        Differs: by range; the loss is the one that is trained, weights included.
         """
         if not 1 <= buckets <= self.timesteps:
             raise ConfigError(f"buckets={buckets} must be from 1 to {self.timesteps}; 8 are many.")
