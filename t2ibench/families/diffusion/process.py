@@ -104,26 +104,23 @@ class DiffusionProcess(nn.Module):
                 "rectified_flow and zero_terminal_snr end; choose v, x0 or flow."
             )
         check_variance(variance)
-        if variance == "learned" and schedule == "rectified_flow":
+        flow = schedule == "rectified_flow"
+        if variance == "learned" and flow:
             raise ConfigError(
                 "process.variance=learned is for variance-preserving diffusion; with "
                 "schedule=rectified_flow leave it small."
             )
-        _check_range("noise_offset", noise_offset, 0, float("inf"))
-        _check_range("snr_cap", snr_cap, 0, float("inf"))
-        _check_range("timestep_spread", timestep_spread, 0, float("inf"))
-        _check_range("threshold", threshold, 0, 1)
+        _check_range("noise_offset", noise_offset)
+        _check_range("snr_cap", snr_cap)
+        _check_range("timestep_spread", timestep_spread)
+        _check_range("threshold", threshold, 1)
         self.timesteps = timesteps
         self.snr_cap = snr_cap
         self.timestep_location = timestep_location
         self.timestep_spread = timestep_spread
         self.noise_offset = noise_offset
-        self.solver_name = solver
-        self.solver = find_solver(
-            solver,
-            flow=schedule == "rectified_flow",
-            pure_noise=self.schedule.ends_in_pure_noise,
-        )
+        pure_noise = self.schedule.ends_in_pure_noise
+        self.solver = find_solver(solver, flow=flow, pure_noise=pure_noise)
         self.spacing = spacing
         self.timestep_offset = timestep_offset
         self.last_level = last_level
@@ -348,21 +345,21 @@ class DiffusionProcess(nn.Module):
     def nfe(
         self, num_steps: int | None = None, guide: Guidance | None = None, strength: float = 1.0
     ) -> int:
-        """How many rows an image the network is evaluated on, counted on one number."""
+        """How many rows an image the network is evaluated on, counted on two numbers."""
         rows = 0
         channels = 2 if self.learned else 1
 
         def count(x: Tensor, t: Tensor) -> Tensor:
             nonlocal rows
             rows += len(x)
-            return x.new_zeros(len(x), channels)
+            return x.new_zeros(len(x), channels, 2)
 
-        zero = torch.zeros(1, 1, device="cpu")
+        zero = torch.zeros(1, 1, 2, device="cpu")
         start = (zero, strength)
         self.sample(count, zero, Noise([0]), num_steps=num_steps, guide=guide, start=start)
         return rows
 
 
-def _check_range(key: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise ConfigError(f"process.{key}={value} must be in [{low:g}, {high:g}].")
+def _check_range(key: str, value: float, high: float = float("inf")) -> None:
+    if not 0 <= value <= high:
+        raise ConfigError(f"process.{key}={value} must be in [0, {high:g}].")
