@@ -12,6 +12,8 @@ PAPER_FILES = sorted(
     [
         *ROOT.glob("samplers/*.py"),
         *ROOT.glob("families/*/losses.py"),
+        *ROOT.glob("families/diffusion/process.py"),
+        *ROOT.glob("families/diffusion/denoiser.py"),
         *ROOT.glob("families/*/gan_int_cls.py"),
         *ROOT.glob("families/*/vqgan_gpt.py"),
         *ROOT.glob("families/*/ldm.py"),

@@ -15,8 +15,8 @@ from torch import Tensor
 from t2ibench.samplers.levels import Levels
 
 Latent = Float[Tensor, "B ..."]
-Denoiser = Callable[[Latent, int], tuple[Latent, Latent]]
-"""(x, i) -> (x_0, eps)."""
+Denoiser = Callable[[Latent, int], tuple[Latent, ...]]
+"""(x, i) -> (x_0, eps); a third is for ``stochastic.ddpm`` alone."""
 Between = Callable[[Latent, int], Latent]
 """(x, i) -> x at level i as the step from there shall find it (known regions of inpainting)."""
 
@@ -129,8 +129,8 @@ def plms(denoise: Denoiser, x: Latent, levels: Levels, *, between: Between = unc
         levels: S of them, and the last.
         between: see ``Between``.
 
-    Source: Liu et al. 2022 (PNDM), eq. 12 and 13 with algorithm 2's start by two evaluations
-        (S-PNDM's), as Stable Diffusion samples.
+    Source: Liu et al. 2022 (PNDM), the pseudo linear multi-step method, started by two
+        evaluations as Rombach et al. 2022 (LDM) published it.
     Differs: one step of S = 1 has no second evaluation.
     """
     alpha, sigma = levels.coefficients()

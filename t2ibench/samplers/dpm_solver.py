@@ -70,7 +70,7 @@ def dpm_solver_pp_2m_sde(
         lower_order_final: the last step is of first order wherever it ends.
         between: see ``Between``.
 
-    Source: Lu et al. 2022 (DPM-Solver++), eq. 19 (SDE-DPM-Solver++(2M)).
+    Source: Lu et al. 2022 (DPM-Solver++), its SDE-DPM-Solver++(2M).
     Differs: may end at the clean image.
     """
     alpha, sigma = levels.coefficients()

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from t2ibench.core.errors import ConfigError
+
 Predict = Callable[[Tensor, Any], Float[Tensor, "B ..."]]
 """(x, t) -> the network's prediction."""
 
@@ -24,8 +26,11 @@ class Guidance:
         high: and up to this; sigma is in (0, 1], sqrt(1 - abar) or the flow time.
         rescale: phi of ``rescale_guided``; 0 is off.
 
+    Raises:
+        ConfigError: the interval is empty.
+
     Source: Ho and Salimans 2022 (classifier-free guidance), eq. 6, with w = 1 + their w;
-        Kynkaanniemi et al. 2024 (guidance in a limited interval), eq. 5.
+        Kynkaanniemi et al. 2024 (guidance in a limited interval), section 3.
     Differs: the interval is in sigma at unit variance; the paper's, in sigma / alpha, is
         s = sigma / sqrt(1 - sigma^2).
     """
@@ -34,6 +39,13 @@ class Guidance:
     low: float = 0.0
     high: float = 1.0
     rescale: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.low < self.high:
+            raise ConfigError(
+                f"guidance_low={self.low} must be below guidance_high={self.high}; 0 and 1 guide "
+                "at every noise level."
+            )
 
     def active(self, sigma: float) -> bool:
         """Whether a prediction at noise level ``sigma`` needs the unconditional rows."""
@@ -79,7 +91,7 @@ def rescale_guided(
         conditional: (B, ...) c, before it.
         phi: in [0, 1]; the paper's is 0.7.
 
-    Source: Lin et al. 2024 (Common diffusion noise schedules are flawed), eq. 15 and 16.
+    Source: Lin et al. 2024 (Common diffusion noise schedules are flawed), section 3.4.
     Differs: none.
     """
     axes = tuple(range(1, mixed.ndim))

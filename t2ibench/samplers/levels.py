@@ -97,7 +97,7 @@ def interpolate_timesteps(ratios: Float[Tensor, " S"], schedule: Schedule) -> Fl
 
     Linear in log(sigma / alpha) between the schedule's own.
 
-    Source: Karras et al. 2022 (EDM), appendix C.3.
+    Source: Karras et al. 2022 (EDM), appendix C.
     Differs: interpolated, where the paper takes the nearest timestep.
     """
     table = (schedule.sigma / schedule.alpha).log()

@@ -43,7 +43,7 @@ def training_target(
 
 
 def split_prediction(
-    output: Latent, x: Latent, alpha: float, sigma: float, prediction: PredictionType
+    output: Latent, x: Latent, alpha: Level, sigma: Level, prediction: PredictionType
 ) -> tuple[Latent, Latent]:
     """(x_0, eps) from a network's output at x = alpha x_0 + sigma eps, sigma above 0.
 

@@ -93,8 +93,8 @@ def rectified_flow_schedule(timesteps: int) -> Float[Tensor, " T"]:
 def shift_alphas_bar(alphas_bar: AlphasBar, shift: float) -> AlphasBar:
     """Log SNR less 2 log(``shift``): abar' = abar / (abar + shift^2 (1 - abar)).
 
-    Source: Hoogeboom et al. 2023 (Simple diffusion), eq. 4, where shift is the resolution over
-        that of the schedule (64).
+    Source: Hoogeboom et al. 2023 (Simple diffusion), section 2.1, where shift is the resolution
+        over that of the schedule (64).
     Differs: of any schedule, at its T values.
     """
     return alphas_bar / (alphas_bar + shift**2 * (1 - alphas_bar))

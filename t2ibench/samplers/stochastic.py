@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Literal, get_args
 
 import torch
@@ -14,9 +13,7 @@ from t2ibench.core.noise import Noise
 from t2ibench.samplers.deterministic import Between, Denoiser, Latent, unchanged
 from t2ibench.samplers.levels import Levels
 
-Variance = Literal["small", "large"]
-VarianceDenoiser = Callable[[Latent, int], tuple[Latent, Latent, Latent]]
-"""(x, i) -> (x_0, eps, where the log variance lies between its bounds: -1 small, 1 large)."""
+Variance = Literal["small", "large", "learned"]
 
 
 def ddim(
@@ -82,7 +79,7 @@ def euler_ancestral(
 
 
 def ddpm(
-    denoise: Denoiser | VarianceDenoiser,
+    denoise: Denoiser,
     x: Latent,
     levels: Levels,
     noise: Noise,
@@ -94,11 +91,11 @@ def ddpm(
 
     The mean is alpha' x_0 + sqrt(sigma'^2 - s^2) eps, s = ``posterior_deviations``; the variance
     s^2 (small), beta = 1 - (alpha / alpha')^2 (large), or exp(f log beta + (1 - f) log s^2) with
-    f = (v + 1) / 2 of the network's v (learned). No noise where the step ends at the clean
-    image. One evaluation a step.
+    f = (v + 1) / 2 of the network's v in [-1, 1] (learned). No noise where the step ends at the
+    clean image. One evaluation a step.
 
     Args:
-        denoise: see ``Denoiser``; with a learned variance see ``VarianceDenoiser``.
+        denoise: see ``Denoiser``; with a learned variance it also gives v.
         x: (B, ...) at level 0.
         levels: S of them, and the last; variance-preserving.
         noise: gives what is drawn.

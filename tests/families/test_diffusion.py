@@ -1,4 +1,5 @@
 import functools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -129,6 +130,84 @@ def test_one_forward_a_step_and_text_prepared_once(scale, solver):
     module.generate(CAPTIONS[:3], Noise([1, 2, 3]), {"guidance_scale": scale, "num_steps": 6})
     batch = 3 if scale == 1 else 6
     assert rows == [batch] * 6 and prepared == [batch]
+
+
+@pytest.mark.parametrize("solver", ["heun", "plms", "euler_ancestral", "dpm_solver_pp_sde", "ddpm"])
+def test_every_solver_gives_each_prompt_its_own_image(solver):
+    # Cosine's abar of 2e-9 at the end is 1e-3 of the image in float32 to solvers that divide by it.
+    linear = {"schedule": "linear", "betas": [1e-4, 0.02]}
+    module = make_module(solver=solver, num_steps=3, **linear)
+    train(module)
+    together = module.generate(CAPTIONS, Noise([4, 5, 6, 7]))
+    alone = module.generate(CAPTIONS[2:3], Noise([6]))
+    torch.testing.assert_close(alone[0], together[2], atol=1e-4, rtol=1e-4)
+
+
+def test_an_interval_of_guidance_costs_less_and_prepares_each_kind_once():
+    module = make_module(num_steps=8)
+    train(module)
+    rows, prepared = [], []
+    module.network.register_forward_hook(lambda net, args, out: rows.append(len(args[0])))
+    prepare = module.network.prepare
+    module.network.prepare = lambda text: prepared.append(len(text)) or prepare(text)
+    knobs = {"guidance_scale": 4.0, "guidance_low": 0.3, "guidance_high": 0.9}
+    limited = module.generate(CAPTIONS[:2], Noise([1, 2]), knobs)
+    assert set(rows) == {2, 4} and sorted(prepared) == [2, 4]
+    assert module.nfe(knobs) == sum(rows) // 2
+    assert module.nfe({"guidance_scale": 4.0}) == 16 and module.nfe({"guidance_scale": 1.0}) == 8
+    whole = module.generate(CAPTIONS[:2], Noise([1, 2]), {"guidance_scale": 4.0})
+    assert not torch.allclose(limited, whole, atol=1e-4)
+    with pytest.raises(ConfigError, match="guidance_low=0.9 must be below guidance_high=0.3"):
+        module.generate(CAPTIONS[:1], Noise([1]), {"guidance_low": 0.9, "guidance_high": 0.3})
+
+
+def test_rescaling_acts_where_guidance_does():
+    module = make_module()
+    train(module)
+
+    def images(scale, amount):
+        knobs = {"guidance_scale": scale, "guidance_rescale": amount}
+        return module.generate(CAPTIONS, Noise(range(4)), knobs)
+
+    assert not torch.allclose(images(5.0, 0.0), images(5.0, 1.0), atol=1e-4)
+    assert torch.equal(images(1.0, 0.0), images(1.0, 1.0))
+
+
+def test_pixels_are_diffused_without_a_first_stage():
+    module = make_module(first_stage=None, prediction_type="x0", threshold=0.995)
+    assert module.trains_on == "image" and make_module().trains_on == "latents"
+    shapes = []
+    module.network.register_forward_hook(lambda net, args, out: shapes.append(args[0].shape))
+    train(module, 2)
+    assert set(shapes) == {(4, 3, 32, 32)}
+    threshold = next(knob for knob in module.knobs if knob.name == "threshold")
+    assert (threshold.default, threshold.low, threshold.high) == (0.995, 0, 1)
+    images = module.generate(CAPTIONS[:2], Noise([1, 2]))
+    assert images.shape == (2, 3, 32, 32) and float(images.abs().max()) <= 1
+
+
+def test_rectified_flow_trains_and_samples():
+    flow = {"schedule": "rectified_flow", "prediction_type": "flow", "solver": "heun"}
+    module = make_module(**flow)
+    torch.manual_seed(1)
+    batch = make_batch()
+    losses = []
+    for i in range(30):
+        torch.manual_seed(5)
+        losses.append(float(module.training_step(batch, i)["loss"]))
+    assert losses[-1] < 0.8 * losses[0]
+    assert torch.isfinite(module.generate(CAPTIONS, Noise(range(4)))).all()
+
+
+def test_validation_by_timesteps_repeats_and_drops_no_caption():
+    module = make_module(null_text_probability=1.0)
+    train(module)
+    batch = make_batch()
+    with torch.no_grad():
+        first, again = (module.bucket_losses(batch, 4) for _ in range(2))
+        other = module.bucket_losses(replace(batch, caption=CAPTIONS[::-1]), 4)
+    assert first.shape == (4,) and torch.equal(first, again)
+    assert not torch.equal(first, other), "captions were dropped"
 
 
 def test_cached_latents_train_as_images_do():

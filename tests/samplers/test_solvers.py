@@ -5,11 +5,16 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from t2ibench.core.errors import ConfigError
 from t2ibench.core.noise import Noise
 from t2ibench.samplers.deterministic import euler, flow_heun, heun, plms
 from t2ibench.samplers.dpm_solver import dpm_solver_pp_2m, dpm_solver_pp_2m_sde
-from t2ibench.samplers.levels import Levels
+from t2ibench.samplers.levels import Levels, make_levels
+from t2ibench.samplers.schedules import make_schedule
+from t2ibench.samplers.solvers import SOLVERS, find_solver
 from t2ibench.samplers.stochastic import ddim, ddpm, euler_ancestral
 
 MEAN, STD = 0.7, 0.3
@@ -116,3 +121,50 @@ def variance_error(solve, levels):
 def test_order_of_stochastic_solvers_in_variance(solve, path, order):
     errors = [variance_error(solve, path(steps)) for steps in (100, 200, 400)]
     assert orders(errors) == pytest.approx([order, order], abs=0.3), errors
+
+
+CHAINS = [
+    ("cosine", None, "trailing"),
+    ("linear", (1e-4, 0.02), "linspace"),
+    ("scaled_linear", (0.00085, 0.012), "karras"),
+    ("rectified_flow", None, "trailing"),
+]
+
+
+@pytest.mark.parametrize(("name", "betas", "spacing"), CHAINS)
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_whole_chains_end_at_the_data(name, betas, spacing, solver):
+    """From noise to the clean image through a schedule's own levels."""
+    flow = name == "rectified_flow"
+    if flow and not SOLVERS[solver].flow:
+        with pytest.raises(ConfigError, match=f"solver={solver} is for variance-preserving"):
+            find_solver(solver, flow=True, pure_noise=True)
+        return
+    levels = make_levels(make_schedule(name, 1000, betas=betas), 400, spacing)
+    found = find_solver(solver, flow=flow, pure_noise=flow)
+    given = {"eta": 1.0, "variance": "large", "lower_order_final": False}
+    options = {key: given[key] for key in found.options - {"noise"}}
+    if "noise" in found.options:
+        solve = functools.partial(found.run, **options)
+        assert variance_error(solve, levels) < 0.08
+    else:
+        assert flow_error(functools.partial(found.run, **options), levels) < 0.03 * STD
+
+
+@settings(max_examples=20, deadline=None)
+@given(steps=st.integers(1, 30), path=st.sampled_from([diffusion_levels, flow_levels]))
+def test_ddim_is_euler_without_noise_and_euler_ancestral_with_all_of_it(steps, path):
+    levels = path(steps)
+    denoise, x = gaussian_denoiser(levels), torch.randn(2, 3, dtype=torch.float64)
+    still = ddim(denoise, x, levels, Noise([1, 2]), eta=0.0)
+    torch.testing.assert_close(still, euler(denoise, x, levels))
+    noisy = ddim(denoise, x, levels, Noise([1, 2]), eta=1.0)
+    torch.testing.assert_close(noisy, euler_ancestral(denoise, x, levels, Noise([1, 2])))
+    posterior = ddpm(denoise, x, levels, Noise([1, 2]), variance="small")
+    torch.testing.assert_close(noisy, posterior)
+
+
+def test_more_evaluations_buy_more_at_second_order():
+    twenty = diffusion_levels(20)
+    assert flow_error(TWO_M, twenty) < flow_error(euler, twenty) / 3
+    assert flow_error(heun, diffusion_levels(10)) < flow_error(euler, twenty)

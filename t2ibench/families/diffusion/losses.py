@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from t2ibench.samplers.prediction import PredictionType
+from t2ibench.samplers.schedules import Schedule
+
+PIXEL = 1 / 255
+"""Half the distance of two pixel values in [-1, 1]."""
 
 
 def weighted_errors(
@@ -52,3 +60,72 @@ def weighted_errors(
         return errors * snr.clamp(max=snr_cap) / (snr + 1)
     # min(SNR, gamma) / SNR, which is 1 and not 0 / 0 in pure noise.
     return errors * (snr_cap / snr).clamp(max=1)
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """q(x_{t-1} | x_t, x_0) of a variance-preserving schedule, t - 1 = -1 being the image.
+
+    All T values, or those of some rows.
+
+    Attributes:
+        log_small: (T,) log of its variance beta~; at t = 0, where that is 0, of t = 1.
+        log_large: (T,) log of beta.
+        gain: (T,) how far its mean moves with x_0.
+
+    Source: Ho et al. 2020 (DDPM), eq. 7; Nichol and Dhariwal 2021 (Improved DDPM), section 3.1.
+    Differs: none.
+    """
+
+    log_small: Float[Tensor, ...]
+    log_large: Float[Tensor, ...]
+    gain: Float[Tensor, ...]
+
+    @staticmethod
+    def of(schedule: Schedule) -> Posterior:
+        """In float64."""
+        alpha, sigma = schedule.alpha, schedule.sigma
+        next_alpha = torch.cat([torch.ones_like(alpha[:1]), alpha[:-1]])
+        next_sigma = torch.cat([torch.zeros_like(sigma[:1]), sigma[:-1]])
+        kept = alpha * next_sigma / (next_alpha * sigma)
+        small = next_sigma.square() * (1 - kept.square())
+        large = 1 - (alpha / next_alpha).square()
+        small[0] = small[1]
+        return Posterior(small.log(), large.log(), next_alpha - alpha * kept * next_sigma / sigma)
+
+
+def variance_bound(
+    predicted_x0: Float[Tensor, "B ..."],
+    fraction: Float[Tensor, "B ..."],
+    x0: Float[Tensor, "B ..."],
+    posterior: Posterior,
+    last: Float[Tensor, ...],
+) -> Float[Tensor, " B"]:
+    """Bits a number of the step t -> t - 1 of each row, with a learned variance.
+
+    KL(q(x' | x, x_0) || N(mean(x, predicted x_0), Sigma)), and at t = 0 -log of the probability
+    of the pixel values, with log Sigma = f log beta + (1 - f) log beta~, f = (v + 1) / 2.
+
+    Args:
+        predicted_x0: (B, ...), without gradient: the bound trains the variance alone.
+        fraction: (B, ...) the network's v, -1 for beta~ and 1 for beta.
+        x0: (B, ...) in [-1, 1], of 256 values.
+        posterior: at each row's t, shaped to broadcast.
+        last: 1 where t = 0 and else 0, shaped to broadcast.
+
+    Source: Nichol and Dhariwal 2021 (Improved DDPM), eq. 4 to 7 and 15; Ho et al. 2020 (DDPM),
+        eq. 13.
+    Differs: none.
+    """
+    share = (fraction.float() + 1) / 2
+    log_sigma = share * posterior.log_large + (1 - share) * posterior.log_small
+    error = (x0 - predicted_x0).float()
+    moved = (posterior.gain * error).square() * torch.exp(-log_sigma)
+    excess = posterior.log_small - log_sigma
+    divergence = 0.5 * (torch.exp(excess) - 1 - excess + moved)
+    # The probability of a pixel's bin; those of black and white reach to infinity.
+    scale = torch.exp(-log_sigma / 2)
+    above = torch.special.ndtr((error + PIXEL) * scale).masked_fill(x0 > 1 - PIXEL, 1)
+    below = torch.special.ndtr((error - PIXEL) * scale).masked_fill(x0 < PIXEL - 1, 0)
+    surprise = -(above - below).clamp(min=1e-12).log()
+    return torch.where(last > 0, surprise, divergence).flatten(1).mean(1) / math.log(2)

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from t2ibench.autoencoders.frozen import FrozenFirstStage
-from t2ibench.core.knobs import Knob
+from t2ibench.core.knobs import Knob, resolve_knobs
 from t2ibench.core.noise import Noise
 from t2ibench.core.types import Batch, Images, TextFeatures
 from t2ibench.families.base import OptimizerFactory, Target, TextToImageModule
@@ -111,13 +111,11 @@ class Diffusion(TextToImageModule):
         return {"loss": loss.detach()}
 
     def sample(self, text: TextFeatures, noise: Noise, knobs: Mapping[str, float]) -> Images:
-        """Guided denoising from pure noise, then the first stage's decoder."""
-        guide = Guidance(
-            knobs["guidance_scale"],
-            knobs["guidance_low"],
-            knobs["guidance_high"],
-            knobs["guidance_rescale"],
-        )
+        """Guided denoising from pure noise, then the first stage's decoder.
+
+        Raises:
+            ConfigError: ``guidance_low`` is not below ``guidance_high``.
+        """
         factor = 1 if self.first_stage is None else self.first_stage.spatial_factor
         side = self.resolution // factor
         x = self.process.sample(
@@ -126,10 +124,30 @@ class Diffusion(TextToImageModule):
             noise,
             num_steps=int(knobs["num_steps"]),
             eta=knobs.get("eta", 0.0),
-            guide=guide,
+            guide=guidance_of(knobs),
             threshold=knobs.get("threshold"),
         )
         return x if self.first_stage is None else self.first_stage.decode(x)
+
+    def nfe(self, knobs: Mapping[str, float] | None = None) -> int:
+        """How many rows an image the network is evaluated on, guidance counted.
+
+        Raises:
+            ConfigError: as ``generate``.
+        """
+        values = resolve_knobs(self.knobs, knobs)
+        return self.process.nfe(int(values["num_steps"]), guidance_of(values))
+
+    def bucket_losses(self, batch: Batch, buckets: int) -> Float[Tensor, " K"]:
+        """Validation errors by range of timesteps, each image with noise of its own index.
+
+        No caption is dropped; the same batch and weights give the same numbers.
+        """
+        contexts = self.network.prepare(self.encode_text(batch))
+        noise = Noise(batch.index.tolist(), self.device)
+        return self.process.bucket_losses(
+            lambda x, t: self.network(x, t, contexts), self.encode_images(batch), noise, buckets
+        )
 
     def denoiser(self, text: TextFeatures) -> Callable[[Tensor, Tensor], Tensor]:
         """The network under B prompts, for B rows, or for 2B of which half is unconditional.
@@ -148,3 +166,13 @@ class Diffusion(TextToImageModule):
             return self.network(x, t, prepared[len(x)])
 
         return predict
+
+
+def guidance_of(knobs: Mapping[str, float]) -> Guidance:
+    """The guidance that a family's knobs ask for."""
+    return Guidance(
+        knobs["guidance_scale"],
+        knobs["guidance_low"],
+        knobs["guidance_high"],
+        knobs["guidance_rescale"],
+    )

@@ -6,7 +6,8 @@ whatever is diffused: latents, pixels, embeddings.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import fields
 
 import torch
 from jaxtyping import Float, Int
@@ -15,9 +16,10 @@ from torch import Tensor, nn
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.knobs import Knob
 from t2ibench.core.noise import Noise
-from t2ibench.families.diffusion.losses import weighted_errors
-from t2ibench.samplers.deterministic import Between, Denoiser, unchanged
-from t2ibench.samplers.guidance import Guidance, dynamic_threshold
+from t2ibench.families.diffusion.denoiser import Predict, make_denoiser, parted
+from t2ibench.families.diffusion.losses import Posterior, variance_bound, weighted_errors
+from t2ibench.samplers.deterministic import Between, unchanged
+from t2ibench.samplers.guidance import Guidance
 from t2ibench.samplers.levels import Levels, make_levels
 from t2ibench.samplers.prediction import (
     add_noise,
@@ -30,8 +32,8 @@ from t2ibench.samplers.solvers import find_solver
 from t2ibench.samplers.stochastic import check_variance
 
 Latent = Float[Tensor, "B ..."]
-Predict = Callable[[Latent, Float[Tensor, " B"]], Latent]
-"""(x, what the network is told of time) -> its output."""
+BOUND_WEIGHT = 0.001
+"""Of the variational bound, a sum over T, beside the plain error; Nichol and Dhariwal 2021."""
 
 
 class DiffusionProcess(nn.Module):
@@ -53,7 +55,8 @@ class DiffusionProcess(nn.Module):
         noise_offset: deviation of noise that is constant over a channel; 0 is none.
         timestep_offset: of the uniform spacing.
         last_level: where sampling ends, a ``LastLevel``.
-        variance: of the ddpm solver, a ``Variance``.
+        variance: of the ddpm solver, a ``Variance``; a learned one is the second half of the
+            network's channels and adds its bound to the loss.
         clip: whether each predicted x_0 is clipped to [-1, 1].
         threshold: default percentile of dynamic thresholding; 0 is none.
 
@@ -101,31 +104,37 @@ class DiffusionProcess(nn.Module):
                 "rectified_flow and zero_terminal_snr end; choose v, x0 or flow."
             )
         check_variance(variance)
-        _check_range("noise_offset", noise_offset, 0, float("inf"))
-        _check_range("snr_cap", snr_cap, 0, float("inf"))
-        _check_range("timestep_spread", timestep_spread, 0, float("inf"))
-        _check_range("threshold", threshold, 0, 1)
+        flow = schedule == "rectified_flow"
+        if variance == "learned" and flow:
+            raise ConfigError(
+                "process.variance=learned is for variance-preserving diffusion; with "
+                "schedule=rectified_flow leave it small."
+            )
+        _check_range("noise_offset", noise_offset)
+        _check_range("snr_cap", snr_cap)
+        _check_range("timestep_spread", timestep_spread)
+        _check_range("threshold", threshold, 1)
         self.timesteps = timesteps
         self.snr_cap = snr_cap
         self.timestep_location = timestep_location
         self.timestep_spread = timestep_spread
         self.noise_offset = noise_offset
-        self.solver_name = solver
-        self.solver = find_solver(
-            solver,
-            flow=schedule == "rectified_flow",
-            pure_noise=self.schedule.ends_in_pure_noise,
-        )
+        pure_noise = self.schedule.ends_in_pure_noise
+        self.solver = find_solver(solver, flow=flow, pure_noise=pure_noise)
         self.spacing = spacing
         self.timestep_offset = timestep_offset
         self.last_level = last_level
         self.variance = variance
+        self.learned = variance == "learned"
         self.clip = clip
         self.threshold = threshold
         self.num_steps = num_steps
         self.levels()
-        for name in ("alpha", "sigma", "times"):
-            values = getattr(self.schedule, name).float().to(torch.empty(0).device)
+        tables = vars(self.schedule)
+        if self.learned:
+            tables = tables | vars(Posterior.of(self.schedule))
+        for name, table in tables.items():
+            values = table.float().to(torch.empty(0).device)
             self.register_buffer(name, values, persistent=False)
 
     @property
@@ -184,15 +193,59 @@ class DiffusionProcess(nn.Module):
     def errors(
         self, predict: Predict, x0: Latent, t: Int[Tensor, " B"], eps: Latent
     ) -> Float[Tensor, " B"]:
-        """The weighted error of each row at given timesteps and noise."""
+        """The weighted error of each row at given timesteps and noise.
+
+        Source: Nichol and Dhariwal 2021 (Improved DDPM), eq. 16, with a learned variance.
+        Differs: none.
+        """
         shape = (-1, *[1] * (x0.ndim - 1))
         alpha = self.alpha[t].to(x0.dtype).view(shape)
         sigma = self.sigma[t].to(x0.dtype).view(shape)
-        output = predict(add_noise(x0, eps, alpha, sigma), self.times[t])
+        x = add_noise(x0, eps, alpha, sigma)
+        output, fraction = parted(predict(x, self.times[t]), x, learned=self.learned)
         target = training_target(x0, eps, alpha, sigma, self.prediction_type)
-        return weighted_errors(
+        errors = weighted_errors(
             output, target, self.alpha[t], self.sigma[t], self.prediction_type, self.snr_cap
         )
+        if fraction is None:
+            return errors
+        still = output.detach().to(x.dtype)
+        predicted_x0, _ = split_prediction(still, x, alpha, sigma, self.prediction_type)
+        posterior = Posterior(*(getattr(self, f.name)[t].view(shape) for f in fields(Posterior)))
+        last = (t == 0).float().view(shape)
+        bound = variance_bound(predicted_x0, fraction, x0, posterior, last)
+        return errors + BOUND_WEIGHT * self.timesteps * bound
+
+    def bucket_losses(
+        self, predict: Predict, x0: Latent, noise: Noise, buckets: int
+    ) -> Float[Tensor, " K"]:
+        """The mean error in each of K equal ranges of timesteps, with nothing left to chance.
+
+        The same images with the same ``noise`` give the same timesteps (spread over each
+        range) and the same eps in every range: what changes is the network.
+
+        Args:
+            predict: see ``Predict``; called K times.
+            x0: (B, ...) as in training.
+            noise: of B samples.
+            buckets: K.
+
+        Raises:
+            ConfigError: there are fewer than 1 or more than T buckets.
+
+        Source: after the validation loss of Esser et al. 2024 (Stable Diffusion 3), the mean
+            over evenly spaced timesteps.
+        Differs: by range; the loss is the one that is trained, weights included.
+        """
+        if not 1 <= buckets <= self.timesteps:
+            raise ConfigError(f"buckets={buckets} must be from 1 to {self.timesteps}; 8 are many.")
+        eps = noise.normal(*x0.shape[1:]).to(x0)
+        place = (torch.arange(len(x0), device=x0.device) + 0.5) / len(x0)
+        losses = []
+        for bucket in range(buckets):
+            t = ((bucket + place) / buckets * self.timesteps).long()
+            losses.append(self.errors(predict, x0, t, eps).mean())
+        return torch.stack(losses)
 
     # ---- sampling ----
 
@@ -268,7 +321,6 @@ class DiffusionProcess(nn.Module):
             levels = levels.last(count)
             if strength < 1:
                 x = add_noise(image, x, float(levels.alpha[0]), float(levels.sigma[0]))
-        threshold = self.threshold if threshold is None else threshold
         options = {
             "eta": eta,
             "variance": self.variance,
@@ -277,37 +329,37 @@ class DiffusionProcess(nn.Module):
             "noise": noise,
         }
         taken = {name: options[name] for name in self.solver.options}
-        denoise = self._denoiser(predict, levels, guide, threshold)
+        denoise = make_denoiser(
+            predict,
+            levels,
+            self.prediction_type,
+            learned=self.learned,
+            tells_variance="variance" in self.solver.options,
+            guide=guide,
+            clip=self.clip,
+            threshold=self.threshold if threshold is None else threshold,
+        )
         result: Tensor = self.solver.run(denoise, x, levels, **taken, between=between)
         return result
 
-    def _denoiser(
-        self, predict: Predict, levels: Levels, guide: Guidance | None, threshold: float
-    ) -> Denoiser:
-        """The network's prediction as a solver asks for it."""
-        times = levels.timesteps.tolist()
-        alphas, sigmas = levels.coefficients()
+    def nfe(
+        self, num_steps: int | None = None, guide: Guidance | None = None, strength: float = 1.0
+    ) -> int:
+        """How many rows an image the network is evaluated on, counted on two numbers."""
+        rows = 0
+        channels = 2 if self.learned else 1
 
-        def denoise(x: Latent, i: int) -> tuple[Latent, Latent]:
-            alpha, sigma = alphas[i], sigmas[i]
-            t = torch.full((len(x),), times[i], device=x.device)
-            if guide is not None and guide.active(sigma):
-                rows = predict(torch.cat([x, x]), torch.cat([t, t]))
-                output = guide.combine(*rows.chunk(2))
-            else:
-                output = predict(x, t)
-            x0, eps = split_prediction(output.to(x.dtype), x, alpha, sigma, self.prediction_type)
-            if threshold > 0:
-                x0 = dynamic_threshold(x0, threshold)
-            elif self.clip:
-                x0 = x0.clamp(-1, 1)
-            else:
-                return x0, eps
-            return x0, (x - alpha * x0) / sigma
+        def count(x: Tensor, t: Tensor) -> Tensor:
+            nonlocal rows
+            rows += len(x)
+            return x.new_zeros(len(x), channels, 2)
 
-        return denoise
+        zero = torch.zeros(1, 1, 2, device="cpu")
+        start = (zero, strength)
+        self.sample(count, zero, Noise([0]), num_steps=num_steps, guide=guide, start=start)
+        return rows
 
 
-def _check_range(key: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise ConfigError(f"process.{key}={value} must be in [{low:g}, {high:g}].")
+def _check_range(key: str, value: float, high: float = float("inf")) -> None:
+    if not 0 <= value <= high:
+        raise ConfigError(f"process.{key}={value} must be in [0, {high:g}].")
