@@ -17,6 +17,8 @@ PAPER_FILES = sorted(
         *ROOT.glob("families/*/ldm.py"),
         ROOT / "autoencoders/kl.py",
         ROOT / "autoencoders/vq.py",
+        ROOT / "autoencoders/published.py",
+        ROOT / "autoencoders/published_blocks.py",
         ROOT / "metrics/frechet.py",
         ROOT / "metrics/kernel.py",
         ROOT / "metrics/neighbours.py",

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from t2ibench.autoencoders.base import Autoencoder, Codes, Latents
-from t2ibench.autoencoders.vq import VQAutoencoder
+from t2ibench.autoencoders.vq import CodebookAutoencoder
 from t2ibench.core.errors import CheckpointError, ConfigError
 from t2ibench.core.files import atomic_path
 from t2ibench.core.hashing import hash_tensors
@@ -157,8 +157,8 @@ class FrozenFirstStage(nn.Module):
         return stage
 
     @property
-    def _vq(self) -> VQAutoencoder:
-        if not isinstance(self.autoencoder, VQAutoencoder):
+    def _vq(self) -> CodebookAutoencoder:
+        if not isinstance(self.autoencoder, CodebookAutoencoder):
             raise ConfigError(
                 f"a first stage of kind {self.kind!r} has no codes; set model.first_stage to one "
                 "of kind vq, for example vq_f4."
