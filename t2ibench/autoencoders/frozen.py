@@ -41,6 +41,26 @@ class FrozenFirstStage(nn.Module):
         self.eval()
 
     @classmethod
+    def scaled(cls, autoencoder: Autoencoder, latent_scale: float) -> FrozenFirstStage:
+        """Wraps ``autoencoder`` so that encode(x) = latent_scale E(x), as published models do.
+
+        Args:
+            autoencoder: see the class.
+            latent_scale: for example Stable Diffusion's 0.18215.
+
+        Raises:
+            ConfigError: the scale is not positive.
+        """
+        if not latent_scale > 0:
+            raise ConfigError(
+                f"latent_scale={latent_scale} must be greater than 0: latents are multiplied by "
+                "it before diffusion and divided after."
+            )
+        stage = cls(autoencoder)
+        stage.latent_std.fill_(1 / latent_scale)
+        return stage
+
+    @classmethod
     def measure(cls, autoencoder: Autoencoder, images: Iterable[Tensor]) -> FrozenFirstStage:
         """Wraps ``autoencoder`` with the latent statistics of ``images``, batches (B, 3, H, W)."""
         stage = cls(autoencoder)
@@ -79,6 +99,11 @@ class FrozenFirstStage(nn.Module):
     def latent_channels(self) -> int:
         """C of the latents."""
         return self.autoencoder.latent_channels
+
+    @property
+    def latent_scale(self) -> Float[Tensor, " C"]:
+        """1 / std a channel: what latents, less their mean, are multiplied by."""
+        return 1 / self.latent_std
 
     @property
     def codebook_size(self) -> int:

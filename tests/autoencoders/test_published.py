@@ -2,6 +2,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, VQModel
 
+from t2ibench.autoencoders.frozen import FrozenFirstStage
 from t2ibench.autoencoders.published import PublishedKL, PublishedVQ, codebook_loss
 from t2ibench.core.errors import ConfigError
 
@@ -168,6 +169,51 @@ def test_codebook_loss_is_diffusers_with_beta_at_either_term():
     e = torch.randn(1, 2, 2, 2, requires_grad=True)
     codebook_loss(z, e, beta=0.25, legacy=True).backward()
     torch.testing.assert_close(e.grad, -0.25 * z.grad)
+
+
+def tiny_vq():
+    torch.manual_seed(0)
+    return PublishedVQ(
+        latent_channels=3, attention_levels=[2], codebook_size=16, **(TINY | CODEBOOK)
+    )
+
+
+def tiny_kl():
+    torch.manual_seed(0)
+    return PublishedKL(latent_channels=4, attention_levels=[2], **TINY)
+
+
+@pytest.mark.parametrize("make", [tiny_kl, tiny_vq])
+def test_the_training_pass_reaches_every_parameter(make):
+    model = make()
+    images = torch.rand(2, 3, 16, 16) * 2 - 1
+    made = model.reconstruct(images)
+    ((made.images - images).abs().mean() + made.penalty).backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+    assert model.last_layer is model.decoder.conv_out.weight
+
+
+def test_a_published_scale_multiplies_latents():
+    model = tiny_kl()
+    stage = FrozenFirstStage.scaled(model, 0.18215)
+    images = torch.rand(2, 3, 16, 16) * 2 - 1
+    with torch.no_grad():
+        torch.testing.assert_close(stage.encode(images), 0.18215 * model.encode(images))
+        latents = torch.randn(2, 4, 4, 4)
+        torch.testing.assert_close(stage.decode(latents), model.decode(latents / 0.18215))
+    torch.testing.assert_close(stage.latent_scale, torch.full((4,), 0.18215))
+    with pytest.raises(ConfigError, match="latent_scale=0"):
+        FrozenFirstStage.scaled(model, 0.0)
+
+
+def test_codes_of_a_frozen_vq_decode_to_what_its_latents_do():
+    stage = FrozenFirstStage.scaled(tiny_vq(), 2.0)
+    images = torch.rand(2, 3, 16, 16) * 2 - 1
+    codes = stage.codes(images)
+    assert codes.shape == (2, 16) and stage.codebook_size == 16
+    with torch.no_grad():
+        expected = stage.decode(stage.encode(images))
+        torch.testing.assert_close(stage.decode_codes(codes), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_impossible_layouts_are_refused():
