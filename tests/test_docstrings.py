@@ -26,6 +26,7 @@ PAPER_FILES = sorted(
         ROOT / "nn/attention.py",
         ROOT / "nn/ema.py",
         ROOT / "nn/embeddings.py",
+        ROOT / "text/ldm_bert.py",
     ]
 )
 
