@@ -25,6 +25,8 @@ PAPER_FILES = sorted(
         *ROOT.glob("families/diffusion/unclip*.py"),
         ROOT / "autoencoders/kl.py",
         ROOT / "autoencoders/vq.py",
+        ROOT / "autoencoders/published.py",
+        ROOT / "autoencoders/published_blocks.py",
         ROOT / "metrics/frechet.py",
         ROOT / "metrics/kernel.py",
         ROOT / "metrics/neighbours.py",
@@ -32,6 +34,7 @@ PAPER_FILES = sorted(
         ROOT / "nn/attention.py",
         ROOT / "nn/ema.py",
         ROOT / "nn/embeddings.py",
+        ROOT / "text/ldm_bert.py",
     ]
 )
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from t2ibench.autoencoders.base import Autoencoder, Codes, Latents
-from t2ibench.autoencoders.vq import VQAutoencoder
+from t2ibench.autoencoders.vq import CodebookAutoencoder
 from t2ibench.core.errors import CheckpointError, ConfigError
 from t2ibench.core.files import atomic_path
 from t2ibench.core.hashing import hash_tensors
@@ -39,6 +39,26 @@ class FrozenFirstStage(nn.Module):
         self.register_buffer("latent_mean", torch.zeros(channels))
         self.register_buffer("latent_std", torch.ones(channels))
         self.eval()
+
+    @classmethod
+    def scaled(cls, autoencoder: Autoencoder, latent_scale: float) -> FrozenFirstStage:
+        """Wraps ``autoencoder`` so that encode(x) = latent_scale E(x), as published models do.
+
+        Args:
+            autoencoder: see the class.
+            latent_scale: for example Stable Diffusion's 0.18215.
+
+        Raises:
+            ConfigError: the scale is not positive.
+        """
+        if not latent_scale > 0:
+            raise ConfigError(
+                f"latent_scale={latent_scale} must be greater than 0: latents are multiplied by "
+                "it before diffusion and divided after."
+            )
+        stage = cls(autoencoder)
+        stage.latent_std.fill_(1 / latent_scale)
+        return stage
 
     @classmethod
     def measure(cls, autoencoder: Autoencoder, images: Iterable[Tensor]) -> FrozenFirstStage:
@@ -79,6 +99,11 @@ class FrozenFirstStage(nn.Module):
     def latent_channels(self) -> int:
         """C of the latents."""
         return self.autoencoder.latent_channels
+
+    @property
+    def latent_scale(self) -> Float[Tensor, " C"]:
+        """1 / std a channel: what latents, less their mean, are multiplied by."""
+        return 1 / self.latent_std
 
     @property
     def codebook_size(self) -> int:
@@ -157,8 +182,8 @@ class FrozenFirstStage(nn.Module):
         return stage
 
     @property
-    def _vq(self) -> VQAutoencoder:
-        if not isinstance(self.autoencoder, VQAutoencoder):
+    def _vq(self) -> CodebookAutoencoder:
+        if not isinstance(self.autoencoder, CodebookAutoencoder):
             raise ConfigError(
                 f"a first stage of kind {self.kind!r} has no codes; set model.first_stage to one "
                 "of kind vq, for example vq_f4."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,7 +34,34 @@ def gaussian_kl(mean: Latents, log_variance: Latents) -> Float[Tensor, " B"]:
     return 0.5 * terms.flatten(1).sum(1)
 
 
-class KLAutoencoder(Autoencoder):
+class GaussianAutoencoder(Autoencoder):
+    """Encoder to a diagonal Gaussian a latent, decoder from its sample.
+
+    Source: Rombach et al. 2022 (LDM), section 3.1 and appendix G ("KL-reg").
+    Differs: the penalty is nats divided by the image's pixel values (3 H W), the same ratio to
+        the mean reconstruction loss as the published sums have, at every resolution.
+    """
+
+    kind = "kl"
+
+    @abstractmethod
+    def posterior(self, images: Images) -> tuple[Latents, Latents]:
+        """Mean and log variance, each (B, C, h, w)."""
+
+    def encode(self, images: Images) -> Latents:
+        """The posterior mean."""
+        return self.posterior(images)[0]
+
+    def reconstruct(self, images: Images) -> Reconstruction:
+        """Decodes one posterior sample; the penalty is KL nats a pixel value."""
+        mean, log_variance = self.posterior(images)
+        std = (0.5 * log_variance).exp()
+        nats = gaussian_kl(mean, log_variance).mean() / images[0].numel()
+        logs = {"posterior_std": std.detach().mean(), "latent_std": mean.detach().std()}
+        return Reconstruction(self.decode(mean + std * torch.randn_like(std)), nats, logs)
+
+
+class KLAutoencoder(GaussianAutoencoder):
     """Encoder to a diagonal Gaussian a latent, decoder from its sample.
 
     Args:
@@ -43,11 +71,8 @@ class KLAutoencoder(Autoencoder):
         stem_factor: side of the pixel blocks folded into channels at the image.
 
     Source: Rombach et al. 2022 (LDM), section 3.1 and appendix G ("KL-reg").
-    Differs: networks of ``networks.py``; the penalty is nats divided by the image's pixel values
-        (3 H W), the same ratio to the reconstruction loss at every resolution.
+    Differs: networks of ``networks.py``.
     """
-
-    kind = "kl"
 
     def __init__(
         self, *, latent_channels: int, channels: Sequence[int], blocks: int, stem_factor: int
@@ -68,21 +93,9 @@ class KLAutoencoder(Autoencoder):
         mean, log_variance = self.encoder(images).chunk(2, dim=1)
         return mean, log_variance.clamp(-20.0, 10.0)
 
-    def encode(self, images: Images) -> Latents:
-        """The posterior mean."""
-        return self.posterior(images)[0]
-
     def decode(self, latents: Latents) -> Images:
         """Images of latents."""
         return self.decoder(latents)
-
-    def reconstruct(self, images: Images) -> Reconstruction:
-        """Decodes one posterior sample; the penalty is KL nats a pixel value."""
-        mean, log_variance = self.posterior(images)
-        std = (0.5 * log_variance).exp()
-        nats = gaussian_kl(mean, log_variance).mean() / images[0].numel()
-        logs = {"posterior_std": std.detach().mean(), "latent_std": mean.detach().std()}
-        return Reconstruction(self.decoder(mean + std * torch.randn_like(std)), nats, logs)
 
     @property
     def last_layer(self) -> nn.Parameter:

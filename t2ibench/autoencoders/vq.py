@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -105,7 +106,53 @@ def commitment_loss(latents: Tensor, quantised: Tensor) -> Float[Tensor, ""]:
     return (latents - quantised.detach()).square().mean()
 
 
-class VQAutoencoder(Autoencoder):
+class CodebookAutoencoder(Autoencoder):
+    """Latents that are decoded after each is moved to its nearest code.
+
+    Attributes:
+        codebook_size: V.
+    """
+
+    kind = "vq"
+    codebook_size: int
+
+    @abstractmethod
+    def nearest(self, vectors: Float[Tensor, "M C"]) -> Int[Tensor, " M"]:
+        """Index of the nearest code of each vector."""
+
+    @abstractmethod
+    def lookup(self, codes: Int[Tensor, "*M"]) -> Float[Tensor, "*M C"]:
+        """The code vectors."""
+
+    @abstractmethod
+    def decode_vectors(self, vectors: Latents) -> Images:
+        """Images of a grid of code vectors, which are taken as they are."""
+
+    def decode(self, latents: Latents) -> Images:
+        """Images of the latents' nearest codes."""
+        return self.decode_vectors(self.quantise(latents)[0])
+
+    def quantise(self, latents: Latents) -> tuple[Latents, Codes]:
+        """The nearest codes' vectors (B, C, h, w) and indices (B, h w) in raster order."""
+        b, c, h, w = latents.shape
+        codes = self.nearest(latents.permute(0, 2, 3, 1).reshape(-1, c))
+        vectors = self.lookup(codes).reshape(b, h, w, c).permute(0, 3, 1, 2)
+        return vectors, codes.reshape(b, h * w)
+
+    def codes(self, images: Images) -> Codes:
+        """Code indices (B, h w) in raster order."""
+        return self.quantise(self.encode(images))[1]
+
+    def decode_codes(self, codes: Codes) -> Images:
+        """Images of code indices in raster order; the grid must be square."""
+        side = round(codes.shape[1] ** 0.5)
+        assert side * side == codes.shape[1], f"{codes.shape[1]} codes are not a square grid"
+        vectors = self.lookup(codes)
+        grid = vectors.reshape(-1, side, side, vectors.shape[-1])
+        return self.decode_vectors(grid.permute(0, 3, 1, 2))
+
+
+class VQAutoencoder(CodebookAutoencoder):
     """Encoder to a grid of codes, decoder from their vectors; straight-through gradients.
 
     Args:
@@ -123,8 +170,6 @@ class VQAutoencoder(Autoencoder):
     Differs: networks of ``networks.py``; the codebook is a moving average with revival of
         dead codes, where VQGAN trains it by the codebook loss.
     """
-
-    kind = "vq"
 
     def __init__(
         self,
@@ -162,28 +207,17 @@ class VQAutoencoder(Autoencoder):
         """The encoder's output before quantising."""
         return self.encoder(images)
 
-    def decode(self, latents: Latents) -> Images:
-        """Images of the latents' nearest codes."""
-        return self.decoder(self.quantise(latents)[0])
+    def nearest(self, vectors: Float[Tensor, "M C"]) -> Int[Tensor, " M"]:
+        """Index of the nearest code of each vector."""
+        return self.quantizer.nearest(vectors)
 
-    def quantise(self, latents: Latents) -> tuple[Latents, Codes]:
-        """The nearest codes' vectors (B, C, h, w) and indices (B, h w) in raster order."""
-        b, c, h, w = latents.shape
-        vectors = latents.permute(0, 2, 3, 1).reshape(-1, c)
-        codes = self.quantizer.nearest(vectors)
-        nearest = self.quantizer.lookup(codes).reshape(b, h, w, c).permute(0, 3, 1, 2)
-        return nearest, codes.reshape(b, h * w)
+    def lookup(self, codes: Int[Tensor, "*M"]) -> Float[Tensor, "*M C"]:
+        """The code vectors."""
+        return self.quantizer.lookup(codes)
 
-    def codes(self, images: Images) -> Codes:
-        """Code indices (B, h w) in raster order."""
-        return self.quantise(self.encode(images))[1]
-
-    def decode_codes(self, codes: Codes) -> Images:
-        """Images of code indices in raster order; the grid must be square."""
-        side = round(codes.shape[1] ** 0.5)
-        assert side * side == codes.shape[1], f"{codes.shape[1]} codes are not a square grid"
-        vectors = self.quantizer.lookup(codes)
-        return self.decoder(vectors.reshape(-1, side, side, vectors.shape[-1]).permute(0, 3, 1, 2))
+    def decode_vectors(self, vectors: Latents) -> Images:
+        """Images of a grid of code vectors, which are taken as they are."""
+        return self.decoder(vectors)
 
     def reconstruct(self, images: Images) -> Reconstruction:
         """Straight-through pass; in training mode the codebook takes one step first."""

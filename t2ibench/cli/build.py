@@ -10,6 +10,7 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from t2ibench.autoencoders.frozen import FrozenFirstStage
 from t2ibench.cli.compose import config_dir, to_container
@@ -81,7 +82,8 @@ def first_stage_plan(cfg: DictConfig) -> FirstStagePlan | None:
     """The first stage that ``model.first_stage`` names, or None for pixel models.
 
     Raises:
-        ConfigError: there is no such file in conf/autoencoder/.
+        ConfigError: there is no such file in conf/autoencoder/, or ``first_stage.override`` has
+            a key that the file has not.
     """
     name = cfg.model.first_stage
     if name is None:
@@ -90,9 +92,16 @@ def first_stage_plan(cfg: DictConfig) -> FirstStagePlan | None:
     if not path.exists():
         known = sorted(p.stem for p in path.parent.glob("*.yaml"))
         raise ConfigError(f"model.first_stage={name} is unknown; choose {', '.join(known)}.")
-    node = OmegaConf.merge(
-        {"data": cfg.data, "size": cfg.size}, {"autoencoder": OmegaConf.load(path)}
-    )
+    own = OmegaConf.load(path)
+    OmegaConf.set_struct(own, True)
+    try:
+        own = OmegaConf.merge(own, cfg.first_stage.get("override") or {})
+    except OmegaConfBaseException as error:
+        raise ConfigError(
+            f"first_stage.override does not fit conf/autoencoder/{name}.yaml: "
+            f"{str(error).splitlines()[0].rstrip('.')}; override keys that the file has."
+        ) from error
+    node = OmegaConf.merge({"data": cfg.data, "size": cfg.size}, {"autoencoder": own})
     config: Any = OmegaConf.to_container(node.autoencoder, resolve=True)
     images = cfg.first_stage.images or config["training"]["images"]
     return FirstStagePlan(name, config, int(images))

@@ -54,9 +54,11 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
 def with_knobs(overrides: Sequence[str]) -> list[str]:
     """``knobs.NAME=value`` as Hydra wants a key that the empty ``knobs`` does not list.
 
-    Which knobs there are is the family's to say; ``resolve_knobs`` refuses the others.
+    Which knobs there are is the family's to say; ``resolve_knobs`` refuses the others. Likewise
+    ``first_stage.override.KEY=value``, of which ``first_stage_plan`` refuses unknown keys.
     """
-    return [f"++{o}" if o.startswith("knobs.") else o for o in overrides]
+    open_ended = ("knobs.", "first_stage.override.")
+    return [f"++{o}" if o.startswith(open_ended) else o for o in overrides]
 
 
 def one_sentence(error: BaseException) -> str:

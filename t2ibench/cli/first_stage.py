@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from t2ibench.autoencoders.frozen import FrozenFirstStage
+from t2ibench.autoencoders.metrics import reconstruction_scores
 from t2ibench.cli.build import FirstStagePlan, cache_root, create, training_options
 from t2ibench.cli.compose import to_container, without_paths
 from t2ibench.cli.interrupt import Interrupted
@@ -89,7 +90,9 @@ def ready_first_stage(
             raise Interrupted
         stage = FrozenFirstStage.measure(averaged(module, run), image_batches(train, 2048))
         stage.save(weights)
-        run.set_status("finished", clock=clock.state_dict())
+        run.set_status(
+            "finished", clock=clock.state_dict(), reconstruction=held_out_scores(stage, source)
+        )
         return stage, clock, run
 
 
@@ -99,6 +102,12 @@ def averaged(module: Any, run: Run) -> Any:
 
     load_weights(module, run.weights)
     return module.autoencoder
+
+
+def held_out_scores(stage: FrozenFirstStage, source: DataSource) -> dict[str, float]:
+    """PSNR, SSIM and mean absolute error on the first 1,000 validation images."""
+    images = torch.cat(list(image_batches(source.split("val"), 1000)))
+    return reconstruction_scores(images, reconstructions(stage, images))
 
 
 def image_batches(split: PreparedSplit, count: int, batch_size: int = 128) -> Iterator[Images]:

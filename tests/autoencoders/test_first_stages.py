@@ -145,6 +145,15 @@ def test_psnr_is_its_closed_form_and_bounded():
     assert metrics.l1_error(flat, flat + 0.2).item() == pytest.approx(0.2)
 
 
+def test_ssim_is_its_formula_for_flat_images():
+    flat = torch.zeros(2, 3, 16, 16)
+    # Without variance only the luminance term is left: c1 / (mu^2 + c1) with c1 = (0.01 * 2)^2.
+    assert metrics.ssim(flat, flat + 0.2).item() == pytest.approx(4e-4 / (0.04 + 4e-4), rel=1e-3)
+    x = images(2, 16)
+    scores = metrics.reconstruction_scores(x, x)
+    assert scores == {"psnr": 100.0, "ssim": pytest.approx(1.0), "l1": 0.0}
+
+
 def test_hinge_loss_is_zero_beyond_the_margins():
     assert hinge_discriminator_loss(torch.full((4,), 2.0), torch.full((4,), -2.0)) == 0
     assert hinge_discriminator_loss(torch.zeros(4), torch.zeros(4)).item() == 1
