@@ -263,14 +263,16 @@ def first_stage_from_config(config: Mapping[str, Any], source: str) -> FirstStag
     """
     why = "only KL first stages of Stable Diffusion v1's layout are imported"
     check_config(config, FIRST_STAGE_FIXED, source, why)
-    plain = all(name == "DownEncoderBlock2D" for name in config["down_block_types"])
-    if not plain or any(name != "UpDecoderBlock2D" for name in config["up_block_types"]):
-        raise CheckpointError(f"{source}: down_block_types={config['down_block_types']}; {why}.")
+    down, up = config["down_block_types"], config["up_block_types"]
+    kinds = [name.removesuffix("DownEncoderBlock2D") for name in down]
+    mirrored = [f"{kind}UpDecoderBlock2D" for kind in reversed(kinds)]
+    if not set(kinds) <= {"", "Attn"} or mirrored != list(up):
+        raise CheckpointError(f"{source}: down_block_types={down}, up_block_types={up}; {why}.")
     return FirstStageLayout(
         latent_channels=config["latent_channels"],
         channels=tuple(config["block_out_channels"]),
         blocks=config["layers_per_block"],
-        attention_levels=(),
+        attention_levels=tuple(i for i, kind in enumerate(kinds) if kind),
         groups=config.get("norm_num_groups", 32),
     )
 

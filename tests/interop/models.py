@@ -32,7 +32,7 @@ def small_unet(channels=(32, 64), attends=(True, False), in_channels=4, blocks=2
     )
 
 
-def small_vae(channels=(32, 64), blocks=1):
+def small_vae(channels=(32, 32, 64), blocks=1):
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
