@@ -118,6 +118,29 @@ def unet_from_shapes(shapes: Shapes, source: str) -> UNetLayout:
     )
 
 
+def unet_from_own_names(shapes: Shapes, heads: int, groups: int) -> UNetLayout:
+    """The layout of a UNet of ours; heads and groups leave no trace in the shapes."""
+    levels = 1 + max(number(name, 1) for name in shapes if name.startswith("down_blocks."))
+    attention = "mid_block.attentions.0.transformer_blocks"
+    return UNetLayout(
+        in_channels=shapes["conv_in.weight"][1],
+        out_channels=shapes["conv_out.weight"][0],
+        channels=tuple(
+            shapes[f"down_blocks.{level}.resnets.0.conv1.weight"][0] for level in range(levels)
+        ),
+        blocks=1 + max(number(n, 3) for n in shapes if n.startswith("down_blocks.0.resnets.")),
+        attention_levels=tuple(
+            level
+            for level in range(levels)
+            if any(name.startswith(f"down_blocks.{level}.attentions.") for name in shapes)
+        ),
+        text_width=shapes[f"{attention}.0.attn2.to_k.weight"][1],
+        heads=heads,
+        depth=1 + max(number(name, 4) for name in shapes if name.startswith(attention)),
+        groups=groups,
+    )
+
+
 def refuse_second_version(shapes: Shapes, source: str) -> None:
     """Stable Diffusion v2 has linear layers around its transformers, XL a second condition.
 

@@ -7,6 +7,7 @@ from interop.compvis_names import single_file
 from safetensors.torch import save_file
 from text.tiny import byte_pairs
 
+PROMPTS = ["a red ring", "a blue star above a moon"]
 SCALED_LINEAR = {
     "num_train_timesteps": 1000,
     "beta_start": 0.00085,

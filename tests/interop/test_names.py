@@ -16,6 +16,7 @@ from t2ibench.interop.layouts import (
     UNetLayout,
     clip_config_from_shapes,
     first_stage_from_shapes,
+    unet_from_own_names,
     unet_from_shapes,
 )
 from t2ibench.interop.names import (
@@ -181,7 +182,7 @@ def test_the_layout_is_read_from_the_tensors_of_a_single_file(levels, data):
     )
     attends = [bool(kind) for kind in kinds]
     theirs = {unet_name(k, levels.blocks, attends): t for k, t in unet.state_dict().items()}
-    assert unet_from_shapes(shapes(theirs), "file") == UNetLayout(
+    layout = UNetLayout(
         in_channels=unet.config.in_channels,
         out_channels=4,
         channels=widths,
@@ -192,6 +193,8 @@ def test_the_layout_is_read_from_the_tensors_of_a_single_file(levels, data):
         depth=1,
         groups=32,
     )
+    assert unet_from_shapes(shapes(theirs), "file") == layout
+    assert unet_from_own_names(shapes(unet.state_dict()), heads=8, groups=32) == layout
 
 
 def test_the_first_stage_and_clip_are_read_from_the_tensors():

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from interop.compvis_names import ldm_bert_name
 from interop.models import compvis_state, pipeline, save_compvis
 from safetensors.torch import load_file, save_file
 
@@ -224,3 +225,54 @@ def test_an_inpainting_unet_has_nine_channels_in(tmp_path):
     published = read_single_file(path, None, use_ema=True)
     assert published.unet_layout.in_channels == 9
     published.check(own(pipe))
+
+
+def ldm_bert_state():
+    from t2ibench.text.ldm_bert import Transformer
+
+    layout = {"vocabulary_size": 30, "max_length": 20, "width": 64, "depth": 2}
+    torch.manual_seed(0)
+    transformer = Transformer(**layout, heads=8, head_width=4)
+    return {f"model.{name}": tensor for name, tensor in transformer.state_dict().items()}
+
+
+def test_ldms_text_transformer_is_read_from_a_single_file(pipe, tmp_path):
+    text = ldm_bert_state()
+    prefix = "cond_stage_model.transformer."
+    state = {n: t for n, t in compvis_state(pipe).items() if not n.startswith(prefix)}
+    state |= {prefix + ldm_bert_name(name): tensor for name, tensor in text.items()}
+    state[f"{prefix}to_logits.weight"] = torch.zeros(30, 64)
+    state[f"{prefix}to_logits.bias"] = torch.zeros(30)
+    path = tmp_path / "model.ckpt"
+    torch.save({"state_dict": state}, path)
+    with pytest.raises(CheckpointError, match=r"tokenizer=vocab\.txt"):
+        read_single_file(path, None, use_ema=True)
+    published = read_single_file(path, tmp_path / "vocab.txt", use_ema=True)
+    assert published.text.kind == "ldm_bert"
+    layout = {"width": 64, "max_length": 20, "depth": 2, "heads": 8, "head_width": 4}
+    assert published.text.config == layout
+    equal(dict(published.text.weights.tensors), text)
+    published.check(own(pipe) | {"text": text})
+
+
+def test_ldms_text_transformer_is_read_from_a_folder(pipe, diffusers_folder, tmp_path):
+    folder = tmp_path / "ldm"
+    shutil.copytree(diffusers_folder, folder)
+    (folder / "vae").rename(folder / "vqvae")
+    shutil.rmtree(folder / "text_encoder")
+    (folder / "bert").mkdir()
+    config = {
+        "model_type": "ldmbert",
+        "d_model": 64,
+        "max_position_embeddings": 20,
+        "encoder_layers": 2,
+        "encoder_attention_heads": 8,
+        "head_dim": 4,
+    }
+    (folder / "bert" / "config.json").write_text(json.dumps(config))
+    text = ldm_bert_state()
+    logits = {"to_logits.weight": torch.zeros(30, 64), "to_logits.bias": torch.zeros(30)}
+    torch.save(text | logits, folder / "bert" / "pytorch_model.bin")
+    published = read_folder(folder, None)
+    assert published.text.config["head_width"] == 4
+    published.check(own(pipe) | {"text": text})

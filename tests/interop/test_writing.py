@@ -3,6 +3,7 @@
 import pytest
 import torch
 from interop.models import (
+    PROMPTS,
     SCALED_LINEAR,
     STABLE_DIFFUSION_STEPS,
     pipeline,
@@ -24,8 +25,6 @@ from t2ibench.interop.layouts import (
     unet_from_config,
 )
 from t2ibench.interop.published import Schedule
-
-PROMPTS = ["a red ring", "a blue star above a moon"]
 
 
 def exported(pipe, mean=0.0, std=1 / 0.18215):
