@@ -18,6 +18,8 @@ VERBS = {
     "sample": "images for your prompts from a trained run",
     "score": "score a run again, anybody's images or features, or several protocols side by side",
     "fetch": "published weights (Inception, CLIP, DINOv2) onto this machine, hash checked",
+    "import": "published weights (CompVis file, diffusers folder) as a run that samples and scores",
+    "export": "a run as a folder that diffusers loads, or as safetensors with a card",
     "compare": "leaderboard and paired tests over runs",
     "report": "one self-contained HTML page over runs",
     "info": "parameters, FLOPs, knobs of a configuration, without training it",
@@ -27,6 +29,9 @@ VERBS = {
     "bench": "training and sampling speed of a configuration on this machine",
     "doctor": "what this machine has and what is missing",
 }
+
+MODULES = {"import": "import_"}
+"""Verbs whose name Python keeps for itself."""
 
 HELP = """t2ibench {version}: text-to-image generator families compared under one protocol
 
@@ -43,6 +48,8 @@ examples:
   t2ibench score runs/NAME --protocols all
   t2ibench score pictures/ prompts=prompts.txt data=shapes protocol.test.num_images=100
   t2ibench fetch inception
+  t2ibench import v1-5-pruned-emaonly.safetensors out=runs/sd15
+  t2ibench export runs/NAME out=NAME-diffusers format=diffusers
   t2ibench compare runs/*
   t2ibench train --cfg job      the whole configuration;  t2ibench train --help  its groups
 """
@@ -66,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if verb not in VERBS:
         sys.stderr.write(f"t2ibench: {verb} is not a verb; choose {', '.join(VERBS)}.\n")
         return 2
-    module = importlib.import_module(f"t2ibench.cli.{verb}")
+    module = importlib.import_module(f"t2ibench.cli.{MODULES.get(verb, verb)}")
     if rest and rest[0] in ("-h", "--help") and verb not in ("train",):
         sys.stdout.write(f"t2ibench {verb}: {VERBS[verb]}\n\n{(module.__doc__ or '').strip()}\n")
         return 0

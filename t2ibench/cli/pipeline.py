@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -49,6 +50,9 @@ from t2ibench.text.base import TextEncoder
 from t2ibench.training.checkpoint import load_weights
 from t2ibench.training.fit import fit
 from t2ibench.training.tracking import track_run
+
+TEXT_ENCODER = "text_encoder"
+"""Folder in an imported run: the published text encoder, or its word pieces."""
 
 
 @dataclass(frozen=True)
@@ -237,5 +241,14 @@ def skeleton_stage(cfg: DictConfig, resolution: int) -> FrozenFirstStage | None:
 
 
 def load_text_encoder(run: Run, cfg: DictConfig) -> TextEncoder:
-    """The run's text encoder with the vocabulary it was trained with."""
+    """The run's text encoder: with the vocabulary it was trained with, or the one it carries."""
+    if (run.path / TEXT_ENCODER).is_dir():
+        carry_text_encoder(run, cfg)
     return build_text_encoder(cfg, read_json(run.path / "vocabulary.json"))
+
+
+def carry_text_encoder(run: Run, cfg: DictConfig) -> Path:
+    """Points the configuration to the text encoder in the run's own folder, wherever that lies."""
+    folder = run.path / TEXT_ENCODER
+    cfg.text.path = cfg.text.encoder.path = str(folder)
+    return folder

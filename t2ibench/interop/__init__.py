@@ -1,0 +1,1 @@
+"""Floor 4: published checkpoints in (CompVis files, diffusers folders) and out."""
