@@ -1,0 +1,181 @@
+"""unCLIP from the command line: its CLIP is trained once, shared, guarded and kept with the run."""
+
+import shutil
+
+import pytest
+import torch
+from text.tiny import byte_pairs
+
+from t2ibench.cli.clip_stage import clip_run, published_towers, ready_clip
+from t2ibench.cli.compose import compose_config, resolve_conditioning
+from t2ibench.cli.instruments import Instruments
+from t2ibench.cli.pipeline import build_source, open_run, train_run, untrained_module
+from t2ibench.cli.score_run import leaks_of
+from t2ibench.core.errors import MissingWeightsError
+from t2ibench.core.files import read_json
+from t2ibench.core.noise import Noise
+from t2ibench.core.types import Score
+from t2ibench.data.cache import ArrayCache
+from t2ibench.evaluation.leakage import flag
+from t2ibench.metrics.dual_encoder import DualEncoder
+from t2ibench.runs.folder import Run
+
+PROMPTS = ["a large red ring", "a small blue moon"]
+TINY_CLIP = [
+    "model.clip.config.embed_dim=16",
+    "model.clip.config.vision.width=8",
+    "model.clip.config.text.width=16",
+    "model.clip.config.text.layers=1",
+    "model.clip.training.steps=3",
+    "model.clip.training.batch_size=8",
+]
+
+
+def config(root, *extra):
+    cfg = compose_config(
+        [
+            "model=diffusion/unclip",
+            "data.source.num_train=64",
+            "data.source.num_val=32",
+            "data.source.num_test=8",
+            f"paths.cache={root}/cache",
+            f"paths.runs={root}/runs",
+            "trainer=cpu",
+            "trainer.progress=false",
+            "first_stage.images=16",
+            "budget=images",
+            "budget.amount=32",
+            *extra,
+        ]
+    )
+    resolve_conditioning(cfg)
+    return cfg
+
+
+def judged_by(encoder, root):
+    """Instruments whose only network is a dual encoder."""
+    return Instruments(
+        source=build_source(config(root)),
+        extractors=(),
+        aligners=(encoder,),
+        judge=None,
+        meaning=None,
+        negatives=None,
+        cache=ArrayCache(root),
+    )
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return tmp_path_factory.mktemp("unclip")
+
+
+@pytest.fixture(scope="module")
+def trained(root):
+    return train_run(config(root, *TINY_CLIP))
+
+
+def test_the_clip_is_a_run_of_its_own_and_the_generator_keeps_a_copy(trained, root):
+    manifest = read_json(trained.run.path / "manifest.json")["clip"]
+    stage = Run.at(root / "runs" / manifest["run"])
+    assert stage.state == "finished"
+    kept = DualEncoder.load(folder=trained.run.path / "clip")
+    assert kept.fingerprint == manifest["fingerprint"] == trained.module.clip.fingerprint
+    card = read_json(stage.path / "clip" / "card.json")
+    assert any(name.startswith("r@1") for name in card)
+    assert trained.clock.first_stage_flops > stage.status()["clock"]["flops_per_image"] * 24
+    # Its weights are nobody else's.
+    shutil.rmtree(stage.path)
+    again = open_run(trained.run)
+    images = [m.generate(PROMPTS, Noise([1, 2])) for m in (trained.module, again.module)]
+    assert torch.equal(*images)
+    for name in ("mean", "std", "axes", "spread", "dot_quantiles"):
+        assert torch.equal(getattr(again.module.clip, name), getattr(trained.module.clip, name))
+    assert not torch.equal(again.module.clip.std, untrained_module(trained.cfg)[0].clip.std)
+
+
+def test_another_seed_of_the_generator_shares_the_clip_and_another_clip_does_not(root):
+    first = config(root, *TINY_CLIP)
+    source = build_source(first)
+    other = config(root, *TINY_CLIP, "seed=1")
+    assert clip_run(first, source) == clip_run(other, source)
+    changed = config(root, *TINY_CLIP, "model.clip.training.seed=1")
+    assert clip_run(first, source) != clip_run(changed, source)
+    run = Run.of(root / "runs", "borrower", {}, "")
+    found = [ready_clip(c, source, run, None) for c in (first, other)]
+    assert found[0][2] == found[1][2] and found[0][0].fingerprint == found[1][0].fingerprint
+
+
+def test_the_guard_flags_the_clip_as_a_judge_and_no_other(trained, root):
+    same = trained.module.clip.towers
+    leaks = leaks_of(trained.module, judged_by(same, root))
+    assert [(leak.part, leak.instrument) for leak in leaks] == [("clip", same.key)]
+    score = Score(30.0, 8, 29.0, 31.0, f"clip_score[{same.key}|val|8]")
+    assert "leak" in flag({score.key: score}, leaks)[score.key].note
+    shipped = DualEncoder.load("shapes-clip-v1")
+    assert leaks_of(trained.module, judged_by(shipped, root)) == []
+
+
+def test_a_run_that_lost_its_clip_says_so(trained, tmp_path):
+    lost = shutil.copytree(trained.run.path, tmp_path / "lost")
+    shutil.rmtree(lost / "clip")
+    with pytest.raises(MissingWeightsError, match=r"lost/clip"):
+        open_run(Run.at(lost))
+
+
+def test_a_wrong_clip_folder_is_one_sentence_before_any_work(tmp_path):
+    cfg = config(tmp_path, "clip@model.clip=published", f"model.clip.path={tmp_path}/nowhere")
+    with pytest.raises(MissingWeightsError, match="nowhere") as error:
+        train_run(cfg)
+    assert "\n" not in str(error.value)
+    assert not list((tmp_path / "runs").glob("*unclip*"))
+
+
+def test_a_published_clip_by_path(tmp_path):
+    folder = published_clip(tmp_path / "clip")
+    cfg = config(tmp_path, "clip@model.clip=published", f"model.clip.path={folder}")
+    trained = train_run(cfg)
+    towers = published_towers(cfg)
+    assert trained.module.clip.fingerprint == towers.fingerprint
+    assert not (trained.run.path / "clip").exists()
+    again = open_run(trained.run)
+    images = [m.generate(PROMPTS, Noise([1, 2])) for m in (trained.module, again.module)]
+    assert torch.equal(*images)
+    assert [leak.part for leak in leaks_of(again.module, judged_by(towers, tmp_path))] == ["clip"]
+
+
+def published_clip(folder):
+    """A random CLIP of a few thousand weights in transformers' format."""
+    import json
+
+    from transformers import CLIPConfig, CLIPModel
+
+    tower = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+    tower["num_attention_heads"] = 2
+    text = tower | {"vocab_size": 49408, "max_position_embeddings": 12}
+    text |= {"bos_token_id": 49406, "eos_token_id": 49407}
+    torch.manual_seed(0)
+    vision = tower | {"image_size": 16, "patch_size": 8}
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8))
+    model.save_pretrained(folder)
+    vocabulary, merges = byte_pairs()
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
+    (folder / "merges.txt").write_text("\n".join(lines) + "\n")
+    settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 12}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def test_the_autoregressive_prior_trains_and_samples(root):
+    cfg = config(
+        root,
+        *TINY_CLIP,
+        "prior@model.module.prior=autoregressive",
+        "model.module.prior.dimensions=8",
+    )
+    trained = train_run(cfg)
+    assert "prior_temperature" in {knob.name for knob in trained.module.knobs}
+    together = trained.module.generate(PROMPTS, Noise([1, 2]))
+    alone = trained.module.generate(PROMPTS[1:], Noise([2]))
+    torch.testing.assert_close(alone[0], together[1], atol=1e-4, rtol=1e-4)
