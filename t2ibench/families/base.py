@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from t2ibench.core.errors import NonFiniteLossError
+from t2ibench.core.edits import Edit
+from t2ibench.core.errors import ConfigError, NonFiniteLossError
 from t2ibench.core.knobs import Knob, resolve_knobs
 from t2ibench.core.noise import Noise
 from t2ibench.core.pixels import to_pixels
@@ -48,7 +49,8 @@ class TextToImageModule(pl.LightningModule, ABC):
     Attributes:
         family: the family's name as printed in leaderboards.
         trains_on: what a batch must carry: pixels, cached latents or cached codes.
-        edits: which edits the family offers.
+        edits: which edits the family offers (``core/edits.py``), and ``size`` where it samples
+            other sizes than the training resolution.
     """
 
     family: ClassVar[str]
@@ -89,7 +91,8 @@ class TextToImageModule(pl.LightningModule, ABC):
     def sample(self, text: TextFeatures, noise: Noise, knobs: Mapping[str, float]) -> Images:
         """Images for text features; ``knobs`` are complete and checked.
 
-        All randomness comes from ``noise``. Runs without gradients, in eval mode.
+        All randomness comes from ``noise``. Runs without gradients, in eval mode. A family with
+        edits also takes ``edit``, one that samples other sizes also takes ``size``.
         """
 
     @abstractmethod
@@ -146,22 +149,41 @@ class TextToImageModule(pl.LightningModule, ABC):
         text: TextFeatures | Sequence[str],
         noise: Noise,
         knobs: Mapping[str, float] | None = None,
+        *,
+        size: tuple[int, int] | None = None,
+        edit: Edit | None = None,
     ) -> Images:
         """Images (B, 3, H, W) in [-1, 1] for prompts or their features.
 
-        Image i is a function of (weights, prompt i, seed i, knobs) alone.
+        Image i is a function of (weights, prompt i, seed i, knobs, edit i) alone.
+
+        Args:
+            text: B prompts or their features.
+            noise: of B samples.
+            knobs: overrides of the declared defaults.
+            size: height and width in pixels where it is not the training resolution; an edit of
+                an image brings its own.
+            edit: one of ``edits``.
 
         Raises:
-            ConfigError: a knob that the family does not have or a value out of range.
+            ConfigError: a knob, a size or an edit that the family does not have, or a value out
+                of range.
             NonFiniteLossError: the sampler gave NaN or infinite pixels.
         """
         values = resolve_knobs(self.knobs, knobs)
+        asked: dict[str, Any] = {}
+        if edit is not None:
+            self._check_offered(edit.name)
+            asked["edit"] = edit
+        if size is not None and tuple(size) != (self.resolution, self.resolution):
+            self._check_offered("size")
+            asked["size"] = tuple(size)
         was_training = self.training
         self.eval()
         try:
             if not isinstance(text, TextFeatures):
                 text = self.encode_captions(text)
-            images = self.sample(text, noise, values).clamp(-1, 1)
+            images = self.sample(text, noise, values, **asked).clamp(-1, 1)
         finally:
             self.train(was_training)
         if not torch.isfinite(images).all():
@@ -171,6 +193,13 @@ class TextToImageModule(pl.LightningModule, ABC):
             )
         return images
 
+    def _check_offered(self, edit: str) -> None:
+        if edit not in self.edits:
+            raise ConfigError(
+                f"{type(self).__name__} offers no {edit}; it has "
+                f"{', '.join(sorted(self.edits)) or 'no edits'}."
+            )
+
 
 def generate_pixels(
     module: TextToImageModule,
@@ -179,6 +208,9 @@ def generate_pixels(
     knobs: Mapping[str, float] | None = None,
     batch_size: int = 64,
     on_progress: Callable[[int], None] | None = None,
+    *,
+    size: tuple[int, int] | None = None,
+    edit: Edit | None = None,
 ) -> PixelImages:
     """Images for any number of prompts, as pixels.
 
@@ -189,6 +221,8 @@ def generate_pixels(
         knobs: overrides of the declared defaults.
         batch_size: how many at a time; does not change the images.
         on_progress: called with the number of images done.
+        size: see ``TextToImageModule.generate``.
+        edit: of all the prompts.
 
     Returns:
         (N, 3, H, W) uint8 on the CPU.
@@ -197,7 +231,9 @@ def generate_pixels(
     for start in range(0, len(prompts), batch_size):
         chunk = slice(start, start + batch_size)
         noise = Noise(seeds[chunk], device=module.device)
-        pieces.append(to_pixels(module.generate(list(prompts[chunk]), noise, knobs)).cpu())
+        part = None if edit is None else edit.rows(chunk)
+        images = module.generate(list(prompts[chunk]), noise, knobs, size=size, edit=part)
+        pieces.append(to_pixels(images).cpu())
         if on_progress is not None:
             on_progress(min(start + batch_size, len(prompts)))
     return torch.cat(pieces)
