@@ -31,6 +31,21 @@ class Edit:
 
     name: ClassVar[str]
 
+    def check_count(self, count: int) -> None:
+        """The edit must be of as many samples as there are prompts.
+
+        Raises:
+            ConfigError: it is not.
+        """
+        for f in fields(self):
+            value = getattr(self, f.name)
+            sized = isinstance(value, Tensor | TextFeatures | Noise)
+            if sized and len(value) != count:
+                raise ConfigError(
+                    f"{self.name} has {len(value)} rows of {f.name} for {count} prompts; give as "
+                    "many of each."
+                )
+
     def rows(self, chosen: slice) -> Edit:
         """The edit of some samples of the batch."""
         cut = {f.name: _rows(getattr(self, f.name), chosen) for f in fields(self)}
@@ -41,7 +56,7 @@ def _rows(value: Any, chosen: slice) -> Any:
     if isinstance(value, Noise):
         return Noise(value.seeds[chosen], value.device)
     if isinstance(value, TextFeatures):
-        return TextFeatures(value.tokens[chosen], value.mask[chosen], value.pooled[chosen])
+        return value[chosen]
     return value[chosen] if isinstance(value, Tensor) else value
 
 
@@ -126,6 +141,49 @@ class Interpolation(Edit):
 
     def __post_init__(self) -> None:
         check_share("weight", self.weight)
+
+
+@dataclass(frozen=True)
+class Variation(Edit):
+    """Other images of the same content.
+
+    Attributes:
+        image: (B, 3, H, W) in [-1, 1].
+    """
+
+    image: Images
+    name: ClassVar[str] = "variations"
+
+
+@dataclass(frozen=True)
+class ImageInterpolation(Edit):
+    """An image whose content lies between those of two images.
+
+    Attributes:
+        image: (B, 3, H, W) in [-1, 1], where ``weight`` is 0.
+        other: likewise, where it is 1.
+        weight: in [0, 1].
+    """
+
+    image: Images
+    other: Images
+    weight: float
+    name: ClassVar[str] = "image_interpolation"
+
+    def __post_init__(self) -> None:
+        check_share("weight", self.weight)
+
+
+@dataclass(frozen=True)
+class Upscaling(Edit):
+    """Given images in place of those of a cascade's earlier stages.
+
+    Attributes:
+        image: (B, 3, h, w) in [-1, 1].
+    """
+
+    image: Images
+    name: ClassVar[str] = "upscaling"
 
 
 def check_share(name: str, value: float) -> None:

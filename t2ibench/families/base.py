@@ -183,6 +183,8 @@ class TextToImageModule(pl.LightningModule, ABC):
         try:
             if not isinstance(text, TextFeatures):
                 text = self.encode_captions(text)
+            if edit is not None:
+                edit.check_count(len(text))
             images = self.sample(text, noise, values, **asked).clamp(-1, 1)
         finally:
             self.train(was_training)

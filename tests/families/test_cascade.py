@@ -10,6 +10,7 @@ from torch import nn
 
 from t2ibench.cli.build import create
 from t2ibench.cli.compose import compose_config
+from t2ibench.core.edits import Upscaling
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.knobs import Knob, front_knob
 from t2ibench.core.noise import Noise
@@ -351,27 +352,31 @@ def test_knobs_of_the_base_are_offered_under_its_name(module):
         module.generate(CAPTIONS[:1], Noise([1]), {"truncation_psi": 0.7})
 
 
+def upscaled(module, low, text, noise, knobs=None):
+    return module.generate(text, noise, knobs, edit=Upscaling(low))
+
+
 def test_upscaling_the_bases_image_is_sampling(module):
     train(module)
     text = module.encode_captions(CAPTIONS[:2])
     noise = Noise([8, 9])
     low = module.base.generate(text, noise, {"base_truncation_psi": 0.1})
-    again = module.upscale(low, text, noise)
+    again = module.generate(text, noise, edit=Upscaling(low))
     torch.testing.assert_close(again, module.generate(CAPTIONS[:2], Noise([8, 9])))
 
 
 def test_upscaling_follows_the_given_image_and_not_the_base(module):
     train(module)
     low = torch.rand(2, 3, 8, 8) * 2 - 1
-    high = module.upscale(low, CAPTIONS[:2], Noise([1, 2]))
+    high = upscaled(module, low, CAPTIONS[:2], Noise([1, 2]))
     assert high.shape == (2, 3, 16, 16) and high.abs().max() <= 1
-    assert not torch.allclose(module.upscale(-low, CAPTIONS[:2], Noise([1, 2])), high, atol=1e-3)
+    other = module.generate(CAPTIONS[:2], Noise([1, 2]), edit=Upscaling(-low))
+    assert not torch.allclose(other, high, atol=1e-3)
     assert module.base.module.asked == []
-    wide = module.upscale(torch.zeros(1, 3, 6, 10), None, Noise([3]))
+    wide = module.generate([""], Noise([3]), edit=Upscaling(torch.zeros(1, 3, 6, 10)))
     assert wide.shape == (1, 3, 12, 20)
-    for images, captions, seeds in ((3, 2, 3), (3, 3, 2)):
-        with pytest.raises(ConfigError, match="as many of each"):
-            module.upscale(torch.zeros(images, 3, 8, 8), CAPTIONS[:captions], Noise(range(seeds)))
+    with pytest.raises(ConfigError, match="as many of each"):
+        module.generate(CAPTIONS[:2], Noise([1, 2]), edit=Upscaling(torch.zeros(3, 3, 8, 8)))
 
 
 def test_one_evaluation_a_step_whatever_the_guidance():
@@ -388,10 +393,10 @@ def test_guidance_at_one_and_zero_are_the_two_branches():
     module = make_stage()
     train(module)
     low, noise = torch.rand(2, 3, 8, 8), [1, 2]
-    free = module.upscale(low, CAPTIONS[:2], Noise(noise), {"guidance_scale": 0.0})
-    bare = module.upscale(low, None, Noise(noise), {"guidance_scale": 1.0})
+    free = upscaled(module, low, CAPTIONS[:2], Noise(noise), {"guidance_scale": 0.0})
+    bare = upscaled(module, low, module.text_encoder.null(2), Noise(noise), {"guidance_scale": 1.0})
     torch.testing.assert_close(free, bare, atol=1e-4, rtol=1e-4)
-    told = module.upscale(low, CAPTIONS[:2], Noise(noise), {"guidance_scale": 1.0})
+    told = upscaled(module, low, CAPTIONS[:2], Noise(noise), {"guidance_scale": 1.0})
     assert not torch.allclose(told, bare, atol=1e-4)
 
 
@@ -401,7 +406,7 @@ def test_dynamic_thresholding_is_an_option_of_a_stage():
     strong = {"guidance_scale": 30.0}
     low = torch.rand(2, 3, 8, 8) * 2 - 1
     free, bound = (
-        module.upscale(low, CAPTIONS[:2], Noise([1, 2]), strong | {"threshold": p})
+        upscaled(module, low, CAPTIONS[:2], Noise([1, 2]), strong | {"threshold": p})
         for p in (0.0, 0.9)
     )
     assert not torch.allclose(free, bound, atol=1e-3)
@@ -415,7 +420,7 @@ def test_the_network_is_told_how_noisy_the_low_resolution_image_is():
     )
     low = torch.rand(1, 3, 8, 8)
     images = [
-        module.upscale(low, CAPTIONS[:1], Noise([1]), {"augmentation": a, "guidance_scale": 1.0})
+        upscaled(module, low, CAPTIONS[:1], Noise([1]), {"augmentation": a, "guidance_scale": 1.0})
         for a in (0.0, 0.5)
     ]
     assert not torch.allclose(*images, atol=1e-4)
@@ -428,7 +433,7 @@ def test_the_network_is_told_how_noisy_the_low_resolution_image_is():
 def test_sr3_is_told_the_noise_level_and_not_the_timestep():
     module, told = make_stage(reads_text=False), []
     module.network.register_forward_hook(lambda net, args, out: told.append(args[1]))
-    module.upscale(torch.rand(1, 3, 8, 8), None, Noise([1]), {"num_steps": 2})
+    upscaled(module, torch.rand(1, 3, 8, 8), [""], Noise([1]), {"num_steps": 2})
     expected = 1000 * cosine_schedule(TIMESTEPS)[[999, 499]].sqrt().float()
     torch.testing.assert_close(torch.cat(told), expected, atol=1e-3, rtol=1e-4)
     half = module._told(torch.tensor([10.5]))

@@ -13,12 +13,13 @@ from torch.nn.functional import normalize
 
 from t2ibench.autoencoders.frozen import FrozenFirstStage
 from t2ibench.autoencoders.kl import KLAutoencoder
+from t2ibench.core.edits import ImageInterpolation, Variation, slerp
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.knobs import Knob, front_knob
 from t2ibench.core.noise import Noise
 from t2ibench.core.pixels import from_pixels, to_pixels
 from t2ibench.core.types import Batch, TextFeatures
-from t2ibench.families.diffusion.clip import FrozenClip, slerp
+from t2ibench.families.diffusion.clip import FrozenClip
 from t2ibench.families.diffusion.ldm import UNet
 from t2ibench.families.diffusion.unclip import UnCLIP
 from t2ibench.families.diffusion.unclip_prior import CausalTransformer, DiffusionPrior, closest
@@ -443,20 +444,25 @@ def test_variations_and_interpolation():
     train(module)
     images = make_batch().image
     module.train()
-    found = module.variations(images, Noise([1, 2, 3, 4]))
+
+    def edited(edit, seeds, knobs=None):
+        return module.generate([""] * len(seeds), Noise(seeds), knobs, edit=edit)
+
+    found = edited(Variation(images), [1, 2, 3, 4])
     assert module.training and found.abs().max() <= 1 and found.shape == images.shape
-    alone = module.variations(images[2:3], Noise([3]))
+    alone = edited(Variation(images[2:3]), [3])
     torch.testing.assert_close(alone[0], found[2], atol=1e-4, rtol=1e-4)
-    assert not torch.allclose(module.variations(images, Noise([5, 6, 7, 8])), found, atol=1e-4)
-    ends = [module.interpolation(images, images.flip(0), a, Noise([1, 2, 3, 4])) for a in (0, 1)]
+    assert not torch.allclose(edited(Variation(images), [5, 6, 7, 8]), found, atol=1e-4)
+    ends = [edited(ImageInterpolation(images, images.flip(0), a), [1, 2, 3, 4]) for a in (0.0, 1.0)]
     torch.testing.assert_close(ends[0], found, atol=1e-3, rtol=0)
-    torch.testing.assert_close(
-        ends[1], module.variations(images.flip(0), Noise([1, 2, 3, 4])), atol=1e-3, rtol=0
-    )
+    turned = edited(Variation(images.flip(0)), [1, 2, 3, 4])
+    torch.testing.assert_close(ends[1], turned, atol=1e-3, rtol=0)
     with pytest.raises(ConfigError, match="outside"):
-        module.interpolation(images, images, 1.5, Noise([1, 2, 3, 4]))
+        ImageInterpolation(images, images, 1.5)
     with pytest.raises(ConfigError, match="not a knob"):
-        module.variations(images, Noise([1, 2, 3, 4]), {"telepathy": 1.0})
+        edited(Variation(images), [1, 2, 3, 4], {"telepathy": 1.0})
+    with pytest.raises(ConfigError, match="4 rows of image for 1 prompts"):
+        edited(Variation(images), [1])
 
 
 @pytest.mark.parametrize("prior", PRIORS)

@@ -108,26 +108,3 @@ class FrozenClip(nn.Module):
         places = torch.linspace(0, 1, QUANTILES + 1, dtype=torch.float64)
         self.dot_quantiles.copy_(torch.quantile(dots, places))
         return self
-
-
-def slerp(
-    first: Float[Tensor, "B E"], second: Float[Tensor, "B E"], amount: float
-) -> Float[Tensor, "B E"]:
-    """Along the great circle: (sin((1 - a) w) z_1 + sin(a w) z_2) / sin(w), w their angle.
-
-    Args:
-        first: unit vectors, where ``amount`` is 0.
-        second: unit vectors, where ``amount`` is 1; not opposite to ``first``.
-        amount: a in [0, 1].
-
-    Source: Shoemake 1985 (Animating rotation with quaternion curves), section 3.3; Ramesh et
-        al. 2022 (unCLIP), section 3.2.
-    Differs: none.
-    """
-    angle = torch.arccos((first * second).sum(1, keepdim=True).clamp(-1, 1))
-    # Vectors that nearly agree: the straight line, which is the limit.
-    near = angle < 1e-4
-    sine = torch.where(near, 1.0, angle.sin())
-    left = torch.where(near, 1 - amount, ((1 - amount) * angle).sin() / sine)
-    right = torch.where(near, amount, (amount * angle).sin() / sine)
-    return normalize(left * first + right * second, dim=1)

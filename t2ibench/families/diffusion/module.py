@@ -3,17 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from t2ibench.autoencoders.frozen import FrozenFirstStage
+from t2ibench.core.edits import (
+    Edit,
+    ImageToImage,
+    Inpainting,
+    Interpolation,
+    PromptMixing,
+    lerp_text,
+    slerp,
+)
 from t2ibench.core.knobs import Knob, resolve_knobs
 from t2ibench.core.noise import Noise
 from t2ibench.core.types import Batch, Images, TextFeatures
 from t2ibench.families.base import OptimizerFactory, Target, TextToImageModule
+from t2ibench.families.diffusion.editing import (
+    beside,
+    check_size,
+    keep_known,
+    latent_mask,
+    paste,
+    random_masks,
+    switching,
+    without_region,
+)
 from t2ibench.families.diffusion.process import DiffusionProcess
+from t2ibench.samplers.deterministic import Between, unchanged
 from t2ibench.samplers.guidance import Guidance
 from t2ibench.text.base import TextEncoder
 
@@ -37,6 +59,9 @@ class Diffusion(TextToImageModule):
     """
 
     family: ClassVar[str] = "diffusion"
+    edits: ClassVar[frozenset[str]] = frozenset(
+        {"img2img", "inpainting", "prompt_mixing", "interpolation", "size"}
+    )
 
     def __init__(
         self,
@@ -64,6 +89,17 @@ class Diffusion(TextToImageModule):
         self.process = process
         self.make_optimizer = optimizer
         self.default_guidance = guidance_scale
+
+    @property
+    def inpaints(self) -> bool:
+        """Whether the network sees a mask and the masked image beside x (``extra_channels``)."""
+        return getattr(self.network, "extra_channels", 0) == self.channels + 1
+
+    @property
+    def size_multiple(self) -> int:
+        """What the sides of an image must be multiples of."""
+        factor = 1 if self.first_stage is None else self.first_stage.spatial_factor
+        return factor * getattr(self.network, "size_multiple", 1)
 
     @property
     def trains_on(self) -> Target:  # type: ignore[override]
@@ -104,30 +140,102 @@ class Diffusion(TextToImageModule):
         Differs: see ``DiffusionProcess``.
         """
         x0 = self.encode_images(batch)
+        condition = None
+        if self.inpaints:
+            condition = self.inpainting_condition(batch.image, random_masks(batch.image))
         contexts = self.network.prepare(self.drop_text(self.encode_text(batch)))
-        loss = self.process.training_loss(lambda x, t: self.network(x, t, contexts), x0)
+        loss = self.process.training_loss(self.beside(condition, contexts), x0)
         parameters = [p for p in self.parameters() if p.requires_grad]
         self.optimise(self.optimizers(), loss, parameters)  # type: ignore[arg-type]
         return {"loss": loss.detach()}
 
-    def sample(self, text: TextFeatures, noise: Noise, knobs: Mapping[str, float]) -> Images:
-        """Guided denoising from pure noise, then the first stage's decoder.
+    def sample(
+        self,
+        text: TextFeatures,
+        noise: Noise,
+        knobs: Mapping[str, float],
+        *,
+        size: tuple[int, int] | None = None,
+        edit: Edit | None = None,
+    ) -> Images:
+        """Guided denoising from pure noise or from a given image, then the decoder.
+
+        Args:
+            text: of B prompts.
+            noise: of B samples.
+            knobs: complete and checked.
+            size: height and width in pixels; None: those of the edit's image, or the
+                training resolution. Other sizes than the training's are sampled convolutionally.
+            edit: one of ``edits``.
 
         Raises:
-            ConfigError: ``guidance_low`` is not below ``guidance_high``.
+            ConfigError: ``guidance_low`` is not below ``guidance_high``, or a side is not a
+                multiple of ``size_multiple``.
+
+        Source: Rombach et al. 2022 (LDM), section 4.3.2 (convolutional sampling).
+        Differs: none.
         """
-        factor = 1 if self.first_stage is None else self.first_stage.spatial_factor
-        side = self.resolution // factor
+        image = getattr(edit, "image", None)
+        size = size or (self.resolution, self.resolution)
+        if image is not None:
+            size = (image.shape[-2], image.shape[-1])
+        check_size(size, self.size_multiple)
+        plan = self.plan(text, noise, size, int(knobs["num_steps"]), edit)
         x = self.process.sample(
-            self.denoiser(text),
-            noise.normal(self.channels, side, side),
+            plan.predict,
+            plan.x,
             noise,
             num_steps=int(knobs["num_steps"]),
             eta=knobs.get("eta", 0.0),
+            start=plan.start,
+            between=plan.between,
             guide=guidance_of(knobs),
             threshold=knobs.get("threshold"),
         )
-        return x if self.first_stage is None else self.first_stage.decode(x)
+        images = x if self.first_stage is None else self.first_stage.decode(x)
+        return paste(images, edit) if isinstance(edit, Inpainting) else images
+
+    def plan(
+        self,
+        text: TextFeatures,
+        noise: Noise,
+        size: tuple[int, int],
+        num_steps: int,
+        edit: Edit | None,
+    ) -> Plan:
+        """What the process is given for an edit, or for none."""
+        factor = 1 if self.first_stage is None else self.first_stage.spatial_factor
+        sides = (size[0] // factor, size[1] // factor)
+        x = noise.normal(self.channels, *sides)
+        condition = None
+        if self.inpaints:
+            # Without an edit everything is painted.
+            image = x.new_zeros(len(x), 3, *size)
+            mask = torch.ones_like(image[:, :1], dtype=torch.bool)
+            if isinstance(edit, Inpainting):
+                image, mask = edit.image.to(x), edit.mask.to(x.device)
+            condition = self.inpainting_condition(image, mask)
+        match edit:
+            case ImageToImage():
+                start = (self.encode_pixels(edit.image.to(x)), edit.strength)
+                return Plan(self.denoiser(text, condition), x, start=start)
+            case Inpainting() if not self.inpaints:
+                known = self.encode_pixels(edit.image.to(x))
+                region = latent_mask(edit.mask.to(x.device), sides)
+                between = keep_known(known, x, region, self.process.levels(num_steps))
+                return Plan(self.denoiser(text), x, between=between)
+            case PromptMixing(by="layer"):
+                return Plan(self.denoiser(text, condition, edit), x)
+            case PromptMixing():
+                second = self.denoiser(edit.text.to(x.device), condition)
+                first, after = self.denoiser(text, condition), round(edit.switch * num_steps)
+                predict, between = switching(first, second, after)
+                return Plan(predict, x, between=between)
+            case Interpolation():
+                x = slerp(x, edit.noise.normal(self.channels, *sides).to(x), edit.weight)
+                text = lerp_text(text, edit.text.to(x.device), edit.weight)
+                return Plan(self.denoiser(text, condition), x)
+        return Plan(self.denoiser(text, condition), x)
 
     def nfe(self, knobs: Mapping[str, float] | None = None) -> int:
         """How many rows an image the network is evaluated on, guidance counted.
@@ -145,27 +253,86 @@ class Diffusion(TextToImageModule):
         """
         contexts = self.network.prepare(self.encode_text(batch))
         noise = Noise(batch.index.tolist(), self.device)
-        return self.process.bucket_losses(
-            lambda x, t: self.network(x, t, contexts), self.encode_images(batch), noise, buckets
-        )
+        condition = None
+        if self.inpaints:
+            everything = torch.ones_like(batch.image[:, :1], dtype=torch.bool)
+            condition = self.inpainting_condition(batch.image, everything)
+        predict = self.beside(condition, contexts)
+        return self.process.bucket_losses(predict, self.encode_images(batch), noise, buckets)
 
-    def denoiser(self, text: TextFeatures) -> Callable[[Tensor, Tensor], Tensor]:
+    # ---- what the process calls ----
+
+    def encode_pixels(self, images: Images) -> Float[Tensor, "B C h w"]:
+        """What is diffused of given images."""
+        return images if self.first_stage is None else self.first_stage.encode(images)
+
+    def inpainting_condition(self, images: Images, mask: Tensor) -> Float[Tensor, "B C1 h w"]:
+        """The mask (B, 1, H, W) and the image without its region, at the network's size."""
+        masked = self.encode_pixels(without_region(images, mask))
+        return beside(latent_mask(mask, (masked.shape[-2], masked.shape[-1])), masked)
+
+    def beside(self, condition: Tensor | None, contexts: Any) -> Callable[[Tensor, Tensor], Tensor]:
+        """The network with a condition (B, C, h, w) beside the x of B or 2B rows."""
+
+        def predict(x: Tensor, t: Tensor) -> Tensor:
+            if condition is not None:
+                copies = len(x) // len(condition)
+                x = torch.cat([x, condition.repeat(copies, 1, 1, 1)], 1)
+            return self.network(x, t, contexts)
+
+        return predict
+
+    def denoiser(
+        self,
+        text: TextFeatures,
+        condition: Tensor | None = None,
+        mixing: PromptMixing | None = None,
+    ) -> Callable[[Tensor, Tensor], Tensor]:
         """The network under B prompts, for B rows, or for 2B of which half is unconditional.
 
         What depends on the prompts alone is computed at the first call of each kind.
+
+        Args:
+            text: of B prompts.
+            condition: see ``beside``.
+            mixing: a second prompt for the deeper of the network's text layers.
         """
         prepared: dict[int, Any] = {}
 
+        def prepare(rows: int, given: TextFeatures) -> Any:
+            if rows > len(given):
+                null = self.text_encoder.null(len(given)).to(given.tokens.device)
+                given = TextFeatures.cat([given, null])
+            return self.network.prepare(given)
+
         def predict(x: Tensor, t: Tensor) -> Tensor:
             if len(x) not in prepared:
-                given = text
-                if len(x) > len(text):
-                    null = self.text_encoder.null(len(text)).to(text.tokens.device)
-                    given = TextFeatures.cat([text, null])
-                prepared[len(x)] = self.network.prepare(given)
-            return self.network(x, t, prepared[len(x)])
+                contexts = prepare(len(x), text)
+                if mixing is not None:
+                    after = round(mixing.switch * len(contexts))
+                    second = prepare(len(x), mixing.text.to(x.device))
+                    contexts = [*contexts[:after], *second[after:]]
+                prepared[len(x)] = self.beside(condition, contexts)
+            return prepared[len(x)](x, t)
 
         return predict
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What ``DiffusionProcess.sample`` is given.
+
+    Attributes:
+        predict: see there.
+        x: see there.
+        start: see there.
+        between: see there.
+    """
+
+    predict: Callable[[Tensor, Tensor], Tensor]
+    x: Tensor
+    start: tuple[Tensor, float] | None = None
+    between: Between = unchanged
 
 
 def guidance_of(knobs: Mapping[str, float]) -> Guidance:

@@ -17,8 +17,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate
 
+from t2ibench.core.edits import Edit, Upscaling
 from t2ibench.core.errors import ConfigError
-from t2ibench.core.knobs import Knob, resolve_knobs
+from t2ibench.core.knobs import Knob
 from t2ibench.core.noise import Noise
 from t2ibench.core.types import Batch, Images, TextFeatures
 from t2ibench.families.base import OptimizerFactory, TextToImageModule
@@ -90,7 +91,7 @@ class SuperResolution(TextToImageModule):
     """
 
     family: ClassVar[str] = "diffusion"
-    edits: ClassVar[frozenset[str]] = frozenset({"super_resolution"})
+    edits: ClassVar[frozenset[str]] = frozenset({"upscaling"})
 
     def __init__(
         self,
@@ -231,50 +232,18 @@ class SuperResolution(TextToImageModule):
         """The base's features, which serve every stage."""
         return self.text_encoder.encode(list(captions))
 
-    def sample(self, text: TextFeatures, noise: Noise, knobs: Mapping[str, float]) -> Images:
-        """The base's images, then this stage."""
-        return self._enlarge(self.base.generate(text, noise, knobs), text, noise, knobs)
-
-    @torch.no_grad()
-    def upscale(
+    def sample(
         self,
-        images: Float[Tensor, "B 3 h w"],
-        text: TextFeatures | Sequence[str] | None,
+        text: TextFeatures,
         noise: Noise,
-        knobs: Mapping[str, float] | None = None,
+        knobs: Mapping[str, float],
+        *,
+        edit: Edit | None = None,
     ) -> Images:
-        """Super-resolution of given images; the base is not used.
-
-        Args:
-            images: (B, 3, h, w) in [-1, 1], of the base's size or any other that the network
-                takes.
-            text: B captions or their features; None: no text.
-            noise: of B samples; other seeds give other details.
-            knobs: overrides of the declared defaults; the base's have no effect.
-
-        Returns:
-            (B, 3, upscale * h, upscale * w) in [-1, 1].
-
-        Raises:
-            ConfigError: images, captions and seeds are not as many, a knob is unknown or out of
-                range, or the network does not take the size.
-        """
-        count, values, was_training = len(images), resolve_knobs(self.knobs, knobs), self.training
-        self.eval()
-        try:
-            if text is None:
-                text = self.text_encoder.null(count)
-            elif not isinstance(text, TextFeatures):
-                text = self.encode_captions(text)
-            if not count == len(text) == len(noise):
-                raise ConfigError(
-                    f"upscale got {count} images, {len(text)} captions and {len(noise)} seeds; "
-                    "give as many of each."
-                )
-            images, text = images.to(self.device), text.to(self.device)
-            return self._enlarge(images, text, noise, values).clamp(-1, 1)
-        finally:
-            self.train(was_training)
+        """The base's images, or given ones, then this stage."""
+        if isinstance(edit, Upscaling):
+            return self._enlarge(edit.image.to(self.device), text, noise, knobs)
+        return self._enlarge(self.base.generate(text, noise, knobs), text, noise, knobs)
 
     def _enlarge(
         self,

@@ -18,12 +18,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from t2ibench.autoencoders.frozen import FrozenFirstStage
+from t2ibench.core.edits import Edit, ImageInterpolation, Variation, slerp
 from t2ibench.core.errors import ConfigError
-from t2ibench.core.knobs import Knob, resolve_knobs
+from t2ibench.core.knobs import Knob
 from t2ibench.core.noise import Noise
 from t2ibench.core.types import Batch, Images, TextFeatures
 from t2ibench.families.base import OptimizerFactory, Target, TextToImageModule
-from t2ibench.families.diffusion.clip import FrozenClip, slerp
+from t2ibench.families.diffusion.clip import FrozenClip
 from t2ibench.families.diffusion.unclip_prior import Process
 from t2ibench.samplers.guidance import guided
 from t2ibench.text.base import TextEncoder
@@ -80,7 +81,7 @@ class UnCLIP(TextToImageModule):
     """
 
     family: ClassVar[str] = "diffusion"
-    edits: ClassVar[frozenset[str]] = frozenset({"variations", "interpolation"})
+    edits: ClassVar[frozenset[str]] = frozenset({"variations", "image_interpolation"})
 
     def __init__(
         self,
@@ -199,12 +200,21 @@ class UnCLIP(TextToImageModule):
 
     # ---- sampling ----
 
-    def sample(self, text: TextFeatures, noise: Noise, knobs: Mapping[str, float]) -> Images:
-        """An image embedding from the prior, then the decoder.
+    def sample(
+        self,
+        text: TextFeatures,
+        noise: Noise,
+        knobs: Mapping[str, float],
+        *,
+        edit: Edit | None = None,
+    ) -> Images:
+        """An image embedding from the prior, or of given images, then the decoder.
 
         Raises:
             ConfigError: the features have no CLIP embedding.
         """
+        if edit is not None:
+            return self.decode(self.embedding_of(edit), self.null_text(len(text)), noise, knobs)
         if text.embedding is None:
             raise ConfigError(
                 "UnCLIP got text features without CLIP embeddings; give it the captions, or what "
@@ -251,61 +261,14 @@ class UnCLIP(TextToImageModule):
         )
         return x if self.first_stage is None else self.first_stage.decode(x)
 
-    # ---- edits ----
+    def embedding_of(self, edit: Edit) -> Float[Tensor, "B E"]:
+        """What the decoder reads in the prior's place; captions and the prior's knobs do not act.
 
-    @torch.no_grad()
-    def variations(
-        self, images: Images, noise: Noise, knobs: Mapping[str, float] | None = None
-    ) -> Images:
-        """Other images of the same CLIP embedding.
-
-        Args:
-            images: (B, 3, H, W) in [-1, 1], of any size that the CLIP takes.
-            noise: of B samples; other seeds give other variations.
-            knobs: overrides of the declared defaults; the prior's have no effect.
-
-        Source: Ramesh et al. 2022 (unCLIP), section 3.1.
-        Differs: x_T is drawn, not the image's own by DDIM inversion.
+        Source: Ramesh et al. 2022 (unCLIP), sections 3.1 (variations) and 3.2 (interpolations).
+        Differs: x_T is drawn, where the paper takes the image's own by DDIM inversion.
         """
-        return self._edited(self.clip.embed_images(images), noise, knobs)
-
-    @torch.no_grad()
-    def interpolation(
-        self,
-        first: Images,
-        second: Images,
-        amount: float,
-        noise: Noise,
-        knobs: Mapping[str, float] | None = None,
-    ) -> Images:
-        """Images whose CLIP embedding lies between those of two images.
-
-        Args:
-            first: (B, 3, H, W) in [-1, 1], where ``amount`` is 0.
-            second: likewise, where it is 1.
-            amount: in [0, 1].
-            noise: of B samples; the same seeds along a path give a smooth one.
-            knobs: see ``variations``.
-
-        Raises:
-            ConfigError: the amount is outside [0, 1].
-
-        Source: Ramesh et al. 2022 (unCLIP), section 3.2.
-        Differs: x_T is drawn, not interpolated between the images' own.
-        """
-        if not 0 <= amount <= 1:
-            raise ConfigError(f"amount={amount} is outside [0, 1]; 0 is the first image.")
-        between = slerp(self.clip.embed_images(first), self.clip.embed_images(second), amount)
-        return self._edited(between, noise, knobs)
-
-    def _edited(
-        self, embeddings: Tensor, noise: Noise, knobs: Mapping[str, float] | None
-    ) -> Images:
-        """The decoder alone, in evaluation mode."""
-        values, was_training = resolve_knobs(self.knobs, knobs), self.training
-        self.eval()
-        try:
-            null = self.null_text(len(embeddings))
-            return self.decode(embeddings, null, noise, values).clamp(-1, 1)
-        finally:
-            self.train(was_training)
+        if isinstance(edit, ImageInterpolation):
+            first = self.clip.embed_images(edit.image.to(self.device))
+            return slerp(first, self.clip.embed_images(edit.other.to(self.device)), edit.weight)
+        assert isinstance(edit, Variation)
+        return self.clip.embed_images(edit.image.to(self.device))

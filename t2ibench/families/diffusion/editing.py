@@ -1,0 +1,127 @@
+"""What latent and pixel diffusion do with a given image or a second prompt while they sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn.functional import adaptive_max_pool2d
+
+from t2ibench.core.edits import Inpainting
+from t2ibench.core.errors import ConfigError
+from t2ibench.core.types import Images
+from t2ibench.samplers.deterministic import Between
+from t2ibench.samplers.levels import Levels
+from t2ibench.samplers.prediction import add_noise
+
+Latent = Float[Tensor, "B C h w"]
+Predict = Callable[[Tensor, Tensor], Tensor]
+
+WHOLE_IMAGE = 0.25
+"""Share of training masks that cover all of an image, so that the network also paints freely."""
+
+
+def latent_mask(mask: Bool[Tensor, "B 1 H W"], side: tuple[int, int]) -> Float[Tensor, "B 1 h w"]:
+    """1 at each latent position of which any pixel is painted, 0 elsewhere."""
+    return adaptive_max_pool2d(mask.float(), side)
+
+
+def keep_known(
+    known: Latent, eps: Latent, mask: Float[Tensor, "B 1 h w"], levels: Levels
+) -> Between:
+    """Outside the mask each step finds the known image at its own noise level.
+
+    Args:
+        known: x_0 of the given image.
+        eps: the noise that sampling started from, the same at every level.
+        mask: 1 where x is painted.
+        levels: of the solver.
+
+    Source: Avrahami et al. 2023 (Blended latent diffusion), algorithm 1.
+    Differs: one eps for all levels, so that the result does not depend on their number through
+        fresh draws; pixels outside the mask are pasted at the end (``paste``).
+    """
+    alpha, sigma = levels.coefficients()
+
+    def between(x: Tensor, i: int) -> Tensor:
+        return torch.lerp(add_noise(known, eps, alpha[i], sigma[i]), x, mask)
+
+    return between
+
+
+def paste(painted: Images, edit: Inpainting) -> Images:
+    """The given image with the painted region: pixels outside the mask to the bit."""
+    return torch.where(edit.mask.to(painted.device), painted, edit.image.to(painted))
+
+
+def beside(mask: Float[Tensor, "B 1 h w"], masked: Latent) -> Float[Tensor, "B C1 h w"]:
+    """What an inpainting network sees beside x: the mask, then the masked image's latents.
+
+    Source: Rombach et al. 2022 (LDM), section 4.5; Stable Diffusion's inpainting checkpoint for
+        the order.
+    Differs: none.
+    """
+    return torch.cat([mask, masked], 1)
+
+
+def without_region(images: Images, mask: Bool[Tensor, "B 1 H W"]) -> Images:
+    """Mid-grey where the mask is True, as published: the pixels that the network must invent."""
+    return images.masked_fill(mask, 0.0)
+
+
+def random_masks(images: Images) -> Bool[Tensor, "B 1 H W"]:
+    """One mask an image: a box of random place and size, or all of it, by torch's generator.
+
+    Source: Rombach et al. 2022 (LDM), appendix E.2.2 (synthetic masks); Stable Diffusion's
+        inpainting model card: a quarter of the masks cover everything.
+    Differs: boxes alone, with sides from a quarter of the image's to all of it.
+    """
+    count, _, height, width = images.shape
+    device = images.device
+    extent = 0.25 + 0.75 * torch.rand(count, 2, device=device)
+    extent = torch.where(torch.rand(count, 1, device=device) < WHOLE_IMAGE, 1.0, extent)
+    start = torch.rand(count, 2, device=device) * (1 - extent)
+
+    def inside(axis: int, length: int) -> Tensor:
+        place = (torch.arange(length, device=device) + 0.5) / length
+        low = start[:, axis, None]
+        return (place >= low) & (place <= low + extent[:, axis, None])
+
+    return (inside(0, height)[:, None, :, None] & inside(1, width)[:, None, None, :]).bool()
+
+
+def switching(first: Predict, second: Predict, after: int) -> tuple[Predict, Between]:
+    """A network that reads a second prompt from step ``after`` on, and the hook that counts.
+
+    Source: Hertz et al. 2022 (Prompt-to-prompt), section 4.1: what is drawn early decides the
+        layout.
+    Differs: whole prompts are swapped, not attention maps.
+    """
+    step = 0
+
+    def predict(x: Tensor, t: Tensor) -> Tensor:
+        return first(x, t) if step < after else second(x, t)
+
+    def between(x: Tensor, i: int) -> Tensor:
+        nonlocal step
+        step = i
+        return x
+
+    return predict, between
+
+
+def check_size(size: tuple[int, int], multiple: int) -> None:
+    """Height and width must be positive multiples of what the networks halve them by.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    height, width = size
+    if min(height, width) < multiple or height % multiple or width % multiple:
+        near = tuple(max(1, round(side / multiple)) * multiple for side in size)
+        raise ConfigError(
+            f"size={height}x{width}: this model's sides are multiples of {multiple}; "
+            f"{near[0]}x{near[1]} is near."
+        )
