@@ -6,6 +6,19 @@ t2ibench sample RUN prompts=PartiPrompts.tsv out=parti
 t2ibench sample RUN prompts=evaluation_metadata.jsonl images_per_prompt=4 out=geneval
 t2ibench sample RUN prompts=color_val.txt layout=t2i_compbench images_per_prompt=10 out=color
 
+Edits, and sizes other than the training's:
+t2ibench sample RUN "a red ring" size=64x96
+t2ibench sample RUN "a red ring" edit=img2img image=photo.png strength=0.6
+t2ibench sample RUN "a red ring" edit=inpainting image=photo.png mask=white-where-painted.png
+t2ibench sample RUN "a red ring" edit=outpainting image=photo.png sides=16,16,0,0
+t2ibench sample RUN "a red ring" edit=prompt_mixing with="a blue star" switch=0.3 by=step|layer
+t2ibench sample RUN "a red ring" edit=interpolation with="a blue star" weight=0.5
+t2ibench sample RUN edit=variations image=photo.png images_per_prompt=4
+t2ibench sample RUN edit=image_interpolation image=one.png other=two.png weight=0.5
+t2ibench sample RUN "a red ring" edit=upscaling image=small.png
+An image is cut to the model's square, or to size=HEIGHTxWIDTH. `t2ibench info` lists the edits that
+a model has.
+
 prompts=FILE reads .txt (a prompt a line, T2I-CompBench), PartiPrompts' .tsv, DrawBench's .csv and
 GenEval's .jsonl. layout=auto|plain|geneval|t2i_compbench is the folder that a detector reads; auto
 is GenEval's for GenEval's prompts and plain (images and metadata.jsonl) for all others.
@@ -20,6 +33,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from t2ibench.cli.arguments import number, parse_arguments
+from t2ibench.cli.edits import NAMES, WITHOUT_PROMPT, check_options, make_edit, read_size
 from t2ibench.core.errors import ConfigError
 
 DEFAULTS = {
@@ -29,7 +43,9 @@ DEFAULTS = {
     "batch_size": "64",
     "images_per_prompt": "1",
     "layout": "auto",
-}
+    "edit": "",
+    "size": "",
+} | dict.fromkeys(NAMES, "")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -43,6 +59,11 @@ def run(arguments: Sequence[str]) -> int:
     folder, *words = given.words
     prompts = [Prompt(word) for word in words]
     prompts += read_prompts(given.options["prompts"]) if given.options["prompts"] else []
+    edit, size = given.options["edit"], read_size(given.options["size"])
+    typed = {name: given.options[name] for name in NAMES}
+    check_options(edit, typed)
+    if not prompts and edit in WITHOUT_PROMPT:
+        prompts = [Prompt("")]
     if not prompts:
         raise ConfigError("sample needs prompts: words in quotes after the run, or prompts=FILE.")
     layout = choose_layout(given.options["layout"], prompts)
@@ -64,8 +85,18 @@ def run(arguments: Sequence[str]) -> int:
     module = open_run(Run.at(folder)).module
     asked = [prompt.text for prompt in prompts for _ in range(per_prompt)]
     seeds = sample_seeds(numbered(asked), seed)
+    changed = make_edit(edit, typed, module, len(asked), size, seed)
     with counted("sample", len(asked)) as advance:
-        pixels = generate_pixels(module, asked, seeds, given.knobs, batch_size, advance)
+        pixels = generate_pixels(
+            module,
+            asked,
+            seeds,
+            given.knobs,
+            batch_size,
+            advance,
+            size=None if changed is not None else size,
+            edit=changed,
+        )
     write_images(Path(given.options["out"]), layout, prompts, per_prompt, pixels, seeds)
     sys.stdout.write(f"{len(asked)} images in {given.options['out']} ({layout} layout)\n")
     return 0

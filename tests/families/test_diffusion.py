@@ -35,7 +35,7 @@ PROCESS = {
 }
 
 
-def make_module(conditioning="cross_attention", **changes):
+def make_module(conditioning="cross_attention", extra_channels=0, **changes):
     torch.manual_seed(0)
     words = ["a", "red", "ring", "small", "blue", "star", "large", "green", "cross", "on", "white"]
     autoencoder = KLAutoencoder(latent_channels=4, channels=[16, 16], blocks=1, stem_factor=2)
@@ -53,6 +53,7 @@ def make_module(conditioning="cross_attention", **changes):
             conditioning=conditioning,
             heads=2,
             groups=4,
+            extra_channels=extra_channels,
         ),
         "optimizer": functools.partial(torch.optim.AdamW, lr=3e-3),
         "resolution": 32,

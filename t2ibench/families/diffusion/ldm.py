@@ -138,6 +138,7 @@ class UNet(nn.Module):
         heads: of every attention.
         groups: of every GroupNorm.
         vector_width: E of a further condition that is added to the time embedding; 0: none.
+        extra_channels: of conditions beside x: latents + 1 for an inpainting network.
 
     Source: Rombach et al. 2022 (LDM), section 3.3 and appendix E.1.
     Differs: text at every level, self-attention where asked; no projections around the block; a
@@ -158,15 +159,17 @@ class UNet(nn.Module):
         heads: int,
         groups: int,
         vector_width: int = 0,
+        extra_channels: int = 0,
     ) -> None:
         super().__init__()
         self.channels = channels
+        self.extra_channels = extra_channels
         time_width = 4 * channels
         self.time = nn.Sequential(
             nn.Linear(channels, time_width), nn.SiLU(), nn.Linear(time_width, time_width), nn.SiLU()
         )
         self.vector = nn.Linear(vector_width, time_width) if vector_width else None
-        self.conv_in = nn.Conv2d(latent_channels, channels, 3, padding=1)
+        self.conv_in = nn.Conv2d(latent_channels + extra_channels, channels, 3, padding=1)
 
         def stage(channels_in: int, width: int, level: int) -> TextStage:
             return TextStage(
@@ -220,11 +223,11 @@ class UNet(nn.Module):
         timesteps: Float[Tensor, " B"],
         contexts: Contexts,
         vector: Float[Tensor, "B E"] | None = None,
-    ) -> Float[Tensor, "B C H W"]:
+    ) -> Float[Tensor, "B C2 H W"]:
         """Predicts from noisy latents.
 
         Args:
-            x: (B, C, h, w) noisy latents.
+            x: (B, C, h, w) noisy latents, conditions of ``extra_channels`` after them.
             timesteps: (B,) in 0..T-1.
             contexts: of ``prepare``, for the same B prompts.
             vector: (B, E) the further condition, where the network has one.
