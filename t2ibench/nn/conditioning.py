@@ -13,7 +13,7 @@ prompt), ``forward`` does the rest (once a sampling step).
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from jaxtyping import Float
@@ -24,6 +24,7 @@ from t2ibench.core.types import TextFeatures
 from t2ibench.nn.attention import Attention
 
 ConditioningKind = Literal["concat", "modulation", "cross_attention"]
+Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 
 
 class ConcatConditioning(nn.Module):
@@ -134,7 +135,7 @@ class SpatialConditioning(nn.Module):
         return tokens.reshape(b, h, w, c).permute(0, 3, 1, 2)
 
 
-def zero_init(layer: nn.Linear) -> nn.Linear:
+def zero_init(layer: Layer) -> Layer:
     """Zeroes a layer so that its residual branch starts as the identity."""
     torch.nn.init.zeros_(layer.weight)
     if layer.bias is not None:
