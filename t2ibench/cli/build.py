@@ -162,7 +162,7 @@ def check_config(cfg: DictConfig) -> None:
     """
     to_container(cfg)
     build_budget(cfg)
-    kinds = ("concat", "modulation", "cross_attention")
+    kinds = ("concat", "modulation", "cross_attention", "none")
     if cfg.conditioning not in kinds:
         raise ConfigError(f"conditioning={cfg.conditioning} is unknown; choose {', '.join(kinds)}.")
     if not isinstance(cfg.seed, int) or cfg.seed < 0:

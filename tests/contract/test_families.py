@@ -79,12 +79,14 @@ def test_every_family_of_the_spine_is_configured():
     assert {"gan/gan_int_cls", "autoregressive/vqgan_gpt", "diffusion/ldm"} <= set(MODELS)
 
 
-def test_two_steps_change_every_parameter_and_count_flops(cfg, tmp_path):
+def test_a_few_steps_change_every_parameter_and_count_flops(cfg, tmp_path):
     before, _ = untrained_module(cfg)
     start = {n: p.detach().clone() for n, p in before.named_parameters() if p.requires_grad}
-    _, module, fitted = train(cfg, tmp_path, 24)
+    # Layers that start at zero stand in a row: the last lets the first learn after three steps.
+    _, module, fitted = train(cfg, tmp_path, 40)
     still = [n for n, p in module.named_parameters() if n in start and torch.equal(p, start[n])]
-    assert not still
+    # A bias of all keys alike adds the same to every logit: softmax has no gradient for it.
+    assert not [name for name in still if not name.endswith("to_k.bias")]
     frozen = [n for n, p in module.named_parameters() if not p.requires_grad]
     assert all(n.startswith("first_stage.") for n in frozen)
     assert fitted.clock.flops_per_image > 1e5

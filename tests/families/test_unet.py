@@ -237,7 +237,7 @@ def small(conditioning="cross_attention", **changes):
     return PublishedUNet(**(layout | changes))
 
 
-@pytest.mark.parametrize("conditioning", ["cross_attention", "modulation"])
+@pytest.mark.parametrize("conditioning", ["cross_attention", "modulation", "concat"])
 def test_text_is_read_and_prepared_once(conditioning):
     network = randomise(small(conditioning))
     x, t = noise(2, 4, 8, 8), torch.tensor([5.0, 5.0])

@@ -28,8 +28,9 @@ from t2ibench.families.diffusion.unet_blocks import (
 from t2ibench.nn.conditioning import zero_init
 from t2ibench.nn.embeddings import timestep_embedding
 
-TextInput = Literal["cross_attention", "modulation", "none"]
-"""Text through transformers at the attention levels, through the time embedding, or not at all."""
+TextInput = Literal["cross_attention", "modulation", "concat", "none"]
+"""Text through transformers at the attention levels, in the time embedding, as channels that are
+the same at every position of the input, or not at all."""
 
 Widen = Callable[..., ResidualBlock]
 Attend = Callable[[int], nn.Module]
@@ -97,7 +98,7 @@ class PublishedUNet(nn.Module):
     Source: Ho et al. 2020 (DDPM), appendix B; Dhariwal and Nichol 2021 (ADM), section 3; Rombach
         et al. 2022 (LDM), section 3.3 and appendix E.2.1; their released code.
     Differs: text by ``modulation`` is a linear map of the sentence vector beside the time
-        embedding; ADM's table of classes is ``vector`` of one-hot rows (its weight transposed);
+        embedding, by ``concat`` one to as many channels as the first level has; ADM's table of classes is ``vector`` of one-hot rows (its weight transposed);
         no dropout.
     """
 
@@ -167,7 +168,11 @@ class PublishedUNet(nn.Module):
         def up(width: int) -> nn.Module:
             return block(width, width, "up") if residual_resize else Upsample(width)
 
-        self.conv_in = nn.Conv2d(latent_channels + extra_channels, channels[0], 3, padding=1)
+        wide_in = latent_channels + extra_channels
+        if conditioning == "concat":
+            self.text_channels = nn.Linear(text_width, channels[0])
+            wide_in += channels[0]
+        self.conv_in = nn.Conv2d(wide_in, channels[0], 3, padding=1)
         self.time_embedding = TimeEmbedding(channels[0], time_width)
         if vector_width:
             self.class_embedding = nn.Linear(vector_width, time_width, bias=False)
@@ -210,6 +215,8 @@ class PublishedUNet(nn.Module):
         """What depends on the prompts alone, once a prompt: an entry a text layer."""
         if self.conditioning == "modulation":
             return [self.text_embedding(text.pooled)]
+        if self.conditioning == "concat":
+            return [self.text_channels(text.pooled)[:, :, None, None]]
         return [context for t in self.transformers() for context in t.prepare(text)]
 
     def forward(
@@ -243,6 +250,8 @@ class PublishedUNet(nn.Module):
                 return self.run(attention, x, given)
             return x if attention is None else self.run(attention, x)
 
+        if self.conditioning == "concat":
+            x = torch.cat([x, contexts[0].expand(-1, -1, *x.shape[2:])], 1)
         x = self.conv_in(x)
         skips = [x]
         for level in self.down_blocks:
