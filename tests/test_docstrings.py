@@ -17,6 +17,7 @@ PAPER_FILES = sorted(
         *ROOT.glob("families/*/gan_int_cls.py"),
         *ROOT.glob("families/*/vqgan_gpt.py"),
         *ROOT.glob("families/*/ldm.py"),
+        ROOT / "families/diffusion/dit.py",
         ROOT / "families/diffusion/base_stage.py",
         ROOT / "families/diffusion/imagen.py",
         ROOT / "families/diffusion/sr3.py",

@@ -176,7 +176,8 @@ def check_config(cfg: DictConfig) -> None:
             "protocol.choose_by=null."
         )
     plan = first_stage_plan(cfg)
-    factor = plan.config["spatial_factor"] if plan else cfg.model.get("resolution_multiple", 1)
+    factor = cfg.model.get("resolution_multiple", 1)
+    factor *= plan.config["spatial_factor"] if plan else 1
     if cfg.data.resolution % factor:
         raise ConfigError(
             f"data.resolution={cfg.data.resolution} is not a multiple of {factor}, which "
