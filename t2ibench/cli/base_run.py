@@ -42,13 +42,13 @@ def resolve_base(cfg: DictConfig, root: str | Path) -> Run | None:
             f"model.base=RUN (t2ibench train model={cfg.model.default_base} "
             f"data.resolution={side} trains one)."
         )
-    run = locate(str(cfg.model.base), Path(root))
+    run = locate("model.base", str(cfg.model.base), Path(root))
     cfg.model.base = run.identity
     return run
 
 
-def locate(named: str, root: Path) -> Run:
-    """A run by its folder, its name or the beginning of its hash.
+def locate(key: str, named: str, root: Path) -> Run:
+    """A run by its folder, its name or the beginning of its hash; ``key`` is where it was named.
 
     Raises:
         ConfigError: there is no such run, or it lies in another folder of runs.
@@ -57,8 +57,8 @@ def locate(named: str, root: Path) -> Run:
         if (folder / "status.json").exists():
             if folder.resolve().parent != root.resolve():
                 raise ConfigError(
-                    f"model.base={named} is not in paths.runs={root}, where a stage finds its "
-                    "base by hash; move it there or set paths.runs."
+                    f"{key}={named} is not in paths.runs={root}, where runs are found by hash; "
+                    "move it there or set paths.runs."
                 )
             return Run.at(folder)
     if len(named) >= FEWEST_DIGITS:
@@ -67,7 +67,7 @@ def locate(named: str, root: Path) -> Run:
             if run.identity.startswith(named):
                 return run
     raise ConfigError(
-        f"model.base={named} is no run in paths.runs={root}; give the folder, the name or the "
+        f"{key}={named} is no run in paths.runs={root}; give the folder, the name or the "
         "hash of a run that `t2ibench train` made."
     )
 

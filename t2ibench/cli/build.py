@@ -146,6 +146,8 @@ def training_options(cfg: DictConfig, training: Any) -> TrainingOptions:
         devices=int(cfg.trainer.devices),
         precision=str(cfg.trainer.precision),
         progress=bool(cfg.trainer.progress),
+        validate_every_images=int(cfg.trainer.validate_every_images),
+        compile=bool(cfg.trainer.compile),
     )
 
 

@@ -92,6 +92,8 @@ def identifying(cfg: DictConfig) -> dict[str, Any]:
     chosen = {key: whole[key] for key in IDENTIFYING}
     chosen["data"] = without_paths(chosen["data"])
     chosen["text"] = without_paths(chosen["text"])
+    if whole["start"] is not None:
+        chosen["start"] = whole["start"]
     chosen["precision"] = whole["trainer"]["precision"]
     return chosen
 

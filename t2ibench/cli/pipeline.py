@@ -36,10 +36,12 @@ from t2ibench.cli.clip_stage import kept_clip, published_towers, ready_clip, ske
 from t2ibench.cli.compose import identifying, resolve_conditioning, to_container, to_yaml
 from t2ibench.cli.first_stage import cached_targets, ready_first_stage
 from t2ibench.cli.interrupt import Interrupted
+from t2ibench.cli.start_run import begin_with, resolve_start, started_stage
 from t2ibench.core.errors import NonFiniteLossError
 from t2ibench.core.files import read_json, write_json
 from t2ibench.core.hashing import derive_seed
-from t2ibench.core.types import TextFeatures
+from t2ibench.core.pixels import from_pixels
+from t2ibench.core.types import Batch, TextFeatures
 from t2ibench.data.records import DataSource, PreparedSplit
 from t2ibench.data.stream import BatchStream
 from t2ibench.families.base import TextToImageModule
@@ -78,6 +80,7 @@ def find_run(cfg: DictConfig) -> Run:
     """The run of a configuration, made if it is new."""
     resolve_conditioning(cfg)
     resolve_base(cfg, cfg.paths.runs)
+    resolve_start(cfg, cfg.paths.runs)
     label = f"{cfg.model.name.replace('/', '-')}-{cfg.size.name}-seed{cfg.seed}"
     return Run.of(cfg.paths.runs, label, identifying(cfg), to_yaml(cfg))
 
@@ -92,6 +95,7 @@ def train_run(cfg: DictConfig) -> Trained:
     resolve_conditioning(cfg)
     base_run = resolve_base(cfg, cfg.paths.runs)
     check_config(cfg)
+    start = resolve_start(cfg, cfg.paths.runs)
     base = None
     if base_run is not None:
         check_base(cfg, base_run)
@@ -99,7 +103,11 @@ def train_run(cfg: DictConfig) -> Trained:
     source = build_source(cfg)
     plan = first_stage_plan(cfg)
     train = source.split("train")
-    vocabulary = training_vocabulary(cfg, train) if base is None else None
+    vocabulary = None
+    if start is not None:
+        vocabulary = read_json(start.path / "vocabulary.json")
+    elif base is None:
+        vocabulary = training_vocabulary(cfg, train)
     encoder = build_text_encoder(cfg, vocabulary) if base is None else BaseText(base)
     towers = published_towers(cfg)
     run = find_run(cfg)
@@ -112,7 +120,10 @@ def train_run(cfg: DictConfig) -> Trained:
         if base_run is not None and base is not None:
             clock, extra["base"] = charged(clock, cost_of(base_run)), base_facts(base_run, base)
             check_same_base(run, extra["base"])
-        if plan is not None:
+        if start is not None:
+            clock, extra["start"] = charged(clock, cost_of(start)), start.path.name
+            stage = started_stage(skeleton_stage(cfg, source.resolution), start)
+        elif plan is not None:
             stage, spent, stage_run = ready_first_stage(cfg, plan, source)
             clock.first_stage_flops, clock.first_stage_seconds = spent.flops, spent.seconds
             extra["first_stage"] = stage_run.path.name
@@ -121,6 +132,8 @@ def train_run(cfg: DictConfig) -> Trained:
             clock.first_stage_flops += spent.flops
             clock.first_stage_seconds += spent.seconds
         module = build_module(cfg, encoder, stage, clip, base)
+        if start is not None:
+            begin_with(module, start)
         targets: dict[str, Any] = {}
         if stage is not None and module.trains_on != "image":
             targets = cached_targets(cfg, stage, train, module.trains_on)
@@ -154,6 +167,7 @@ def train_run(cfg: DictConfig) -> Trained:
                     cfg.seed,
                     clock,
                     track,
+                    validation_batch(source),
                 )
         except NonFiniteLossError as error:
             run.set_status("failed", reason=str(error))
@@ -164,6 +178,17 @@ def train_run(cfg: DictConfig) -> Trained:
         load_weights(module, run.weights)
         run.set_status("trained", clock=fitted.clock.state_dict())
         return Trained(run, cfg, source, module.eval(), fitted.clock)
+
+
+def validation_batch(source: DataSource, count: int = 64) -> Batch:
+    """The first validation images with their first captions."""
+    split = source.split("val")
+    count = min(count, len(split))
+    return Batch(
+        from_pixels(split.pixels(slice(0, count))),
+        [record.captions[0] for record in split.records[:count]],
+        torch.arange(count),
+    )
 
 
 def open_run(run: Run, source: DataSource | None = None) -> Trained:

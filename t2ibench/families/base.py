@@ -87,6 +87,13 @@ class TextToImageModule(pl.LightningModule, ABC):
             Detached scalar tensors to log; ``loss`` is among them. Never calls ``.item()``.
         """
 
+    def validation_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Losses on a fixed batch with nothing left to chance, name -> scalar; none by default.
+
+        Called without gradients; must not touch torch's global generator.
+        """
+        return {}
+
     @abstractmethod
     def sample(self, text: TextFeatures, noise: Noise, knobs: Mapping[str, float]) -> Images:
         """Images for text features; ``knobs`` are complete and checked.

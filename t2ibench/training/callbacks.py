@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from t2ibench.core.errors import BudgetError, NonFiniteLossError
 from t2ibench.core.hashing import derive_seed
+from t2ibench.core.types import Batch
 from t2ibench.nn.ema import WeightEMA
 from t2ibench.runs.clock import Budget, Clock
 from t2ibench.runs.folder import MetricsFile
@@ -222,3 +223,74 @@ class LearningCurves(pl.Callback):
             self.track({name: float(value) for name, value in row.items()})
         self._sums, self._steps, self._indices = {}, 0, []
         self._since = self.clock.images_seen
+
+
+class ValidationLosses(pl.Callback):
+    """Losses on a fixed batch with fixed noise, at equal intervals of images.
+
+    What moves is the network, not the draw. Rows go to a file of their own, live weights, no
+    gradient; the clock does not run meanwhile.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        file: MetricsFile,
+        every_images: int,
+        batch: Batch,
+        track: Callable[[dict[str, float]], None] | None = None,
+    ) -> None:
+        self.clock = clock
+        self.file = file
+        self.every_images = every_images
+        self.batch = batch
+        self.track = track
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Drops rows that lie after the checkpoint."""
+        self.file.rewind(self.clock.images_seen)
+
+    @torch.no_grad()
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Measures where an interval ends, and at the end of training."""
+        step = len(batch) * trainer.world_size
+        due = self.clock.images_seen % self.every_images < step
+        if not trainer.is_global_zero or not (due or trainer.should_stop):
+            return
+        module: Any = pl_module
+        with trainer.precision_plugin.forward_context():
+            losses = module.validation_losses(self.batch.to(pl_module.device))
+        row = {name: round(float(value), 6) for name, value in losses.items()}
+        self.file.append({"images_seen": self.clock.images_seen, **row})
+        if self.track is not None:
+            self.track({"images_seen": float(self.clock.images_seen), **row})
+
+
+class CompileNetworks(pl.Callback):
+    """``torch.compile`` of the module's trained networks, after the first step has been counted.
+
+    Compiled in place, so that the names of weights stay as they are.
+    """
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Compiles once."""
+        module: Any = pl_module
+        parts = module.parts() if hasattr(module, "parts") else dict(pl_module.named_children())
+        for part in parts.values():
+            learns = any(p.requires_grad for p in part.parameters())
+            if learns and part._compiled_call_impl is None:
+                part.compile()

@@ -11,15 +11,18 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from t2ibench.core.types import Batch
 from t2ibench.data.stream import BatchStream
 from t2ibench.runs.clock import Budget, Clock
 from t2ibench.runs.folder import MetricsFile, Run
 from t2ibench.training.callbacks import (
     AverageWeights,
     BudgetClock,
+    CompileNetworks,
     Decay,
     LearningCurves,
     LearningRate,
+    ValidationLosses,
 )
 from t2ibench.training.checkpoint import (
     Checkpointer,
@@ -47,6 +50,8 @@ class TrainingOptions:
         devices: Lightning's devices.
         precision: ``auto`` is bf16-mixed on a GPU and 32-true on a CPU.
         progress: whether a progress bar is shown.
+        validate_every_images: interval of the losses on the fixed validation batch; 0: none.
+        compile: whether the trained networks are compiled (``CompileNetworks``).
     """
 
     warmup_images: int
@@ -58,6 +63,8 @@ class TrainingOptions:
     devices: int
     precision: str
     progress: bool
+    validate_every_images: int = 0
+    compile: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,6 +89,7 @@ def fit(
     seed: int,
     clock: Clock | None = None,
     track: Callable[[dict[str, float]], None] | None = None,
+    validation: Batch | None = None,
 ) -> Fitted:
     """Trains until the budget is spent or a signal comes; resumes from the run's checkpoint.
 
@@ -97,6 +105,7 @@ def fit(
         seed: of initialised noise and data order; the weights are the caller's.
         clock: carries the first stage's cost in.
         track: called with each row of the learning curves (W&B).
+        validation: the fixed batch of ``ValidationLosses``; None: no such losses.
 
     Raises:
         CheckpointError: the run's checkpoint is unreadable.
@@ -120,6 +129,12 @@ def fit(
         ),
         checkpointer,
     ]
+    if validation is not None and options.validate_every_images > 0:
+        file = MetricsFile(run.path / "validation.csv")
+        every = options.validate_every_images
+        callbacks.append(ValidationLosses(clock, file, every, validation, track))
+    if options.compile:
+        callbacks.append(CompileNetworks())
     if options.progress:
         callbacks.append(BudgetProgress(clock, budget, run.path.name))
     trainer = make_trainer(options, callbacks)

@@ -1,5 +1,6 @@
 """Training on the images-seen clock: budgets, resume, signals, EMA, guards."""
 
+import csv
 import os
 import signal
 from dataclasses import replace
@@ -11,6 +12,8 @@ from torch import nn
 
 from t2ibench.core.errors import BudgetError, CheckpointError, NonFiniteLossError
 from t2ibench.core.files import read_json
+from t2ibench.core.noise import Noise
+from t2ibench.core.types import Batch
 from t2ibench.data.records import PreparedSplit, Record
 from t2ibench.data.stream import BatchStream
 from t2ibench.families.base import TextToImageModule
@@ -53,6 +56,11 @@ class Painter(TextToImageModule):
 
     def sample(self, text, noise, knobs):
         return self(text, noise.normal(4))
+
+    def validation_losses(self, batch):
+        noise = Noise(batch.index.tolist()).normal(4)
+        made = self(self.encode_text(batch), noise)
+        return {"val_loss": (made - batch.image).square().mean()}
 
     def configure_optimizers(self):
         return torch.optim.Adam(self.parameters(), lr=1e-2)
@@ -125,7 +133,7 @@ def test_flops_budget_charges_the_first_stage(split, tmp_path):
 
 def test_first_stage_dearer_than_the_budget_is_one_sentence(split, tmp_path):
     clock = Clock(first_stage_flops=1e30)
-    with pytest.raises(BudgetError, match="first stage alone"):
+    with pytest.raises(BudgetError, match="first stage or base alone"):
         train(split, tmp_path, Budget("flops", 1e6), clock=clock)
 
 
@@ -238,3 +246,43 @@ def test_status_survives_as_json(tmp_path):
     run.set_status("failed", reason="because")
     assert read_json(run.path / "status.json")["reason"] == "because"
     assert Run.at(run.path).state == "failed"
+
+
+def validation_rows(run):
+    with open(run.path / "validation.csv", newline="") as file:
+        return [(int(r["images_seen"]), float(r["val_loss"])) for r in csv.DictReader(file)]
+
+
+def test_validation_losses_are_measured_at_intervals_and_change_nothing(split, tmp_path):
+    fixed = Batch(torch.zeros(4, 3, 8, 8), WORDS, torch.arange(4))
+    options = replace(OPTIONS, validate_every_images=32)
+    run, watched, fitted = train(
+        split, tmp_path, Budget("images", 96), "watched", options=options, validation=fixed
+    )
+    _, alone, _ = train(split, tmp_path, Budget("images", 96), "alone")
+    for mine, theirs in zip(watched.parameters(), alone.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    rows = validation_rows(run)
+    assert [images for images, _ in rows] == [32, 64, 96]
+    assert rows[-1][1] < rows[0][1], "zeros are nearer to the mean image than the start is"
+    last = watched.validation_losses(fixed)["val_loss"].item()
+    assert rows[-1][1] == pytest.approx(last, abs=1e-6)
+
+
+def test_without_an_interval_there_is_no_validation(split, tmp_path):
+    fixed = Batch(torch.zeros(4, 3, 8, 8), WORDS, torch.arange(4))
+    run, _, _ = train(split, tmp_path, Budget("images", 32), validation=fixed)
+    assert not (run.path / "validation.csv").exists()
+
+
+@pytest.mark.slow
+def test_compiled_training_is_training(split, tmp_path):
+    options = replace(OPTIONS, compile=True)
+    run, compiled, fitted = train(split, tmp_path, Budget("images", 64), "fast", options=options)
+    _, plain, alone = train(split, tmp_path, Budget("images", 64), "plain")
+    assert compiled.paint._compiled_call_impl is not None
+    assert fitted.clock.flops_per_image == alone.clock.flops_per_image > 0
+    for (name, mine), theirs in zip(compiled.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, msg=name)
+    again = painter()
+    load_weights(again, run.weights)

@@ -39,6 +39,9 @@ from t2ibench.samplers.deterministic import Between, unchanged
 from t2ibench.samplers.guidance import Guidance
 from t2ibench.text.base import TextEncoder
 
+VALIDATION_BUCKETS = 8
+"""Ranges of timesteps whose errors are told apart."""
+
 
 class Diffusion(TextToImageModule):
     """Denoises first-stage latents, or pixels, under the guidance of text.
@@ -246,19 +249,24 @@ class Diffusion(TextToImageModule):
         values = resolve_knobs(self.knobs, knobs)
         return self.process.nfe(int(values["num_steps"]), guidance_of(values))
 
-    def bucket_losses(self, batch: Batch, buckets: int) -> Float[Tensor, " K"]:
-        """Validation errors by range of timesteps, each image with noise of its own index.
+    def validation_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Errors by eighth of the timesteps, each image with noise of its own index.
 
-        No caption is dropped; the same batch and weights give the same numbers.
+        No caption is dropped. Names carry the range: ``val_loss_t0``, ``val_loss_t125``...
         """
         contexts = self.network.prepare(self.encode_text(batch))
-        noise = Noise(batch.index.tolist(), self.device)
         condition = None
         if self.inpaints:
             everything = torch.ones_like(batch.image[:, :1], dtype=torch.bool)
             condition = self.inpainting_condition(batch.image, everything)
-        predict = self.beside(condition, contexts)
-        return self.process.bucket_losses(predict, self.encode_images(batch), noise, buckets)
+        losses = self.process.bucket_losses(
+            self.beside(condition, contexts),
+            self.encode_images(batch),
+            Noise(batch.index.tolist(), self.device),
+            min(VALIDATION_BUCKETS, self.process.timesteps),
+        )
+        width = self.process.timesteps / len(losses)
+        return {f"val_loss_t{round(i * width)}": loss for i, loss in enumerate(losses)}
 
     # ---- what the process calls ----
 

@@ -98,7 +98,8 @@ class PublishedUNet(nn.Module):
     Source: Ho et al. 2020 (DDPM), appendix B; Dhariwal and Nichol 2021 (ADM), section 3; Rombach
         et al. 2022 (LDM), section 3.3 and appendix E.2.1; their released code.
     Differs: text by ``modulation`` is a linear map of the sentence vector beside the time
-        embedding, by ``concat`` one to as many channels as the first level has; ADM's table of classes is ``vector`` of one-hot rows (its weight transposed);
+        embedding, by ``concat`` one to as many channels as the first level has; ADM's table of
+        classes is ``vector`` of one-hot rows (its weight transposed);
         no dropout.
     """
 

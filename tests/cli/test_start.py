@@ -1,0 +1,66 @@
+"""Progressive training: a run that begins with another's weights."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from t2ibench.cli.compose import compose_config
+from t2ibench.cli.pipeline import find_run, train_run
+from t2ibench.core.errors import CheckpointError, ConfigError
+from t2ibench.core.noise import Noise
+
+
+def config(root, *extra):
+    return compose_config(
+        [
+            "model=diffusion/ldm",
+            "data.source.num_train=32",
+            "data.source.num_val=32",
+            "data.source.num_test=8",
+            f"paths.cache={root}/cache",
+            f"paths.runs={root}/runs",
+            "trainer=cpu",
+            "trainer.progress=false",
+            "first_stage.images=16",
+            "budget=images",
+            "budget.amount=32",
+            *extra,
+        ]
+    )
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return tmp_path_factory.mktemp("start")
+
+
+@pytest.fixture(scope="module")
+def small(root):
+    return train_run(config(root, "data.resolution=16"))
+
+
+def test_a_larger_resolution_begins_with_the_weights_of_a_smaller(small, root):
+    still = ["model.module.optimizer.lr=0.0", "model.module.optimizer.adam_lr=0.0"]
+    large = train_run(config(root, f"start={small.run.path.name}", "data.resolution=32", *still))
+    theirs = load_file(small.run.weights)
+    mine = load_file(large.run.weights)
+    assert mine.keys() == theirs.keys()
+    for name, tensor in mine.items():
+        torch.testing.assert_close(tensor, theirs[name], msg=name)
+    assert large.clock.first_stage_flops == pytest.approx(
+        small.clock.flops + small.clock.first_stage_flops
+    )
+    assert large.module.generate(["a ring"], Noise([0])).shape == (1, 3, 32, 32)
+
+
+def test_what_it_begins_with_is_part_of_its_identity(small, root):
+    by_name = find_run(config(root, f"start={small.run.path.name}"))
+    by_hash = find_run(config(root, f"start={small.run.identity}"))
+    assert by_name.identity == by_hash.identity != find_run(config(root)).identity
+
+
+def test_mistakes_are_one_sentence(small, root):
+    with pytest.raises(ConfigError, match="start=nowhere is no run in"):
+        train_run(config(root, "start=nowhere"))
+    with pytest.raises(CheckpointError, match=r"start=.* does not fit .* tensors differ"):
+        train_run(config(root, f"start={small.run.identity}", "size.diffusion.channels=16"))
