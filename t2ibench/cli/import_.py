@@ -31,21 +31,22 @@ OPTIONS = {"out": "", "tokenizer": "", "use_ema": "true"}
 def run(arguments: Sequence[str]) -> int:
     """Reads, checks and writes the run folder ``out``, which is whole or absent."""
     words = [a for a in arguments if not OPTION.match(a)]
-    given = dict(match.groups() for a in arguments if (match := OPTION.match(a)))
+    typed = [match for a in arguments if (match := OPTION.match(a))]
+    given = {match[1]: match[2] for match in typed}
     overrides = [f"{name}={value}" for name, value in given.items() if name not in OPTIONS]
-    options = OPTIONS | {name: value for name, value in given.items() if name in OPTIONS}
-    check_words(words, options)
-    source, out = Path(words[0]).expanduser(), Path(options["out"])
+    chosen = OPTIONS | {name: value for name, value in given.items() if name in OPTIONS}
+    check_words(words, chosen)
+    source, out = Path(words[0]).expanduser(), Path(chosen["out"])
 
     from t2ibench.cli.imported import import_run
     from t2ibench.interop.compvis import read_single_file
     from t2ibench.interop.diffusers_folder import read_folder
 
-    tokenizer = Path(options["tokenizer"]).expanduser() if options["tokenizer"] else None
+    tokenizer = Path(chosen["tokenizer"]).expanduser() if chosen["tokenizer"] else None
     if source.is_dir():
         published = read_folder(source, tokenizer)
     else:
-        published = read_single_file(source, tokenizer, options["use_ema"] == "true")
+        published = read_single_file(source, tokenizer, chosen["use_ema"] == "true")
     with whole_folder(out) as aside:
         count = import_run(published, overrides, aside)
     sys.stdout.write(

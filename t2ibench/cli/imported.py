@@ -95,6 +95,7 @@ def model_overrides(published: Published) -> list[str]:
         "schedule": schedule.name,
         "timesteps": schedule.timesteps,
         "prediction_type": schedule.prediction_type,
+        "betas": [schedule.beta_start, schedule.beta_end],
     }
     return [
         f"model={MODEL}",

@@ -56,6 +56,7 @@ def read_folder(folder: str | Path, tokenizer: Path | None) -> Published:
         facts={
             "format": "diffusers",
             "file": folder.name,
+            "sample_size": unet_config.get("sample_size"),
             "sha256": {
                 str(file.relative_to(folder)): hash_file(file)
                 for component in files.values()

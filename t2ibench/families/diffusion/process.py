@@ -94,9 +94,11 @@ class DiffusionProcess(nn.Module):
         threshold: float = 0.0,
     ) -> None:
         super().__init__()
-        self.schedule = make_schedule(
-            schedule, timesteps, betas=betas, shift=shift, zero_terminal=zero_terminal_snr
-        )
+        # On the CPU also where the networks are only sketched (torch.device("meta")).
+        with torch.device("cpu"):
+            self.schedule = make_schedule(
+                schedule, timesteps, betas=betas, shift=shift, zero_terminal=zero_terminal_snr
+            )
         self.prediction_type = check_prediction(prediction_type)
         if self.schedule.ends_in_pure_noise and prediction_type == "epsilon":
             raise ConfigError(
@@ -129,7 +131,8 @@ class DiffusionProcess(nn.Module):
         self.clip = clip
         self.threshold = threshold
         self.num_steps = num_steps
-        self.levels()
+        with torch.device("cpu"):
+            self.levels()
         tables = vars(self.schedule)
         if self.learned:
             tables = tables | vars(Posterior.of(self.schedule))
