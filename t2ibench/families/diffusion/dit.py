@@ -144,7 +144,7 @@ class DiT(nn.Module):
         heads: of every attention.
         patch: side of the square of pixels or latents that is one token.
         conditioning: how text enters, see above.
-        long_skips: whether block depth - 1 - i also sees the input of block i's successor.
+        long_skips: whether block depth - 1 - i also sees the output of block i.
         learned_variance: whether the output has as many channels again for the variance.
         extra_channels: of conditions concatenated to the noisy input.
         vector_width: E of a further condition that is added to the time embedding; 0: none.
