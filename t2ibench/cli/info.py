@@ -41,6 +41,8 @@ def describe(overrides: Sequence[str]) -> dict[str, Any]:
     """The facts of a configuration, JSON-ready."""
     from dataclasses import asdict
 
+    import torch
+
     from t2ibench.cli.build import check_config
     from t2ibench.cli.compose import compose_config, resolve_conditioning
     from t2ibench.cli.pipeline import untrained_module
@@ -50,9 +52,11 @@ def describe(overrides: Sequence[str]) -> dict[str, Any]:
     cfg = compose_config(overrides)
     resolve_conditioning(cfg)
     check_config(cfg)
-    module, source = untrained_module(cfg)
+    # Shapes alone: a model of a billion weights is described in seconds.
+    with torch.device("meta"):
+        module, source = untrained_module(cfg)
     caption = source.split("train").records[0].captions[0]
-    flops = count_flops(lambda: module.generate([caption], Noise([0])))
+    flops = count_flops(lambda: module.generate([caption], Noise([0], "meta")))
     return {
         "model": cfg.model.name,
         "size": cfg.size.name,

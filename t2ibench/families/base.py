@@ -195,7 +195,8 @@ class TextToImageModule(pl.LightningModule, ABC):
             images = self.sample(text, noise, values, **asked).clamp(-1, 1)
         finally:
             self.train(was_training)
-        if not torch.isfinite(images).all():
+        # Meta tensors have shapes alone (`t2ibench info`).
+        if not images.is_meta and not torch.isfinite(images).all():
             raise NonFiniteLossError(
                 f"{type(self).__name__} generated pixels that are not finite; lower the learning "
                 "rate or the guidance knob and look at the loss curve."

@@ -106,7 +106,7 @@ class FrozenTextEncoder(TextEncoder):
         """See ``TextEncoder``."""
         ids, mask = self.tokenize(captions)
         ids, mask = ids.to(self.device), mask.to(self.device)
-        with torch.autocast(self.device.type, enabled=False):
+        with torch.autocast("cuda" if self.device.type == "cuda" else "cpu", enabled=False):
             tokens, pooled = self.contextualise(ids, mask)
         if self.padding == "max_length":
             mask = torch.ones_like(mask)

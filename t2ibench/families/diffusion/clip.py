@@ -78,7 +78,7 @@ class FrozenClip(nn.Module):
     @torch.no_grad()
     def embed_texts(self, captions: Sequence[str]) -> Float[Tensor, "B E"]:
         """Unit vectors of captions."""
-        with torch.autocast(self.mean.device.type, enabled=False):
+        with torch.autocast("cuda" if self.mean.is_cuda else "cpu", enabled=False):
             features = self.towers.text_features(list(captions))
         return normalize(features.to(self.mean.device), dim=1)
 

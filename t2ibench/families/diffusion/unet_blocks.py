@@ -218,7 +218,8 @@ class SpatialTransformer(nn.Module):
     def prepare(self, text: TextFeatures) -> list[Any]:
         """Keys and values of the prompts, and which of them are real, a transformer block."""
         # In training the question would wait for the device.
-        mask = text.mask if self.training or not bool(text.mask.all()) else None
+        unknown = self.training or text.mask.is_meta
+        mask = text.mask if unknown or not bool(text.mask.all()) else None
         contexts = []
         for block in self.transformer_blocks:
             cross: Any = block.attn2
