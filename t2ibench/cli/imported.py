@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import DictConfig
 from torch import Tensor
 
-from t2ibench.cli.build import build_module, build_source, build_text_encoder
+from t2ibench.cli.build import build_module, build_source, build_text_encoder, create
 from t2ibench.cli.compose import compose_config, identifying, resolve_conditioning, to_yaml
 from t2ibench.cli.pipeline import carry_text_encoder, skeleton_stage
 from t2ibench.core.files import atomic_path, write_json
 from t2ibench.core.hashing import hash_json
 from t2ibench.families.base import TextToImageModule
 from t2ibench.interop.published import Published, TextTower
-from t2ibench.interop.text_folder import save_tensors, write_text_folder
+from t2ibench.interop.text_folder import save_tensors, text_network, text_width, write_text_folder
 from t2ibench.runs.clock import Clock
 from t2ibench.runs.folder import Run
 
@@ -42,19 +43,18 @@ def import_run(published: Published, overrides: Sequence[str], folder: Path) -> 
     """
     cfg = compose_config([*model_overrides(published), *overrides])
     resolve_conditioning(cfg)
+    source = build_source(cfg)
+    own = own_tensors(published, cfg, source.resolution)
+    published.check(own)
     identity = hash_json({"imported": published.facts, "config": identifying(cfg)}, length=16)
     # The text encoder lies in the run; its folder is found when the run is opened.
     config_yaml = to_yaml(cfg)
     run = Run(folder, identity)
     write_text_folder(published.text, carry_text_encoder(run, cfg))
-    source = build_source(cfg)
     encoder = build_text_encoder(cfg, None)
     with torch.device("meta"):
         module = build_module(cfg, encoder, skeleton_stage(cfg, source.resolution))
-    own = own_tensors(module)
-    published.check(own)
-    weights = run_weights(published, module)
-    save_tensors(weights, run.weights)
+    save_tensors(run_weights(published, module), run.weights)
     write_json(folder / "vocabulary.json", None)
     with atomic_path(folder / "config.yaml") as aside:
         aside.write_text(config_yaml, encoding="utf-8")
@@ -99,6 +99,7 @@ def model_overrides(published: Published) -> list[str]:
     }
     return [
         f"model={MODEL}",
+        "size=paper",
         f"data.resolution={resolution}",
         "model.first_stage=kl_f8",
         f"first_stage.override.spatial_factor={factor}",
@@ -121,14 +122,26 @@ def assign(key: str, values: Mapping[str, Any]) -> list[str]:
     return [f"{key}.{name}={str(value).replace(' ', '')}" for name, value in values.items()]
 
 
-def own_tensors(module: TextToImageModule) -> dict[str, dict[str, Tensor]]:
-    """The networks' tensors by component and name, as ``Published.check`` wants them."""
-    anything: Any = module
-    encoder = anything.text_encoder
-    text = encoder if encoder.trainable else encoder.backbone
+def own_tensors(
+    published: Published, cfg: DictConfig, resolution: int
+) -> dict[str, dict[str, Tensor]]:
+    """Our networks' tensors by component and name, on no device: for ``Published.check``.
+
+    Raises:
+        ConfigError: the layout cannot be built.
+        MissingWeightsError: LDM's word pieces are not in the tokeniser's folder.
+    """
+    with torch.device("meta"):
+        text = text_network(published.text)
+        network = create(cfg.model.module.network)(
+            latent_channels=published.first_stage_layout.latent_channels,
+            text_width=text_width(published.text),
+        )
+        stage = skeleton_stage(cfg, resolution)
+    assert stage is not None, "the model has a first stage"
     return {
-        "unet": anything.network.state_dict(),
-        "first_stage": anything.first_stage.autoencoder.state_dict(),
+        "unet": network.state_dict(),
+        "first_stage": stage.autoencoder.state_dict(),
         "text": text.state_dict(),
     }
 

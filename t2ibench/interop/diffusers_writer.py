@@ -33,6 +33,9 @@ PIPELINE = {
     "vae": ["diffusers", "AutoencoderKL"],
 }
 
+INPAINTING = "StableDiffusionInpaintPipeline"
+"""The pipeline of UNets that see a mask and a masked image beside the latents."""
+
 
 @dataclass(frozen=True)
 class ExportedModel:
@@ -74,9 +77,10 @@ def write_folder(model: ExportedModel, folder: Path) -> None:
     stage, scale = with_scalar_scale(model.first_stage, model.latent_mean, model.latent_std)
     factor = 2 ** (len(model.first_stage_layout.channels) - 1)
     size = model.resolution // factor
-    write_json(
-        folder / "model_index.json", PIPELINE | {"scheduler": ["diffusers", model.scheduler]}
-    )
+    index = PIPELINE | {"scheduler": ["diffusers", model.scheduler]}
+    if model.unet_layout.in_channels > model.unet_layout.out_channels:
+        index["_class_name"] = INPAINTING
+    write_json(folder / "model_index.json", index)
     write_json(folder / "unet" / "config.json", unet_config(model.unet_layout, size))
     save_tensors(model.unet, folder / "unet" / "diffusion_pytorch_model.safetensors")
     config = first_stage_config(model.first_stage_layout, model.resolution, scale)

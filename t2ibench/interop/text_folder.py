@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from t2ibench.core.errors import CheckpointError
 from t2ibench.core.files import atomic_path, write_json
 from t2ibench.interop.published import TextTower
+from t2ibench.text.ldm_bert import LDMBert
 
 CLIP_VOCABULARY = 49408
 """Byte pairs of CLIP's released tokeniser, its two special tokens included."""
@@ -25,6 +26,24 @@ TOKENIZER_FILES = (
     "merges.txt",
     "vocab.txt",
 )
+
+
+def text_width(text: TextTower) -> int:
+    """D of the features."""
+    return int(text.config["hidden_size" if text.kind == "clip" else "width"])
+
+
+def text_network(text: TextTower) -> nn.Module:
+    """The network without its weights, whose names and shapes the published tensors must have.
+
+    Raises:
+        MissingWeightsError: the tokeniser of LDM's transformer has no ``vocab.txt``.
+    """
+    if text.kind == "ldm_bert":
+        return LDMBert(path=text.tokenizer, **text.config)
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    return CLIPTextModel(CLIPTextConfig.from_dict(dict(text.config)))
 
 
 def write_text_folder(text: TextTower, folder: Path) -> None:
@@ -61,7 +80,9 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
             "folder, or BERT's vocab.txt for LDM's text transformer."
         )
     for file in found:
-        shutil.copyfile(file, folder / file.name)
+        # Word pieces given as a file may have any name; encoders look for vocab.txt.
+        pieces = source.is_file() and file.suffix == ".txt"
+        shutil.copyfile(file, folder / ("vocab.txt" if pieces else file.name))
 
 
 def clip_tokenizer(config: Mapping[str, Any]) -> Any:
