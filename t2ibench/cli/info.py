@@ -3,9 +3,9 @@
 t2ibench info model=diffusion/ldm size=xs          a table
 t2ibench info model=gan/gan_int_cls --json         machine-readable
 
-Prints parameters by part, counted FLOPs of a sampled image, training FLOPs of one image,
-knobs with ranges, and edits. The networks have random weights; nothing is read or written
-but the data set's captions.
+Prints parameters by part, counted FLOPs of a sampled image (at ``knobs.NAME=value`` where they
+are given), knobs with ranges, and edits. The networks have shapes alone; nothing is read or
+written but the data set's captions.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ def describe(overrides: Sequence[str]) -> dict[str, Any]:
     from t2ibench.cli.build import check_config
     from t2ibench.cli.compose import compose_config, resolve_conditioning
     from t2ibench.cli.pipeline import untrained_module
+    from t2ibench.core.knobs import resolve_knobs
     from t2ibench.core.noise import Noise
     from t2ibench.evaluation.cost import count_flops, count_parameters
 
@@ -56,7 +57,8 @@ def describe(overrides: Sequence[str]) -> dict[str, Any]:
     with torch.device("meta"):
         module, source = untrained_module(cfg)
     caption = source.split("train").records[0].captions[0]
-    flops = count_flops(lambda: module.generate([caption], Noise([0], "meta")))
+    knobs = resolve_knobs(module.knobs, dict(cfg.knobs))
+    flops = count_flops(lambda: module.generate([caption], Noise([0], "meta"), knobs))
     return {
         "model": cfg.model.name,
         "size": cfg.size.name,

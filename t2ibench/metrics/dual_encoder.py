@@ -161,17 +161,20 @@ class DualEncoder(FeatureExtractor):
         """(B, 3, H, W) uint8 to (B, D) of unit length, on the CPU."""
         return self.features(pixels)
 
+    def encode_captions(self, captions: Sequence[str]) -> Float[Tensor, "B D"]:
+        """One batch of captions to unit length, on the encoder's device."""
+        ids = self.vocabulary(captions).to(next(self.parameters()).device)
+        return self.clip.encode_text(ids, normalize=True)
+
     @torch.inference_mode()
     def text_features(self, captions: Sequence[str]) -> Float[Tensor, "B D"]:
         """B captions to (B, D) of unit length, on the CPU."""
         self.eval()
-        device = next(self.parameters()).device
-        ids = self.vocabulary(captions).to(device)
         found = [
-            self.clip.encode_text(rows, normalize=True).float().cpu()
-            for rows in ids.split(self.batch_size)
+            self.encode_captions(captions[start : start + self.batch_size]).float().cpu()
+            for start in range(0, len(captions), self.batch_size)
         ]
-        return torch.cat(found) if captions else torch.empty(0, self.width)
+        return torch.cat(found) if found else torch.empty(0, self.width)
 
     def save(self, folder: str | Path, card: dict[str, Any]) -> str:
         """Writes weights, configuration, vocabulary and card; returns the weights' SHA-256."""

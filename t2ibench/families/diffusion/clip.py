@@ -79,8 +79,7 @@ class FrozenClip(nn.Module):
     def embed_texts(self, captions: Sequence[str]) -> Float[Tensor, "B E"]:
         """Unit vectors of captions."""
         with torch.autocast("cuda" if self.mean.is_cuda else "cpu", enabled=False):
-            features = self.towers.text_features(list(captions))
-        return normalize(features.to(self.mean.device), dim=1)
+            return normalize(self.towers.encode_captions(list(captions)).float(), dim=1)
 
     def scaled(self, embeddings: Float[Tensor, "*B E"]) -> Float[Tensor, "*B E"]:
         """Zero mean and unit variance in each dimension."""

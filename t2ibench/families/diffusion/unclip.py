@@ -133,6 +133,10 @@ class UnCLIP(TextToImageModule):
         front = Knob("guidance_scale", self.default_guidance, 0.0, 30.0, True, sweep)
         return (front, *self.process.knobs(), *self.prior.knobs)
 
+    def parts(self) -> dict[str, nn.Module]:
+        """The networks by name, the CLIP's frozen towers among them."""
+        return super().parts() | {"clip": self.clip.towers}
+
     def configure_optimizers(self) -> Any:
         """One optimiser over everything that trains."""
         return self.make_optimizer([p for p in self.parameters() if p.requires_grad])
