@@ -66,28 +66,64 @@ def small_clip():
     )
 
 
-def clip_tokenizer():
+def clip_tokenizer(length):
     from transformers import CLIPTokenizer
 
     vocabulary, merges = byte_pairs()
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=20)
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=length)
 
 
 def pipeline(seed=0, **unet_options):
     """A whole StableDiffusionPipeline whose layers all matter: no zeros, no ones."""
-    from diffusers import DDIMScheduler, StableDiffusionPipeline
-
     torch.manual_seed(seed)
     unet, vae, text = small_unet(**unet_options), small_vae(), small_clip()
     with torch.no_grad():
         for network in (unet, vae, text):
             for parameter in network.parameters():
                 parameter.add_(0.02 * torch.randn_like(parameter))
+    return assembled(unet, vae, text)
+
+
+def stable_diffusion_v1(seed=0):
+    """The published layout, a billion random weights; samples of 64 px."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    torch.manual_seed(seed)
+    unet = UNet2DConditionModel(sample_size=8, cross_attention_dim=768)
+    vae = AutoencoderKL(
+        sample_size=64,
+        block_out_channels=(128, 256, 512, 512),
+        down_block_types=["DownEncoderBlock2D"] * 4,
+        up_block_types=["UpDecoderBlock2D"] * 4,
+        latent_channels=4,
+        layers_per_block=2,
+        scaling_factor=0.18215,
+    )
+    text = CLIPTextModel(
+        CLIPTextConfig(
+            hidden_size=768,
+            intermediate_size=3072,
+            num_attention_heads=12,
+            num_hidden_layers=12,
+            projection_dim=768,
+            bos_token_id=49406,
+            eos_token_id=49407,
+            pad_token_id=49407,
+        )
+    )
+    return assembled(unet, vae, text)
+
+
+def assembled(unet, vae, text):
+    """The pipeline of three networks, with Stable Diffusion v1's schedule and DDIM."""
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
+
     made = StableDiffusionPipeline(
         unet=unet.eval(),
         vae=vae.eval(),
         text_encoder=text.eval(),
-        tokenizer=clip_tokenizer(),
+        tokenizer=clip_tokenizer(text.config.max_position_embeddings),
         scheduler=DDIMScheduler(**SCALED_LINEAR, **STABLE_DIFFUSION_STEPS),
         safety_checker=None,
         feature_extractor=None,
@@ -113,7 +149,7 @@ def compvis_state(pipe):
     """What CompVis would have saved: with schedule buffers, position ids, a loss."""
     state = single_file(pipe.unet, pipe.vae, pipe.text_encoder) | schedule_buffers()
     positions = "cond_stage_model.transformer.text_model.embeddings.position_ids"
-    state[positions] = torch.arange(20)[None]
+    state[positions] = torch.arange(pipe.tokenizer.model_max_length)[None]
     state["first_stage_model.loss.logvar"] = torch.zeros(())
     return {name: tensor.detach().clone().contiguous() for name, tensor in state.items()}
 

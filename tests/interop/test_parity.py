@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from interop.models import PROMPTS, SCALED_LINEAR
+from interop.models import PROMPTS, SCALED_LINEAR, save_compvis, stable_diffusion_v1
 
 from t2ibench.cli.main import main
 from t2ibench.cli.pipeline import load_module
@@ -90,9 +90,10 @@ def our_trajectory(module):
 
 
 def close(found, wanted):
-    """To 1e-4 of what is of the order of one."""
-    assert 0.05 < float(wanted.std()) < 20
-    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+    """To 1e-4 of their own spread, or of one where that is larger."""
+    spread = float(wanted.std())
+    assert 0.02 < spread < 20
+    torch.testing.assert_close(found, wanted, atol=1e-4 * min(1.0, spread), rtol=1e-4)
 
 
 @torch.no_grad()
@@ -134,3 +135,17 @@ def test_ddim_trajectory(module, pipe):
 def test_dpm_solver_trajectory(diffusers_folder, pipe, tmp_path):
     module = imported(diffusers_folder, tmp_path / "run", *DPM_SOLVER)
     assert_same_trajectory(module, multistep(pipe))
+
+
+@pytest.mark.slow
+def test_the_whole_layout_of_stable_diffusion_v1(tmp_path):
+    pipe = stable_diffusion_v1()
+    assert sum(p.numel() for p in pipe.unet.parameters()) == 859_520_964
+    assert sum(p.numel() for p in pipe.vae.parameters()) == 83_653_863
+    file = save_compvis(pipe, tmp_path / "v1.safetensors")
+    module = imported(file, tmp_path / "run", "data.resolution=64")
+    assert_same_networks(module, pipe)
+    assert_same_trajectory(module, pipe)
+    assert_same_trajectory(
+        imported(file, tmp_path / "other", *DPM_SOLVER, "data.resolution=64"), multistep(pipe)
+    )
