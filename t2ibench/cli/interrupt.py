@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from t2ibench.core.errors import RunError, T2IBenchError
-from t2ibench.core.files import storage_error
+from t2ibench.core.files import remove_leftovers, storage_error
 from t2ibench.runs.folder import Run
 from t2ibench.training.preemption import handled_by
 
@@ -53,11 +53,13 @@ def interruptible() -> Iterator[None]:
 def outcome(run: Run) -> Iterator[None]:
     """If the work inside ends early, the run's status says how: interrupted, or failed and why.
 
-    A finished run stays finished: what it holds does.
+    A finished run stays finished: what it holds does. Before the work, what dead processes had
+    begun to write is removed.
 
     Raises:
         RunError: in place of a system's error of storage.
     """
+    remove_leftovers(run.path)
     try:
         yield
     except KeyboardInterrupt:

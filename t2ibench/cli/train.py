@@ -17,7 +17,7 @@ from t2ibench.core.errors import T2IBenchError
 
 def run(arguments: Sequence[str]) -> int:
     """Hydra's command line over ``train_and_score``; a failed cell does not stop the others."""
-    from t2ibench.cli.compose import run_hydra
+    from t2ibench.cli.interrupt import interruptible
 
     failures: list[str] = []
 
@@ -28,7 +28,10 @@ def run(arguments: Sequence[str]) -> int:
             failures.append(str(error))
             sys.stderr.write(f"t2ibench train: {error}\n")
 
-    run_hydra(cell, arguments)
+    with interruptible():  # from the first import on
+        from t2ibench.cli.compose import run_hydra
+
+        run_hydra(cell, arguments)
     return 2 if failures else 0
 
 

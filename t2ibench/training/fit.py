@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,9 +12,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.environments import (
+    ClusterEnvironment,
+    LightningEnvironment,
+    SLURMEnvironment,
+)
 
 from t2ibench.core.errors import ConfigError
-from t2ibench.core.files import remove_leftovers
 from t2ibench.core.types import Batch
 from t2ibench.runs.clock import Budget, Clock
 from t2ibench.runs.folder import MetricsFile, Run
@@ -34,7 +39,7 @@ from t2ibench.training.checkpoint import (
     read_clock,
     save_weights,
 )
-from t2ibench.training.preemption import Deferred, cluster_environment, deferred, process_rank
+from t2ibench.training.preemption import Deferred, deferred, process_rank
 from t2ibench.training.progress import BudgetProgress
 
 StreamFactory = Callable[[int, int, int], Iterator[Batch]]
@@ -124,7 +129,6 @@ def fit(
         NonFiniteLossError: a loss became NaN or infinite.
     """
     clock = clock or Clock()
-    remove_leftovers(run.path)
     with deferred() as stop:
         found = newest_whole(run.checkpoint)
         if found is not None:
@@ -210,6 +214,17 @@ def check_accelerator(accelerator: str, devices: int) -> None:
             f"GPUs, and this process sees {seen}; ask the scheduler for them, or choose "
             "trainer=cpu."
         )
+
+
+def cluster_environment(devices: int) -> list[ClusterEnvironment]:
+    """Lightning's plugin for the cluster that this process runs on; none outside SLURM.
+
+    One device is one process, however many tasks the job has: several small cells can share an
+    allocation. Lightning never requeues; ``preemption.requeue`` does.
+    """
+    if "SLURM_NTASKS" not in os.environ or SLURMEnvironment.job_name() in ("bash", "interactive"):
+        return []
+    return [LightningEnvironment() if devices == 1 else SLURMEnvironment(auto_requeue=False)]
 
 
 def make_trainer(options: TrainingOptions, callbacks: list[pl.Callback]) -> pl.Trainer:

@@ -19,12 +19,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from pytorch_lightning.plugins.environments import (
-    ClusterEnvironment,
-    LightningEnvironment,
-    SLURMEnvironment,
-)
-
 log = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
@@ -97,17 +91,6 @@ def deferred() -> Iterator[Deferred]:
         yield stop
     if stop.number is not None and not stop.obeyed:
         signal.raise_signal(stop.number)
-
-
-def cluster_environment(devices: int) -> list[ClusterEnvironment]:
-    """Lightning's plugin for the cluster that this process runs on; none outside SLURM.
-
-    One device is one process, however many tasks the job has: several small cells can share an
-    allocation. Lightning never requeues; ``requeue`` does.
-    """
-    if "SLURM_NTASKS" not in os.environ or SLURMEnvironment.job_name() in ("bash", "interactive"):
-        return []
-    return [LightningEnvironment() if devices == 1 else SLURMEnvironment(auto_requeue=False)]
 
 
 def requeue(number: int) -> None:
