@@ -86,7 +86,7 @@ def check_base(cfg: DictConfig, run: Run) -> None:
             f"{name} generates no images from text (it is a part of another model); name the run "
             "of a model."
         )
-    if run.state not in ("trained", "finished"):
+    if not run.trained:
         raise ConfigError(
             f"{name} is {run.state}, not trained; the command that made it goes on with it."
         )

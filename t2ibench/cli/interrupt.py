@@ -1,5 +1,91 @@
-"""Stopping on purpose is not an error."""
+"""How the work on a run ends early, and what its status then says."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from t2ibench.core.errors import RunError, T2IBenchError
+from t2ibench.core.files import remove_leftovers, storage_error
+from t2ibench.runs.folder import Run
+from t2ibench.training.preemption import handled_by
+
+LASTING = ("clock",)
+"""What a status keeps when later work on the run ends early: that it is trained."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """Training was stopped by a signal after its state was saved."""
+    """Work was ended by a signal, after what can be resumed was saved.
+
+    Stopping on purpose is not an error.
+
+    Attributes:
+        signal: its number.
+    """
+
+    def __init__(self, number: int = signal.SIGINT) -> None:
+        super().__init__(number)
+        self.signal = number
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Inside, a signal raises ``Interrupted`` at once; training defers it to a step's end.
+
+    Files are written whole or not at all, so any moment will do. Only the keyboard is heard a
+    second time.
+    """
+    came: list[int] = []
+
+    def stop(number: int) -> None:
+        came.append(number)
+        if len(came) == 1 or number == signal.SIGINT:
+            raise Interrupted(number)
+
+    with handled_by(stop):
+        yield
+        if came:  # raised where Python only prints exceptions (a finaliser)
+            raise Interrupted(came[0])
+
+
+@contextmanager
+def outcome(run: Run) -> Iterator[None]:
+    """If the work inside ends early, the run's status says how: interrupted, or failed and why.
+
+    A finished run stays finished: what it holds does. Before the work, what dead processes had
+    begun to write is removed.
+
+    Raises:
+        RunError: in place of a system's error of storage.
+    """
+    remove_leftovers(run.path)
+    try:
+        yield
+    except KeyboardInterrupt:
+        tell(run, "interrupted")
+        raise
+    except T2IBenchError as error:
+        tell(run, "failed", str(error))
+        raise
+    except Exception as error:
+        sentence = storage_error(error)
+        if sentence is not None:
+            tell(run, "failed", sentence)
+            raise RunError(sentence) from error
+        tell(run, "failed", f"{type(error).__name__}: {error}")
+        raise
+
+
+def tell(run: Run, state: str, reason: str | None = None) -> None:
+    """Writes the status of a run that is not finished, where it can still be written."""
+    try:
+        status = run.status()
+        if status["state"] == "finished":
+            return
+        extra = {name: status[name] for name in LASTING if name in status}
+        if reason is not None:
+            extra["reason"] = reason
+        run.set_status(state, **extra)  # type: ignore[arg-type]
+    except (OSError, RunError):
+        return

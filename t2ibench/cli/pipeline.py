@@ -35,9 +35,8 @@ from t2ibench.cli.build import (
 from t2ibench.cli.clip_stage import kept_clip, published_towers, ready_clip, skeleton_clip
 from t2ibench.cli.compose import identifying, resolve_conditioning, to_container, to_yaml
 from t2ibench.cli.first_stage import cached_targets, ready_first_stage
-from t2ibench.cli.interrupt import Interrupted
+from t2ibench.cli.interrupt import Interrupted, interruptible, outcome
 from t2ibench.cli.start_run import begin_with, resolve_start, started_stage
-from t2ibench.core.errors import NonFiniteLossError
 from t2ibench.core.files import read_json, write_json
 from t2ibench.core.hashing import derive_seed
 from t2ibench.core.pixels import from_pixels
@@ -50,7 +49,7 @@ from t2ibench.runs.clock import Clock
 from t2ibench.runs.folder import Run
 from t2ibench.text.base import TextEncoder
 from t2ibench.training.checkpoint import load_weights
-from t2ibench.training.fit import fit
+from t2ibench.training.fit import check_accelerator, fit
 from t2ibench.training.tracking import track_run
 
 TEXT_ENCODER = "text_encoder"
@@ -85,8 +84,9 @@ def find_run(cfg: DictConfig) -> Run:
     return Run.of(cfg.paths.runs, label, identifying(cfg), to_yaml(cfg))
 
 
+@interruptible()
 def train_run(cfg: DictConfig) -> Trained:
-    """Finds or trains the run of a configuration.
+    """Finds or trains the run of a configuration; its status tells how that ended.
 
     Raises:
         T2IBenchError: the configuration, the data or the weights cannot be used.
@@ -95,6 +95,7 @@ def train_run(cfg: DictConfig) -> Trained:
     resolve_conditioning(cfg)
     base_run = resolve_base(cfg, cfg.paths.runs)
     check_config(cfg)
+    check_accelerator(cfg.trainer.accelerator, cfg.trainer.devices)
     start = resolve_start(cfg, cfg.paths.runs)
     base = None
     if base_run is not None:
@@ -111,8 +112,8 @@ def train_run(cfg: DictConfig) -> Trained:
     encoder = build_text_encoder(cfg, vocabulary) if base is None else BaseText(base)
     towers = published_towers(cfg)
     run = find_run(cfg)
-    with run.locked():
-        if run.state in ("trained", "finished"):
+    with run.locked(), outcome(run):
+        if run.trained:
             return open_run(run, source)
         write_json(run.path / "vocabulary.json", vocabulary)
         clock, stage, clip = Clock(), None, None
@@ -156,25 +157,20 @@ def train_run(cfg: DictConfig) -> Trained:
         run.write_manifest(
             data=source.fingerprint, text_encoder=encoder.fingerprint, seed=cfg.seed, **extra
         )
-        try:
-            with track_run(to_container(cfg)["logger"]["wandb"], run, to_container(cfg)) as track:
-                fitted = fit(
-                    module,
-                    stream,
-                    run,
-                    build_budget(cfg),
-                    training_options(cfg, cfg.model.training),
-                    cfg.seed,
-                    clock,
-                    track,
-                    validation_batch(source),
-                )
-        except NonFiniteLossError as error:
-            run.set_status("failed", reason=str(error))
-            raise
-        if fitted.interrupted:
-            run.set_status("interrupted")
-            raise Interrupted
+        with track_run(to_container(cfg)["logger"]["wandb"], run, to_container(cfg)) as track:
+            fitted = fit(
+                module,
+                stream,
+                run,
+                build_budget(cfg),
+                training_options(cfg, cfg.model.training),
+                cfg.seed,
+                clock,
+                track,
+                validation_batch(source),
+            )
+        if fitted.signal is not None:
+            raise Interrupted(fitted.signal)
         load_weights(module, run.weights)
         run.set_status("trained", clock=fitted.clock.state_dict())
         return Trained(run, cfg, source, module.eval(), fitted.clock)

@@ -31,7 +31,7 @@ def resolve_start(cfg: DictConfig, root: str | Path) -> Run | None:
     if cfg.start is None:
         return None
     run = locate("start", str(cfg.start), Path(root))
-    if run.state not in ("trained", "finished"):
+    if not run.trained:
         raise ConfigError(
             f"start={run.path.name} is {run.state}, not trained; the command that made it goes on "
             "with it."

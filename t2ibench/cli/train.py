@@ -17,7 +17,7 @@ from t2ibench.core.errors import T2IBenchError
 
 def run(arguments: Sequence[str]) -> int:
     """Hydra's command line over ``train_and_score``; a failed cell does not stop the others."""
-    from t2ibench.cli.compose import run_hydra
+    from t2ibench.cli.interrupt import interruptible
 
     failures: list[str] = []
 
@@ -28,15 +28,20 @@ def run(arguments: Sequence[str]) -> int:
             failures.append(str(error))
             sys.stderr.write(f"t2ibench train: {error}\n")
 
-    run_hydra(cell, arguments)
+    with interruptible():  # from the first import on
+        from t2ibench.cli.compose import run_hydra
+
+        run_hydra(cell, arguments)
     return 2 if failures else 0
 
 
 def train_and_score(cfg: DictConfig) -> None:
     """One cell: train, sample, score; each part is skipped where it is already done."""
+    from t2ibench.cli.interrupt import interruptible, outcome
     from t2ibench.cli.pipeline import train_run
     from t2ibench.cli.score_run import score_run
 
     trained = train_run(cfg)
-    score_run(trained, cfg)
+    with interruptible(), outcome(trained.run):
+        score_run(trained, cfg)
     sys.stdout.write(f"{trained.run.path}\n")

@@ -2,32 +2,104 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
+import socket
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from t2ibench.core.errors import RunError
+
+STORAGE = {
+    errno.ENOSPC: "the disk is full: free some space",
+    errno.EDQUOT: "the disk quota is used up: free some space",
+    errno.EFBIG: "a file may not grow so large here: raise the limit (ulimit -f)",
+    errno.EROFS: "the folder is read-only: choose another (paths.runs, paths.cache)",
+    errno.EACCES: "this user may not write there: choose another folder (paths.runs, paths.cache)",
+    errno.EPERM: "this user may not write there: choose another folder (paths.runs, paths.cache)",
+    errno.ENOTDIR: "a part of the path is a file: choose another folder (paths.runs, paths.cache)",
+}
+"""What a system's error of storage means, and the remedy."""
+
+ASIDE = re.compile(r"\..+\.(?P<host>[^.]+)-(?P<pid>\d+)-[0-9a-f]{8}(\.\w+)?")
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path beside ``path`` and renames it there on success.
 
-    The file is flushed to disk before the rename; on an exception it is removed and
-    ``path`` keeps what it held.
+    The file is flushed to disk before the rename and the folder after it; on an exception it is
+    removed and ``path`` keeps what it held.
+
+    Raises:
+        RunError: the disk is full, or the folder cannot be written.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{path.suffix}")
+    aside = path.with_name(f".{path.name}.{_owner()}-{uuid.uuid4().hex[:8]}{path.suffix}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield aside
-        with open(aside, "rb") as file:
-            os.fsync(file.fileno())
+        flush(aside)
         os.replace(aside, path)
+        flush(path.parent)
+    except OSError as error:
+        sentence = storage_error(error, path)
+        if sentence is None:
+            raise
+        raise RunError(sentence) from error
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Has the system write a file or a folder's entries to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def storage_error(error: BaseException, path: Path | None = None) -> str | None:
+    """A sentence for a system's error of storage; None for any other error."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number not in STORAGE:
+        return None
+    named = path or getattr(error, "filename", None) or "a file"
+    return f"{named} cannot be written, {STORAGE[number]} and type the same command again."
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Removes what processes of this machine that are gone had begun to write under ``folder``."""
+    host = _host()
+    for aside in Path(folder).rglob(".*"):
+        found = ASIDE.fullmatch(aside.name)
+        if found and found["host"] == host and not _alive(int(found["pid"])):
+            aside.unlink(missing_ok=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _host() -> str:
+    return re.sub(r"[^\w-]", "_", socket.gethostname())
+
+
+def _owner() -> str:
+    return f"{_host()}-{os.getpid()}"
 
 
 def write_json(path: str | Path, value: Any) -> None:

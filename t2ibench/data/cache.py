@@ -91,6 +91,8 @@ class ArrayCache:
         with FileLock(self.root / f".{entry.name}.lock"):
             found = self.get(key)
             if found is None:
+                for leftover in self.root.glob(f".{entry.name}.{'?' * 8}"):  # of a killed process
+                    shutil.rmtree(leftover, ignore_errors=True)
                 self._write(key, entry, build())
                 found = self.get(key)
         if found is None:

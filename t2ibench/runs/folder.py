@@ -63,7 +63,6 @@ class Run:
         """
         identity = hash_json(identifying, length=16)
         run = Run(Path(root) / f"{label}-{identity[:8]}", identity)
-        run.path.mkdir(parents=True, exist_ok=True)
         if not (run.path / "status.json").exists():
             run.set_status("created")
         with atomic_path(run.path / "config.yaml") as aside:
@@ -108,6 +107,11 @@ class Run:
     def state(self) -> State:
         """Created, running, interrupted, trained (not yet scored), finished or failed."""
         return self.status()["state"]
+
+    @property
+    def trained(self) -> bool:
+        """Whether the weights are final, also where scoring them failed or was interrupted."""
+        return "clock" in self.status()
 
     def set_status(self, state: State, **extra: Any) -> None:
         """Writes status.json."""

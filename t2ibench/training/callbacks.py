@@ -24,6 +24,9 @@ from t2ibench.runs.folder import MetricsFile
 
 Decay = Literal["constant", "cosine", "linear"]
 
+NAMED = 8
+"""Training indices that an error of the non-finite guard names."""
+
 
 class BudgetClock(pl.Callback):
     """Counts images, FLOPs and seconds and stops training when the budget is spent.
@@ -62,7 +65,10 @@ class BudgetClock(pl.Callback):
         batch_idx: int,
     ) -> None:
         """Advances the clock."""
-        self.clock.seconds += time.perf_counter() - self._started
+        spent = time.perf_counter() - self._started
+        if trainer.world_size > 1 and self.budget.unit == "seconds":
+            spent = self._slowest(trainer, spent)
+        self.clock.seconds += spent
         if self._counter is not None:
             self._counter.__exit__(None, None, None)
             self.clock.flops_per_image = self._counter.get_total_flops() / len(batch)
@@ -75,6 +81,11 @@ class BudgetClock(pl.Callback):
         self.clock.images_seen += len(batch) * trainer.world_size
         if self.clock.progress(self.budget) >= 1:
             trainer.should_stop = True
+
+    def _slowest(self, trainer: pl.Trainer, seconds: float) -> float:
+        """All processes go by one clock, or they would not stop at one step."""
+        mine = torch.tensor(seconds, device=trainer.strategy.root_device)
+        return float(trainer.strategy.reduce(mine, reduce_op="max"))  # type: ignore[arg-type]
 
     def state_dict(self) -> dict[str, Any]:
         """The clock."""
@@ -161,7 +172,8 @@ class AverageWeights(pl.Callback):
 class LearningCurves(pl.Callback):
     """Means of the logged tensors over an interval of images, and the non-finite guard.
 
-    Values stay on the device between intervals: the only host sync of training is here.
+    Values stay on the device between intervals: the only host sync of training is here, and
+    where a checkpoint is written. An interval that a checkpoint cuts goes on after it.
     """
 
     def __init__(
@@ -178,12 +190,12 @@ class LearningCurves(pl.Callback):
         self._sums: dict[str, Tensor] = {}
         self._steps = 0
         self._since = 0
-        self._indices: list[Tensor] = []
+        self._indices = torch.empty(0, dtype=torch.int64)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Drops rows that lie after the checkpoint."""
         self.file.rewind(self.clock.images_seen)
-        self._since = self.clock.images_seen
+        self._sums = {name: total.to(pl_module.device) for name, total in self._sums.items()}
 
     def on_train_batch_end(
         self,
@@ -193,35 +205,72 @@ class LearningCurves(pl.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Adds up; writes a row when the interval is full."""
+        """Adds up; writes a row when the interval is full and when the budget is spent."""
         for name, value in outputs.items():
             value = value.detach().float()
             self._sums[name] = self._sums[name] + value if name in self._sums else value
         self._steps += 1
-        self._indices.append(batch.index)
+        if len(self._indices) < NAMED:
+            self._indices = torch.cat([self._indices.to(batch.index), batch.index[:NAMED]])
         if self.clock.images_seen - self._since >= self.every_images or trainer.should_stop:
-            self._write(pl_module)
+            self._write(trainer, pl_module)
 
-    def _write(self, pl_module: pl.LightningModule) -> None:
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Refuses to keep a state that training cannot go on from."""
+        self._means(pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The interval that is not yet full."""
+        return {
+            "sums": dict(self._sums),
+            "steps": self._steps,
+            "since": self._since,
+            "indices": self._indices,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores it."""
+        self._sums = dict(state_dict["sums"])
+        self._steps = state_dict["steps"]
+        self._since = state_dict["since"]
+        self._indices = state_dict["indices"]
+
+    def _means(self, pl_module: pl.LightningModule) -> dict[str, float]:
+        """The interval's means so far.
+
+        Raises:
+            NonFiniteLossError: one is NaN or infinite.
+        """
         means = {name: float(total) / self._steps for name, total in self._sums.items()}
         bad = sorted(name for name, value in means.items() if not abs(value) < float("inf"))
         if bad:
-            indices = torch.cat(self._indices)[:8].tolist()
             raise NonFiniteLossError(
                 f"{', '.join(bad)} of {type(pl_module).__name__} became NaN or infinite between "
                 f"{self._since} and {self.clock.images_seen} images (batches that begin with "
-                f"training indices {indices}); lower the learning rate or raise the warm-up."
+                f"training indices {self._indices[:NAMED].tolist()}); lower the learning rate or "
+                "raise the warm-up."
             )
+        return means
+
+    def _write(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """One row, of the means over all processes."""
+        if trainer.world_size > 1:
+            for total in self._sums.values():
+                trainer.strategy.reduce(total, reduce_op="mean")
+        means = self._means(pl_module)
         row: dict[str, Any] = {
             "images_seen": self.clock.images_seen,
             "flops": f"{self.clock.flops + self.clock.first_stage_flops:.6e}",
             "seconds": round(self.clock.seconds, 3),
         }
         row |= {name: round(value, 6) for name, value in means.items()}
-        self.file.append(row)
-        if self.track is not None:
-            self.track({name: float(value) for name, value in row.items()})
-        self._sums, self._steps, self._indices = {}, 0, []
+        if trainer.is_global_zero:
+            self.file.append(row)
+            if self.track is not None:
+                self.track({name: float(value) for name, value in row.items()})
+        self._sums, self._steps, self._indices = {}, 0, self._indices[:0]
         self._since = self.clock.images_seen
 
 
@@ -274,10 +323,19 @@ class ValidationLosses(pl.Callback):
 
 
 class CompileNetworks(pl.Callback):
-    """``torch.compile`` of the module's trained networks, after the first step has been counted.
+    """``torch.compile`` of the module's trained networks, once a first step has been counted.
 
-    Compiled in place, so that the names of weights stay as they are.
+    Compiled in place, so that the names of weights stay as they are. A resumed run has counted
+    its first step, and compiles before it goes on.
     """
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Compiles where training is resumed."""
+        if self.clock.images_seen:
+            self._compile(pl_module)
 
     def on_train_batch_end(
         self,
@@ -288,6 +346,9 @@ class CompileNetworks(pl.Callback):
         batch_idx: int,
     ) -> None:
         """Compiles once."""
+        self._compile(pl_module)
+
+    def _compile(self, pl_module: pl.LightningModule) -> None:
         module: Any = pl_module
         parts = module.parts() if hasattr(module, "parts") else dict(pl_module.named_children())
         for part in parts.values():

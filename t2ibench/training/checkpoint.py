@@ -1,52 +1,102 @@
-"""Checkpoints that are whole or absent, and signals that end training at a step's end."""
+"""Checkpoints that are whole or absent: written aside and renamed, the one before it kept."""
 
 from __future__ import annotations
 
+import logging
+import os
 import pickle
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import zipfile
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins import CheckpointIO
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from t2ibench.core.errors import CheckpointError
-from t2ibench.core.files import atomic_path
+from t2ibench.core.errors import CheckpointError, RunError
+from t2ibench.core.files import atomic_path, flush
+from t2ibench.training.preemption import Deferred, install
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+log = logging.getLogger(__name__)
+
+UNREADABLE = (
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    KeyError,
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+)
+"""What reading a torn or foreign file raises."""
+
+
+def previous(path: Path) -> Path:
+    """Where the checkpoint before the one at ``path`` is kept."""
+    return path.with_name("previous.ckpt")
+
+
+class WholeFiles(CheckpointIO):
+    """Reads and writes Lightning's checkpoints beside their places, without a copy in memory.
+
+    A process killed at any moment leaves a whole checkpoint at its place or at ``previous``.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
+    ) -> None:
+        """Writes aside, then moves the earlier checkpoint to ``previous`` and the new one in.
+
+        Raises:
+            RunError: it cannot be written; the earlier ones stay as they are.
+        """
+        path = Path(path)
+        with atomic_path(path) as aside:
+            try:
+                torch.save(checkpoint, aside)
+            except RuntimeError as error:
+                raise unwritten(path, error) from error
+            flush(aside)
+            if path.exists():
+                os.replace(path, previous(path))
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Reads tensors and plain containers, nothing that could run code."""
+        return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Removes one."""
+        Path(path).unlink(missing_ok=True)
 
 
 class Checkpointer(pl.Callback):
-    """Saves at intervals, at the end, and on SIGINT, SIGTERM or SIGUSR1.
+    """Saves at intervals, at the end of training, and when a signal came.
 
-    A signal only sets a flag: the step in progress ends, the state is saved, training stops
-    and ``interrupted`` is True. A second signal of the keyboard stops at once.
+    The step in progress ends, all processes agree on what the first of them heard, the state is
+    saved and training stops. It stands last among the callbacks, so that the state holds what
+    they did in this step.
 
-    Attributes:
-        interrupted: whether a signal, not the budget, ended training.
+    Args:
+        path: of the newest checkpoint.
+        every_seconds: interval.
+        stop: the signal, if one came.
     """
 
-    def __init__(self, path: Path, every_seconds: float) -> None:
+    def __init__(self, path: Path, every_seconds: float, stop: Deferred) -> None:
         self.path = path
         self.every_seconds = every_seconds
-        self.interrupted = False
+        self.stop = stop
         self._saved = time.monotonic()
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.interrupted and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.interrupted = True
-
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Takes the signals over."""
-        for number in SIGNALS:
-            signal.signal(number, self._on_signal)
+        """Takes SIGTERM back from Lightning, which has just put its own handler before ours."""
+        install(self.stop.note)
 
     def on_train_batch_end(
         self,
@@ -56,46 +106,71 @@ class Checkpointer(pl.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Saves when it is time, or when a signal came."""
-        if self.interrupted:
-            trainer.should_stop = True
-        if trainer.should_stop or time.monotonic() - self._saved > self.every_seconds:
-            self.save(trainer)
+        """Saves when it is time, when a signal came and when the budget is spent."""
+        due = time.monotonic() - self._saved > self.every_seconds
+        if trainer.world_size > 1:
+            due = self._agree(trainer, due)
+        if self.stop.number is not None and not trainer.should_stop:
+            self.stop.obeyed = trainer.should_stop = True
+        if trainer.should_stop or due:
+            trainer.save_checkpoint(self.path)
+            self._saved = time.monotonic()
 
-    def save(self, trainer: pl.Trainer) -> None:
-        """Writes last.ckpt aside and renames it."""
-        with atomic_path(self.path) as aside:
-            trainer.save_checkpoint(aside)
-        self._saved = time.monotonic()
-
-
-@contextmanager
-def signals_restored() -> Iterator[None]:
-    """Afterwards the handlers are those of before: Lightning leaves its own behind."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    def _agree(self, trainer: pl.Trainer, due: bool) -> bool:
+        """Any process's signal is every process's, and so is the time to save."""
+        heard = torch.tensor([self.stop.number or 0, due], device=trainer.strategy.root_device)
+        agreed: Any = trainer.strategy.reduce(heard, reduce_op="max")
+        number, due = agreed.tolist()
+        if number and self.stop.number is None:
+            self.stop.note(number)
+        return bool(due)
 
 
-def read_clock(path: Path) -> dict[str, Any] | None:
-    """The clock stored in a checkpoint, or None where there is no checkpoint.
+def newest_whole(path: Path) -> Path | None:
+    """The checkpoint to resume from: the one at ``path``, or the one before if it is torn.
+
+    Returns:
+        Its path, or None where none was written yet.
 
     Raises:
-        CheckpointError: the file is there and cannot be read.
+        CheckpointError: there is one, and none can be read.
     """
-    if not path.exists():
-        return None
+    broken: Exception | None = None
+    for candidate in (path, previous(path)):
+        if not candidate.exists():
+            continue
+        try:
+            read_clock(candidate)
+        except CheckpointError as error:
+            broken = broken or error
+            continue
+        if broken is not None:
+            log.warning("%s The run goes on from %s.", broken, candidate.name)
+            path.unlink(missing_ok=True)
+        return candidate
+    if broken is not None:
+        raise broken
+    return None
+
+
+def read_clock(path: Path) -> dict[str, Any]:
+    """The clock stored in a checkpoint, all of whose bytes are verified.
+
+    Raises:
+        CheckpointError: the file cannot be read whole.
+    """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+        with zipfile.ZipFile(path) as archive:
+            torn = archive.testzip()
+        if torn is not None:
+            raise ValueError(f"the checksum of {torn} is wrong")
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return state["callbacks"]["BudgetClock"]
+    except UNREADABLE as error:
         raise CheckpointError(
             f"{path} cannot be read ({first_line(error)}); delete it to train this run from the "
             "start."
         ) from error
-    return state["callbacks"]["BudgetClock"]
 
 
 def first_line(error: BaseException) -> str:
@@ -103,11 +178,26 @@ def first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0].split(". ")[0] if str(error) else type(error).__name__
 
 
+def unwritten(path: Path, error: Exception) -> RunError:
+    """The sentence of a writer that does not say why the system refused."""
+    return RunError(
+        f"{path} could not be written ({first_line(error)}): free some space on its disk and type "
+        "the same command again; it goes on from the checkpoint before."
+    )
+
+
 def save_weights(module: nn.Module, path: Path) -> None:
-    """Writes a module's state dict as safetensors, atomically."""
+    """Writes a module's state dict as safetensors, atomically.
+
+    Raises:
+        RunError: it cannot be written.
+    """
     tensors = {n: t.detach().cpu().contiguous().clone() for n, t in module.state_dict().items()}
     with atomic_path(path) as aside:
-        save_file(tensors, aside)
+        try:
+            save_file(tensors, aside)
+        except SafetensorError as error:
+            raise unwritten(path, error) from error
 
 
 def load_weights(module: nn.Module, path: Path) -> None:

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.environments import (
+    ClusterEnvironment,
+    LightningEnvironment,
+    SLURMEnvironment,
+)
 
+from t2ibench.core.errors import ConfigError
 from t2ibench.core.types import Batch
-from t2ibench.data.stream import BatchStream
 from t2ibench.runs.clock import Budget, Clock
 from t2ibench.runs.folder import MetricsFile, Run
 from t2ibench.training.callbacks import (
@@ -26,13 +33,16 @@ from t2ibench.training.callbacks import (
 )
 from t2ibench.training.checkpoint import (
     Checkpointer,
+    WholeFiles,
+    newest_whole,
+    previous,
     read_clock,
     save_weights,
-    signals_restored,
 )
+from t2ibench.training.preemption import Deferred, deferred, process_rank
 from t2ibench.training.progress import BudgetProgress
 
-StreamFactory = Callable[[int, int, int], BatchStream]
+StreamFactory = Callable[[int, int, int], Iterator[Batch]]
 """(images_seen, rank, world_size) -> the batches from there on."""
 
 
@@ -73,11 +83,16 @@ class Fitted:
 
     Attributes:
         clock: what it spent.
-        interrupted: True where a signal ended it before the budget did.
+        signal: the number of the signal that ended it before the budget did, or None.
     """
 
     clock: Clock
-    interrupted: bool
+    signal: int | None = None
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether there is more to train."""
+        return self.signal is not None
 
 
 def fit(
@@ -108,64 +123,108 @@ def fit(
         validation: the fixed batch of ``ValidationLosses``; None: no such losses.
 
     Raises:
-        CheckpointError: the run's checkpoint is unreadable.
+        CheckpointError: the run's checkpoints are unreadable.
+        ConfigError: this machine has no such device.
+        RunError: the run's folder cannot be written.
         NonFiniteLossError: a loss became NaN or infinite.
     """
     clock = clock or Clock()
-    resumed = read_clock(run.checkpoint)
-    if resumed is not None:
-        clock.load_state_dict(resumed)
-    if resumed is not None and clock.progress(budget) >= 1:
+    with deferred() as stop:
+        found = newest_whole(run.checkpoint)
+        if found is not None:
+            clock.load_state_dict(read_clock(found))
         averages = AverageWeights(clock, options.ema_half_life_images)
-        return _finish_from_checkpoint(module, run, clock, averages)
-    averages = AverageWeights(clock, options.ema_half_life_images)
-    checkpointer = Checkpointer(run.checkpoint, options.checkpoint_every_seconds)
-    callbacks: list[pl.Callback] = [
-        LearningRate(clock, budget, options.warmup_images, options.decay),
-        BudgetClock(clock, budget, seed),
-        averages,
-        LearningCurves(
-            clock, MetricsFile(run.path / "metrics.csv"), options.log_every_images, track
-        ),
-        checkpointer,
-    ]
-    if validation is not None and options.validate_every_images > 0:
-        file = MetricsFile(run.path / "validation.csv")
-        every = options.validate_every_images
-        callbacks.append(ValidationLosses(clock, file, every, validation, track))
-    if options.compile:
-        callbacks.append(CompileNetworks())
-    if options.progress:
-        callbacks.append(BudgetProgress(clock, budget, run.path.name))
-    trainer = make_trainer(options, callbacks)
-    batches = stream(clock.images_seen, trainer.global_rank, trainer.world_size)
-    with signals_restored():
-        trainer.fit(
-            module,
-            train_dataloaders=batches,
-            ckpt_path=run.checkpoint if resumed is not None else None,
-            weights_only=True,
-        )
-    if checkpointer.interrupted and clock.progress(budget) < 1:
-        return Fitted(clock, interrupted=True)
-    assert averages.ema is not None
-    with averages.ema.applied():
-        save_weights(module, run.weights)
-    return Fitted(clock, interrupted=False)
+        if found is not None and clock.progress(budget) >= 1:
+            return _finish_from_checkpoint(module, run, found, clock)
+        callbacks: list[pl.Callback] = [
+            LearningRate(clock, budget, options.warmup_images, options.decay),
+            BudgetClock(clock, budget, seed),
+            averages,
+            LearningCurves(
+                clock, MetricsFile(run.path / "metrics.csv"), options.log_every_images, track
+            ),
+        ]
+        if validation is not None and options.validate_every_images > 0:
+            file = MetricsFile(run.path / "validation.csv")
+            every = options.validate_every_images
+            callbacks.append(ValidationLosses(clock, file, every, validation, track))
+        if options.compile:
+            callbacks.append(CompileNetworks(clock))
+        if options.progress:
+            callbacks.append(BudgetProgress(clock, budget, run.path.name))
+        callbacks.append(Checkpointer(run.checkpoint, options.checkpoint_every_seconds, stop))
+        trainer = make_trainer(options, callbacks)
+        batches = stream(clock.images_seen, trainer.global_rank, trainer.world_size)
+        _fit(trainer, module, batches, found, stop)
+        if stop.obeyed:
+            return Fitted(clock, stop.number)
+        assert averages.ema is not None
+        with averages.ema.applied():
+            _export(module, run, trainer.is_global_zero)
+    return Fitted(clock)
 
 
-def _finish_from_checkpoint(
-    module: Any, run: Run, clock: Clock, averages: AverageWeights
-) -> Fitted:
+def _fit(
+    trainer: pl.Trainer,
+    module: Any,
+    batches: Iterator[Batch],
+    found: Path | None,
+    stop: Deferred,
+) -> None:
+    """Lightning's fit, which turns an impatient second Ctrl-C into an exit."""
+    try:
+        trainer.fit(module, train_dataloaders=batches, ckpt_path=found, weights_only=True)
+    except SystemExit:
+        if stop.number is None:
+            raise
+        raise KeyboardInterrupt from None
+
+
+def _finish_from_checkpoint(module: Any, run: Run, found: Path, clock: Clock) -> Fitted:
     """The budget was spent but the process died before the weights were exported."""
-    state = torch.load(run.checkpoint, map_location="cpu", weights_only=True)
+    state = torch.load(found, map_location="cpu", weights_only=True)
     module.load_state_dict(state["state_dict"], strict=True)
     parameters = module.sampling_parameters()
     with torch.no_grad():
         for name, value in state["callbacks"]["AverageWeights"].items():
             parameters[name].copy_(value)
-    save_weights(module, run.weights)
-    return Fitted(clock, interrupted=False)
+    _export(module, run, process_rank() == 0)
+    return Fitted(clock)
+
+
+def _export(module: Any, run: Run, writes: bool) -> None:
+    """Saves the module's weights; from here on nothing falls back to an older checkpoint."""
+    if writes:
+        save_weights(module, run.weights)
+        previous(run.checkpoint).unlink(missing_ok=True)
+
+
+def check_accelerator(accelerator: str, devices: int) -> None:
+    """Whether this machine has what the configuration asks for, before any work.
+
+    Raises:
+        ConfigError: there are fewer GPUs than asked for.
+    """
+    if accelerator not in ("gpu", "cuda"):
+        return
+    seen = torch.cuda.device_count()
+    if seen < devices:
+        raise ConfigError(
+            f"trainer.accelerator={accelerator} with trainer.devices={devices} needs as many "
+            f"GPUs, and this process sees {seen}; ask the scheduler for them, or choose "
+            "trainer=cpu."
+        )
+
+
+def cluster_environment(devices: int) -> list[ClusterEnvironment]:
+    """Lightning's plugin for the cluster that this process runs on; none outside SLURM.
+
+    One device is one process, however many tasks the job has: several small cells can share an
+    allocation. Lightning never requeues; ``preemption.requeue`` does.
+    """
+    if "SLURM_NTASKS" not in os.environ or SLURMEnvironment.job_name() in ("bash", "interactive"):
+        return []
+    return [LightningEnvironment() if devices == 1 else SLURMEnvironment(auto_requeue=False)]
 
 
 def make_trainer(options: TrainingOptions, callbacks: list[pl.Callback]) -> pl.Trainer:
@@ -177,6 +236,7 @@ def make_trainer(options: TrainingOptions, callbacks: list[pl.Callback]) -> pl.T
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec.*")
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    check_accelerator(options.accelerator, options.devices)
     on_gpu = options.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     precision: Any = options.precision
     if precision == "auto":
@@ -192,4 +252,5 @@ def make_trainer(options: TrainingOptions, callbacks: list[pl.Callback]) -> pl.T
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
+        plugins=[WholeFiles(), *cluster_environment(options.devices)],
     )

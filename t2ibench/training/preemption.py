@@ -1,0 +1,133 @@
+"""Signals that end work early: handled while it lasts, and a requeue asked for afterwards.
+
+Schedulers warn a job before they take its machine away: SIGUSR1 or SIGUSR2 (as asked with
+``--signal``), SIGTERM (preemption without a warning, node shutdown, time limit), SIGINT (the
+keyboard). Training remembers the signal until a step ends and its state is saved.
+
+Lightning's own handlers stay out of it: they save in the middle of a step, broadcast from inside
+a handler under DDP, and give way without a word where submitit has installed its own first.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+log = logging.getLogger(__name__)
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+Handler = Callable[[int], None]
+
+
+class Deferred:
+    """The signal that asked for an end, remembered until a safe point.
+
+    Attributes:
+        number: the first signal that came, or None.
+        obeyed: set by whoever ended its work because of it.
+    """
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self.obeyed = False
+
+    def note(self, number: int) -> None:
+        """Remembers the first signal; a second one from the keyboard stops at once."""
+        if self.number is None:
+            self.number = number
+        elif number == signal.SIGINT:
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def handled_by(handler: Handler) -> Iterator[None]:
+    """Inside, ``handler`` gets the signals' numbers; afterwards the earlier handlers are back.
+
+    Outside the main thread, where Python allows no handlers, nothing is installed.
+    """
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    install(handler)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, earlier in before.items():
+                if earlier is not None:  # None: installed by another language, out of our reach
+                    signal.signal(number, earlier)
+
+
+def install(handler: Handler) -> None:
+    """Gives the signals to ``handler``.
+
+    A forked worker inherits handlers but not the work: it ignores the signals, which a scheduler
+    sends to every process of a job, and leaves only when its parent terminates it.
+    """
+    owner = os.getpid()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == owner:
+            handler(number)
+        elif number == signal.SIGTERM:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+
+    if threading.current_thread() is threading.main_thread():
+        for number in SIGNALS:
+            signal.signal(number, handle)
+
+
+@contextmanager
+def deferred() -> Iterator[Deferred]:
+    """Inside, signals are only remembered; one that nobody obeyed is delivered at the end."""
+    stop = Deferred()
+    with handled_by(stop.note):
+        yield stop
+    if stop.number is not None and not stop.obeyed:
+        signal.raise_signal(stop.number)
+
+
+def requeue(number: int) -> None:
+    """Has the scheduler run this job again, after its state was saved; elsewhere does nothing.
+
+    Under submitit its own handler does it (and leaves the process); in another SLURM job
+    ``scontrol requeue`` does, unless the job was cancelled. The keyboard asks for no requeue.
+
+    Args:
+        number: the signal that ended the work.
+    """
+    if number == signal.SIGINT or process_rank() != 0:
+        return
+    if "SUBMITIT_EXECUTOR" in os.environ:
+        # On SIGTERM the scheduler has made up its mind; submitit itself only ignores it.
+        theirs = getattr(signal, "SIG" + os.environ.get("SUBMITIT_PREEMPT_SIGNAL", "USR2"))
+        if number != signal.SIGTERM and callable(signal.getsignal(theirs)):
+            signal.raise_signal(theirs)
+    elif "SLURM_JOB_ID" in os.environ:
+        job = os.environ["SLURM_JOB_ID"]
+        if "CANCELLED" not in asked("scontrol", "--oneliner", "show", "job", job):
+            asked("scontrol", "requeue", job)
+
+
+def process_rank() -> int:
+    """This process's rank as its launcher says; 0 where there is one process."""
+    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
+        if name in os.environ:
+            return int(os.environ[name])
+    return 0
+
+
+def asked(*command: str) -> str:
+    """What a command of the scheduler answers; its failure is a warning, not an error."""
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    except (OSError, subprocess.SubprocessError) as error:
+        log.warning("%s failed (%s); the job is not requeued.", " ".join(command), error)
+        return ""
+    return answer.stdout
