@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from t2ibench.cli.build import cache_root, create
 from t2ibench.cli.compose import to_container, without_paths
 from t2ibench.cli.interrupt import outcome
+from t2ibench.cli.progress import told_of_wait
 from t2ibench.core.hashing import derive_seed
 from t2ibench.core.pixels import from_pixels
 from t2ibench.data.cache import ArrayCache
@@ -69,7 +70,7 @@ def ready_clip(
     facts: dict[str, Any] = {}
     if towers is None:
         stage = clip_run(cfg, source)
-        with stage.locked(), outcome(stage):
+        with stage.locked(told_of_wait(stage)), outcome(stage):
             if stage.state != "finished":
                 train_clip(cfg, source, stage)
             clock.load_state_dict(stage.status()["clock"])

@@ -119,7 +119,7 @@ def to_yaml(cfg: DictConfig) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(to_container(cfg)))
 
 
-def run_hydra(task: Callable[[DictConfig], None], arguments: Sequence[str]) -> None:
+def run_hydra(task: Callable[[DictConfig], object], arguments: Sequence[str]) -> None:
     """Runs ``task`` under Hydra's own command line (``-m``, ``--cfg``, ``--help``).
 
     Raises:

@@ -32,10 +32,10 @@ def run(arguments: Sequence[str]) -> int:
     if not any(a.startswith("experiment=") for a in overrides):
         overrides = ["experiment=demo", *overrides]
     study = compose_config(overrides)
-    if not study.study:
-        raise ConfigError("this experiment names no study: [models]; demo needs one.")
+    if not study.study.models:
+        raise ConfigError("this experiment names no study.models; demo needs some.")
     began = time.monotonic()
-    configs = [compose_config([*overrides, f"model={model}"]) for model in study.study]
+    configs = [compose_config([*overrides, f"model={model}"]) for model in study.study.models]
     for cfg in configs:
         resolve_conditioning(cfg)
         check_config(cfg)

@@ -15,6 +15,7 @@ from t2ibench.autoencoders.metrics import reconstruction_scores
 from t2ibench.cli.build import FirstStagePlan, cache_root, create, training_options
 from t2ibench.cli.compose import to_container, without_paths
 from t2ibench.cli.interrupt import Interrupted, outcome
+from t2ibench.cli.progress import told_of_wait
 from t2ibench.core.hashing import derive_seed
 from t2ibench.core.pixels import from_pixels
 from t2ibench.core.types import Images
@@ -52,7 +53,7 @@ def ready_first_stage(
         Interrupted: a signal ended its training; the same command resumes it.
     """
     run = first_stage_run(cfg, plan, source)
-    with run.locked(), outcome(run):
+    with run.locked(told_of_wait(run)), outcome(run):
         clock = Clock()
         weights = run.path / "checkpoints" / "first_stage.safetensors"
         torch.manual_seed(derive_seed("init first stage", cfg.first_stage.seed))

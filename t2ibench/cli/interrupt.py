@@ -85,7 +85,7 @@ def tell(run: Run, state: str, reason: str | None = None) -> None:
             return
         extra = {name: status[name] for name in LASTING if name in status}
         if reason is not None:
-            extra["reason"] = reason
+            extra |= {"reason": reason, "failures": status.get("failures", 0) + 1}
         run.set_status(state, **extra)  # type: ignore[arg-type]
     except (OSError, RunError):
         return

@@ -20,6 +20,7 @@ VERBS = {
     "fetch": "published weights (Inception, CLIP, DINOv2) onto this machine, hash checked",
     "import": "published weights (CompVis file, diffusers folder) as a run that samples and scores",
     "export": "a run as a folder that diffusers loads, or as safetensors with a card",
+    "status": "how far a study's cells are: finished, running, interrupted, failed, missing",
     "compare": "leaderboard and paired tests over runs",
     "report": "one self-contained HTML page over runs",
     "info": "parameters, FLOPs, knobs of a configuration, without training it",
@@ -41,7 +42,8 @@ usage: t2ibench VERB [WORDS] [key=value ...]
 
 examples:
   t2ibench demo
-  t2ibench train model=diffusion/ldm data=shapes seed=0,1 -m
+  t2ibench train model=diffusion/ldm data=shapes seed=0,1 study.name=first -m
+  t2ibench status first
   t2ibench train model=gan/gan_int_cls conditioning=modulation budget=images budget.amount=50000
   t2ibench sample runs/NAME "a large red ring on a white background" seed=3 out=pictures
   t2ibench sample runs/NAME prompts=evaluation_metadata.jsonl images_per_prompt=4 out=geneval

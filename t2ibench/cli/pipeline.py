@@ -77,11 +77,25 @@ class Trained:
 
 def find_run(cfg: DictConfig) -> Run:
     """The run of a configuration, made if it is new."""
+    named_run(cfg)  # what identifies it is resolved
+    return Run.of(cfg.paths.runs, label_of(cfg), identifying(cfg), to_yaml(cfg))
+
+
+def named_run(cfg: DictConfig) -> Run:
+    """The run of a configuration, whether or not its folder is there.
+
+    Raises:
+        ConfigError: the run that it stands on or starts from is not there.
+    """
     resolve_conditioning(cfg)
     resolve_base(cfg, cfg.paths.runs)
     resolve_start(cfg, cfg.paths.runs)
-    label = f"{cfg.model.name.replace('/', '-')}-{cfg.size.name}-seed{cfg.seed}"
-    return Run.of(cfg.paths.runs, label, identifying(cfg), to_yaml(cfg))
+    return Run.named(cfg.paths.runs, label_of(cfg), identifying(cfg))
+
+
+def label_of(cfg: DictConfig) -> str:
+    """The readable part of a run's name."""
+    return f"{cfg.model.name.replace('/', '-')}-{cfg.size.name}-seed{cfg.seed}"
 
 
 @interruptible()

@@ -1,4 +1,4 @@
-"""A counted progress line for sampling and scoring."""
+"""Progress lines: what is counted, and who is waited for."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from t2ibench.runs.folder import Run
+from t2ibench.runs.lock import Owner
 
 
 @contextmanager
@@ -28,3 +31,12 @@ def counted(label: str, total: int) -> Iterator[Callable[[int], None]]:
     began = time.monotonic()
     yield lambda done: None
     sys.stderr.write(f"{label}: {total} images in {time.monotonic() - began:.1f} s\n")
+
+
+def told_of_wait(run: Run) -> Callable[[Owner], None]:
+    """A line on each owner of a shared stage that is waited for."""
+
+    def tell(owner: Owner) -> None:
+        sys.stderr.write(f"waiting for {run.path.name}, which {owner} works on\n")
+
+    return tell

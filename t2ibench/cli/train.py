@@ -1,47 +1,229 @@
-"""Train one model or a sweep.
+"""Train one model or a study of many.
 
-t2ibench train model=diffusion/ldm text=word_transformer data=shapes budget=demo seed=0,1 -m
+t2ibench train model=diffusion/ldm seed=0                         one run
+t2ibench train model=diffusion/ldm,gan/gan_int_cls seed=0,1 study.name=first -m
+t2ibench train …  -m --dry-run                                    what would run, and its cost
+t2ibench train …  -m hydra/launcher=submitit_slurm hydra.launcher.partition=gpu
 
-The same command finds the same run: finished cells are skipped, interrupted ones resumed.
+The same command finds the same runs: finished cells are skipped, interrupted ones go on, failed
+ones are tried again (study.retries times). `t2ibench status NAME` shows how far a study is.
 """
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from t2ibench.core.errors import T2IBenchError
+from t2ibench.core.errors import ConfigError, RunBusyError, RunError, T2IBenchError
+
+if TYPE_CHECKING:
+    from t2ibench.cli.study import Typed
+    from t2ibench.evaluation.results import RunScores
+    from t2ibench.runs.ledger import Cell, Ledger
+
+DRY_RUN = "--dry-run"
+MANY = {"-m", "--multirun"}
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Hydra's command line over ``train_and_score``; a failed cell does not stop the others."""
-    from t2ibench.cli.interrupt import interruptible
+    """Trains what the overrides say; a failed cell does not stop the others."""
+    from t2ibench.cli.interrupt import Interrupted, interruptible
+    from t2ibench.training.preemption import requeue
 
-    failures: list[str] = []
-
-    def cell(cfg: DictConfig) -> None:
-        try:
-            train_and_score(cfg)
-        except T2IBenchError as error:
-            failures.append(str(error))
-            sys.stderr.write(f"t2ibench train: {error}\n")
-
-    with interruptible():  # from the first import on
-        from t2ibench.cli.compose import run_hydra
-
-        run_hydra(cell, arguments)
-    return 2 if failures else 0
+    try:
+        with interruptible():  # from the first import on
+            return dispatched(list(arguments))
+    except Interrupted as stop:
+        requeue(stop.signal)
+        raise
 
 
-def train_and_score(cfg: DictConfig) -> None:
+def dispatched(words: list[str]) -> int:
+    """One run, a study, or whatever Hydra itself is asked for."""
+    from t2ibench.cli.compose import compose_config, run_hydra
+    from t2ibench.cli.study import read_typed
+
+    flags = {word for word in words if word.startswith("-")}
+    if flags - {*MANY, DRY_RUN}:
+        run_hydra(job, words)
+        return 0
+    overrides = [word for word in words if word not in flags]
+    typed, dry = read_typed(overrides), DRY_RUN in flags
+    if (typed.many or flags & MANY) and typed.cells is None:
+        if dry:
+            raise ConfigError("a sweeper that chooses its cells as it goes has no dry run.")
+        run_hydra(job, [*overrides, "-m"])
+        return 0
+    assert typed.cells is not None, "a grid"
+    if typed.many or flags & MANY or dry:
+        return study(typed, dry)
+    if len(typed.cells) > 1:
+        raise ConfigError(
+            f"{', '.join(typed.swept)} has several values, {len(typed.cells)} cells; add -m."
+        )
+    train_and_score(compose_config(overrides))
+    return 0
+
+
+# ---- a study ----
+
+
+def study(typed: Typed, dry: bool) -> int:
+    """Plans, registers and launches what is not finished; tells how far the study is then.
+
+    Raises:
+        ConfigError: a cell's configuration is impossible; nothing was launched.
+        RunError: not every cell is finished.
+    """
+    from t2ibench.cli.status import plan_text
+    from t2ibench.cli.study import estimates, plan, to_do
+    from t2ibench.runs.ledger import Ledger
+
+    cfg, root = typed.cfg, Path(typed.cfg.paths.runs)
+    ledger = Ledger(root, cfg.study.name)
+    planned = plan(typed, ledger)
+    todo = to_do(planned, cfg.study.retries)
+    if dry:
+        sys.stdout.write(plan_text(planned, todo, estimates(planned, root)))
+        return 0
+    ledger.register([p.cell for p in planned])
+    if todo:
+        launch(typed, ledger, [p.cell for p in todo])
+    return conclude(ledger, [p.cell for p in planned])
+
+
+def launch(typed: Typed, ledger: Ledger, cells: Sequence[Cell]) -> None:
+    """Has Hydra's launcher run jobs of ``study.cells_per_job`` cells each."""
+    from t2ibench.cli.compose import run_hydra
+
+    size = int(typed.cfg.study.cells_per_job)
+    names = [cell.run for cell in cells]
+    packs = [names[start : start + size] for start in range(0, len(names), size)]
+    chosen = ",".join(f"[{','.join(pack)}]" for pack in packs)
+    others = [o for o in typed.fixed if not o.startswith("study.")]
+    words = ["-m", *typed.hydra, *others, "hydra.sweeper.params=null"]
+    words += [f"study.name={ledger.name}", f"study.cells={chosen}"]
+    try:
+        run_hydra(job, words)
+    except T2IBenchError:
+        raise
+    except Exception as error:
+        # A job that died takes the launcher with it; what the others did is in the ledger.
+        sys.stderr.write(f"t2ibench train: a job died: {first_line(error)}\n")
+
+
+def conclude(ledger: Ledger, cells: Sequence[Cell]) -> int:
+    """Says what became of the cells.
+
+    Raises:
+        RunError: not all are finished.
+    """
+    from t2ibench.runs.ledger import summary
+
+    found = [ledger.progress(cell) for cell in cells]
+    for cell, progress in zip(cells, found, strict=True):
+        if progress.state == "failed":
+            sys.stderr.write(f"{cell.label or cell.run}: {progress.detail}\n")
+    told = f"study {ledger.name}: {summary(found)}"
+    if any(progress.state != "finished" for progress in found):
+        raise RunError(
+            f"{told}; `t2ibench status {ledger.name}` shows them, the same command goes on."
+        )
+    sys.stderr.write(f"{told}.\n")
+    return 0
+
+
+# ---- a job ----
+
+
+def job(cfg: DictConfig) -> float | None:
+    """What a launcher runs: cells of the ledger one after the other, or the configuration itself.
+
+    Returns:
+        The score that ``study.objective`` names, for sweepers that optimise it.
+    """
+    from t2ibench.runs.ledger import Ledger
+
+    if cfg.study.cells:
+        ledger = Ledger(Path(cfg.paths.runs), cfg.study.name)
+        for name in cfg.study.cells:
+            run_cell(ledger, ledger.cell(name))
+        return None
+    register_this(cfg)
+    scores = requeued(cfg)
+    if cfg.study.objective is None:
+        return None
+    from t2ibench.evaluation.results import by_metric
+
+    return by_metric(scores.chosen.scores)[cfg.study.objective].value
+
+
+def run_cell(ledger: Ledger, cell: Cell) -> None:
+    """One cell; what goes wrong is written into its run, and the next cell's turn comes."""
+    from t2ibench.cli.compose import compose_config
+    from t2ibench.runs.folder import Run
+
+    run = Run(ledger.root / cell.run, cell.identity)
+    before = ledger.progress(cell).failures
+    try:
+        requeued(compose_config(cell.overrides))
+    except RunBusyError as error:
+        sys.stderr.write(f"t2ibench train: {error}\n")
+    except Exception as error:
+        reason = str(error) if isinstance(error, T2IBenchError) else first_line(error)
+        sys.stderr.write(f"t2ibench train: {cell.run}: {reason}\n")
+        if ledger.progress(cell).failures == before:  # it failed before its run was made
+            run.set_status("failed", reason=reason, failures=before + 1)
+        if not isinstance(error, T2IBenchError):
+            (run.path / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+
+
+def requeued(cfg: DictConfig) -> RunScores:
+    """``train_and_score``; a job of submitit that a signal ends is queued again."""
+    from t2ibench.cli.interrupt import Interrupted
+    from t2ibench.training.preemption import requeue
+
+    try:
+        return train_and_score(cfg)
+    except Interrupted as stop:
+        if "SUBMITIT_EXECUTOR" in os.environ:
+            requeue(stop.signal)
+        raise
+
+
+def register_this(cfg: DictConfig) -> None:
+    """Enters a cell that a sweeper has just thought of into the ledger."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from t2ibench.cli.pipeline import named_run
+    from t2ibench.runs.ledger import Cell, Ledger
+
+    if HydraConfig.initialized() and "MULTIRUN" in str(HydraConfig.get().mode):
+        run, typed = named_run(cfg), tuple(HydraConfig.get().overrides.task)
+        cell = Cell(run.path.name, run.identity, typed, " ".join(typed))
+        Ledger(Path(cfg.paths.runs), cfg.study.name).register([cell])
+
+
+def first_line(error: BaseException) -> str:
+    """``RuntimeError: what it says`` without the lines after the first."""
+    said = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
+
+
+def train_and_score(cfg: DictConfig) -> RunScores:
     """One cell: train, sample, score; each part is skipped where it is already done."""
     from t2ibench.cli.interrupt import interruptible, outcome
     from t2ibench.cli.pipeline import train_run
     from t2ibench.cli.score_run import score_run
 
     trained = train_run(cfg)
-    with interruptible(), outcome(trained.run):
-        score_run(trained, cfg)
+    with interruptible(), trained.run.locked(), outcome(trained.run):
+        scores = score_run(trained, cfg)
     sys.stdout.write(f"{trained.run.path}\n")
+    return scores

@@ -39,3 +39,7 @@ class NonFiniteLossError(T2IBenchError):
 
 class RunError(T2IBenchError):
     """A run folder is missing, unfinished, or belongs to another configuration."""
+
+
+class RunBusyError(RunError):
+    """Another process works on the run."""

@@ -20,19 +20,18 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock, Timeout
-
 from t2ibench import __version__
 from t2ibench.core.errors import RunError
 from t2ibench.core.files import atomic_path, read_json, write_json
 from t2ibench.core.hashing import hash_json
+from t2ibench.runs.lock import Owner, OwnerLock
 
 State = Literal["created", "running", "interrupted", "trained", "finished", "failed"]
 
@@ -61,13 +60,18 @@ class Run:
             identifying: JSON-ready; only what changes the result.
             config_yaml: the whole resolved configuration, kept for the reader.
         """
-        identity = hash_json(identifying, length=16)
-        run = Run(Path(root) / f"{label}-{identity[:8]}", identity)
+        run = Run.named(root, label, identifying)
         if not (run.path / "status.json").exists():
             run.set_status("created")
         with atomic_path(run.path / "config.yaml") as aside:
             aside.write_text(config_yaml, encoding="utf-8")
         return run
+
+    @staticmethod
+    def named(root: str | Path, label: str, identifying: Mapping[str, Any]) -> Run:
+        """The run of a configuration, whether or not its folder is there."""
+        identity = hash_json(identifying, length=16)
+        return Run(Path(root) / f"{label}-{identity[:8]}", identity)
 
     @staticmethod
     def at(path: str | Path) -> Run:
@@ -114,36 +118,53 @@ class Run:
         return "clock" in self.status()
 
     def set_status(self, state: State, **extra: Any) -> None:
-        """Writes status.json."""
-        write_json(
-            self.path / "status.json",
-            {"state": state, "identity": self.identity, "pid": os.getpid(), "time": time.time()}
-            | extra,
-        )
+        """Writes status.json; how often the run failed is carried over."""
+        path = self.path / "status.json"
+        failures = read_json(path).get("failures") if path.exists() else None
+        facts = {"state": state, "identity": self.identity, "pid": os.getpid(), "time": time.time()}
+        write_json(path, facts | ({} if failures is None else {"failures": failures}) | extra)
 
     def write_manifest(self, **extra: Any) -> None:
         """Writes manifest.json: code, packages, hardware, and what the caller adds."""
         write_json(self.path / "manifest.json", environment() | extra)
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, wait: Callable[[Owner], None] | None = None) -> Iterator[None]:
         """Holds the run for this process; the lock goes with the process if it dies.
 
+        Of the processes of one distributed job the first holds it for all.
+
+        Args:
+            wait: told of each owner that is waited for; None: nobody is waited for.
+
         Raises:
-            RunError: another process holds it.
+            RunBusyError: another process holds it, and ``wait`` is None.
         """
-        lock = FileLock(str(self.path / ".lock"))
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise RunError(
-                f"{self.path.name} is being worked on by another process (pid "
-                f"{self.status()['pid']}); wait for it or stop it."
-            ) from None
+        if process_rank() != 0:
+            yield
+            return
+        lock = self.lock
+        if wait is None:
+            lock.acquire()
+        else:
+            lock.wait(wait)
         try:
             yield
         finally:
             lock.release()
+
+    @property
+    def lock(self) -> OwnerLock:
+        """Who works on the run."""
+        return OwnerLock(self.path / ".lock")
+
+
+def process_rank() -> int:
+    """This process's rank as its launcher says; 0 where there is one process."""
+    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
+        if name in os.environ:
+            return int(os.environ[name])
+    return 0
 
 
 def environment() -> dict[str, Any]:

@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from t2ibench.runs.folder import process_rank
+
 log = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
@@ -113,14 +115,6 @@ def requeue(number: int) -> None:
         job = os.environ["SLURM_JOB_ID"]
         if "CANCELLED" not in asked("scontrol", "--oneliner", "show", "job", job):
             asked("scontrol", "requeue", job)
-
-
-def process_rank() -> int:
-    """This process's rank as its launcher says; 0 where there is one process."""
-    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
-        if name in os.environ:
-            return int(os.environ[name])
-    return 0
 
 
 def asked(*command: str) -> str:

@@ -1,0 +1,152 @@
+"""What a study consists of and how far each part is.
+
+A study is a named set of cells, each a run. Its ledger is a folder with a small file a cell,
+written once before the cell is first launched; how far a cell is stands in its run folder alone.
+
+    studies/NAME/CELL.json    run folder, identity, overrides
+"""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from t2ibench.core.errors import RunError
+from t2ibench.core.files import read_json, write_json
+from t2ibench.runs.folder import Run
+
+FOLDER = "studies"
+
+CellState = Literal["finished", "running", "interrupted", "failed", "missing"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A run of a study.
+
+    Attributes:
+        run: name of its folder, beside the folder of studies.
+        identity: the run's.
+        overrides: what makes its configuration, complete.
+        label: those in which the study's cells differ.
+    """
+
+    run: str
+    identity: str
+    overrides: tuple[str, ...]
+    label: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a cell is.
+
+    Attributes:
+        state: ``running`` if a living process holds its run; ``interrupted`` if it was begun and
+            nobody holds it; ``missing`` if it was never begun.
+        failures: how often it failed.
+        detail: the first line of the last failure's reason, or who works on it.
+        spent: of its training: ``images_seen``, ``flops`` and ``seconds``, as far as logged.
+    """
+
+    state: CellState
+    failures: int = 0
+    detail: str = ""
+    spent: Mapping[str, float] | None = None
+
+
+def progress_of(run: Run) -> Progress:
+    """How far a run is, as its folder says."""
+    if not (run.path / "status.json").exists():
+        return Progress("missing")
+    status = run.status()
+    failures, spent = int(status.get("failures", 0)), spent_by(run.path)
+    owner = run.lock.holder()
+    if owner is not None and run.lock.held():
+        return Progress("running", failures, f"on {owner}", spent)
+    if status["state"] == "finished":
+        return Progress("finished", failures, "", spent)
+    if status["state"] == "failed":
+        reason = str(status.get("reason", "")).strip() or "no reason told"
+        return Progress("failed", failures, reason.splitlines()[0], spent)
+    if status["state"] == "created":
+        return Progress("missing", failures)
+    return Progress("interrupted", failures, "", spent)
+
+
+def spent_by(folder: Path) -> dict[str, float] | None:
+    """The last row of the learning curves; None before the first."""
+    path = folder / "metrics.csv"
+    if not path.exists():
+        return None
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    if not rows:
+        return None
+    return {name: float(rows[-1][name]) for name in ("images_seen", "flops", "seconds")}
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The cells of one study.
+
+    Attributes:
+        root: the folder of runs.
+        name: the study's.
+    """
+
+    root: Path
+    name: str
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies."""
+        return self.root / FOLDER / self.name
+
+    def register(self, cells: Sequence[Cell]) -> None:
+        """Adds cells; those that are there already stay as they are."""
+        for cell in cells:
+            path = self.folder / f"{cell.run}.json"
+            if not path.exists():
+                write_json(path, asdict(cell) | {"registered": time.time()})
+
+    def cells(self) -> list[Cell]:
+        """All cells, in the order of their names.
+
+        Raises:
+            RunError: there is no such study.
+        """
+        if not self.folder.is_dir():
+            known = ", ".join(studies(self.root)) or "none"
+            raise RunError(
+                f"{self.root} has no study {self.name} (it has: {known}); "
+                "`t2ibench train … -m study.name=NAME` makes one."
+            )
+        return [self.cell(path.stem) for path in sorted(self.folder.glob("*.json"))]
+
+    def cell(self, run: str) -> Cell:
+        """One cell by the name of its run."""
+        facts: dict[str, Any] = read_json(self.folder / f"{run}.json")
+        overrides = tuple(str(override) for override in facts["overrides"])
+        return Cell(facts["run"], facts["identity"], overrides, facts["label"])
+
+    def progress(self, cell: Cell) -> Progress:
+        """How far a cell is."""
+        return progress_of(Run(self.root / cell.run, cell.identity))
+
+
+def studies(root: Path) -> list[str]:
+    """The names of all studies in a folder of runs."""
+    return sorted(path.name for path in (root / FOLDER).glob("*") if path.is_dir())
+
+
+def summary(found: Sequence[Progress]) -> str:
+    """``6 finished, 1 failed``."""
+    counts = Counter(progress.state for progress in found)
+    states = get_args(CellState)
+    return ", ".join(f"{counts[state]} {state}" for state in states if counts[state]) or "no cells"

@@ -1,0 +1,241 @@
+"""Who works on a run: a file that names its owner, on any file system, and no owner for ever.
+
+Locks of the operating system go with their process, but not across the machines of a cluster.
+Here the lock is a file, made by a hard link (which exactly one of several processes gets), and
+touched by its owner every few seconds. An owner that is gone is succeeded:
+
+    at once        a process of this machine that is no more, or an earlier start of the same
+                   SLURM job (a requeued one)
+    after minutes  one of another machine whose heartbeat has stopped, by the file system's clock
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from t2ibench.core.errors import RunBusyError
+
+HEARTBEAT_SECONDS = 20.0
+STALE_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A process that holds a lock.
+
+    Attributes:
+        token: unlike any other owner's.
+        host: the name of its machine.
+        space: within which its number means it: a start of the machine, a container.
+        pid: its number there.
+        started: when the process started, in the machine's ticks; 0 where that is not told.
+        job: its SLURM job, or None.
+        restart: how often that job had been requeued.
+    """
+
+    token: str
+    host: str
+    space: str
+    pid: int
+    started: int
+    job: str | None
+    restart: int
+
+    @staticmethod
+    def this() -> Owner:
+        """The present process, with a new token."""
+        return Owner(
+            uuid.uuid4().hex,
+            socket.gethostname(),
+            space_of_processes(),
+            os.getpid(),
+            started(os.getpid()),
+            os.environ.get("SLURM_JOB_ID"),
+            int(os.environ.get("SLURM_RESTART_COUNT", "0")),
+        )
+
+    def gone(self) -> bool:
+        """Whether it is known to have ended; False where this machine cannot tell."""
+        here = Owner.this()
+        if self.job is not None and self.job == here.job and self.restart < here.restart:
+            return True
+        if self.space != here.space:
+            return False
+        now = started(self.pid)
+        return now == 0 if self.started == 0 else now != self.started
+
+    def __str__(self) -> str:
+        job = "" if self.job is None else f", job {self.job}"
+        return f"{self.host} (pid {self.pid}{job})"
+
+
+class OwnerLock:
+    """The lock of one folder; free once it is released or its owner is gone.
+
+    Args:
+        path: of the lock's file.
+        stale_seconds: how long a heartbeat of another machine may fail to come.
+    """
+
+    def __init__(self, path: Path, stale_seconds: float = STALE_SECONDS) -> None:
+        self.path = path
+        self.stale_seconds = stale_seconds
+        self.owner: Owner | None = None
+        self._ended = threading.Event()
+
+    def acquire(self) -> None:
+        """Takes the lock now.
+
+        Raises:
+            RunBusyError: another process holds it.
+        """
+        me = Owner.this()
+        aside = self.path.with_name(f"{self.path.name}.{me.token}")
+        aside.write_text(json.dumps(asdict(me)), encoding="utf-8")
+        try:
+            while not _linked(aside, self.path):
+                holder = self.holder()
+                if holder is not None and not self._succeeded(holder, aside):
+                    raise RunBusyError(
+                        f"{self.path.parent.name} is being worked on by {holder}; wait for it or "
+                        "stop it."
+                    )
+                if self._held_by(me):
+                    break
+        finally:
+            aside.unlink(missing_ok=True)
+        self.owner = me
+        self._ended = threading.Event()
+        threading.Thread(target=self._beat, args=(me, self._ended), daemon=True).start()
+
+    def wait(self, told: Callable[[Owner], None], poll_seconds: float = 0.5) -> None:
+        """Takes the lock as soon as it is free; ``told`` is called with each owner waited for."""
+        waited_for = None
+        while True:
+            try:
+                return self.acquire()
+            except RunBusyError:
+                holder = self.holder()
+                if holder is not None and holder.token != waited_for:
+                    told(holder)
+                    waited_for = holder.token
+            time.sleep(poll_seconds)
+
+    def release(self) -> None:
+        """Gives the lock back, if it is still this process's."""
+        self._ended.set()
+        if self.owner is not None and self._held_by(self.owner):
+            self.path.unlink(missing_ok=True)
+        self.owner = None
+
+    def holder(self) -> Owner | None:
+        """Who holds it, dead or alive; None if nobody does."""
+        try:
+            return Owner(**json.loads(self.path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+
+    def held(self) -> bool:
+        """Whether a living process holds it."""
+        holder = self.holder()
+        return holder is not None and not holder.gone() and not self._silent()
+
+    def _succeeded(self, holder: Owner, aside: Path) -> bool:
+        """Takes the place of an owner that is gone; False if it is not.
+
+        Among those who find it gone, the one that gets the link named after it replaces it, and
+        only while the lock is still its.
+        """
+        if not holder.gone() and not self._silent():
+            return False
+        claim = self.path.with_name(f"{self.path.name}.after-{holder.token}")
+        if not _linked(aside, claim):
+            if self._age(claim) > self.stale_seconds:  # its maker died in between
+                claim.unlink(missing_ok=True)
+            time.sleep(0.01)
+            return True
+        try:
+            if self._held_by(holder):
+                fresh = self.path.with_name(f"{self.path.name}.{uuid.uuid4().hex}")
+                os.link(aside, fresh)
+                os.replace(fresh, self.path)
+        finally:
+            claim.unlink(missing_ok=True)
+        return True
+
+    def _held_by(self, owner: Owner) -> bool:
+        holder = self.holder()
+        return holder is not None and holder.token == owner.token
+
+    def _silent(self) -> bool:
+        return self._age(self.path) > self.stale_seconds
+
+    def _age(self, path: Path) -> float:
+        """Seconds since a file was touched, both times told by its file system."""
+        probe = self.path.with_name(f"{self.path.name}.{uuid.uuid4().hex}")
+        try:
+            probe.touch()
+            return probe.stat().st_mtime - path.stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
+        finally:
+            probe.unlink(missing_ok=True)
+
+    def _beat(self, me: Owner, ended: threading.Event) -> None:
+        while not ended.wait(HEARTBEAT_SECONDS):
+            if self._held_by(me):
+                with suppress(FileNotFoundError):
+                    os.utime(self.path)
+            elif not ended.is_set():
+                # Stopped for minutes and succeeded since: whatever is written now is another's.
+                sys.stderr.write(f"{self.path.parent.name} was taken over by {self.holder()}.\n")
+                os._exit(1)
+
+
+def _linked(source: Path, target: Path) -> bool:
+    """Whether ``target`` is now a new name of ``source``; False if it was there already."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return False
+    return True
+
+
+def space_of_processes() -> str:
+    """Tells starts of machines and containers apart, as far as the system does."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return socket.gethostname()
+
+
+def started(pid: int) -> int:
+    """When a process of this machine started, in ticks; 0 if there is none.
+
+    A number that was given to another process since has another start. Where the system has no
+    /proc, a living process starts at 1.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        if Path("/proc/self/stat").exists():
+            return 0
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return 0
+        except PermissionError:
+            pass
+        return 1
+    return int(stat.rpartition(")")[2].split()[19])
