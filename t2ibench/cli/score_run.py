@@ -19,6 +19,7 @@ from t2ibench.evaluation.leakage import Leak, find_leaks, flag
 from t2ibench.evaluation.protocol import Prompts, Protocol
 from t2ibench.evaluation.results import OperatingPoint, RunScores, Scores, best_point
 from t2ibench.evaluation.samples import SampleSet, save_values
+from t2ibench.runs.folder import Run
 
 SCORES_VERSION = 3
 """Raised when a scored run must be scored again: the evaluator says more, or otherwise."""
@@ -58,6 +59,8 @@ def score_run(trained: Any, cfg: DictConfig) -> RunScores:
         }
     )
     if run.scores.exists() and run.status().get("scored") == inputs:
+        if run.status().get("asked") != asked_of(cfg):
+            run.set_status("finished", **(kept_of(run) | {"asked": asked_of(cfg)}))
         return RunScores.read(run.scores)
     instruments = build_instruments(cfg, source)
     evaluator, front_evaluator = instruments.evaluator(test), instruments.evaluator(front)
@@ -96,12 +99,24 @@ def score_run(trained: Any, cfg: DictConfig) -> RunScores:
         size_curves={k: [asdict(p) for p in points] for k, points in evaluation.curves.items()},
     )
     scores.write(run.scores)
-    run.set_status("finished", clock=trained.clock.state_dict(), scored=inputs)
+    run.set_status("finished", clock=trained.clock.state_dict(), scored=inputs, asked=asked_of(cfg))
     from t2ibench.training.tracking import track_scores
 
     logger: Any = OmegaConf.to_container(cfg.logger, resolve=True)
     track_scores(logger["wandb"], run, scores.chosen.scores)
     return scores
+
+
+def kept_of(run: Run) -> dict[str, Any]:
+    """What the status of a finished run says of its training and its scores."""
+    return {k: v for k, v in run.status().items() if k in ("clock", "scored")}
+
+
+def asked_of(cfg: DictConfig) -> str:
+    """A hash of what is asked of the evaluator: it is not in a run's identity."""
+    asked = {k: OmegaConf.to_container(cfg[k], resolve=True) for k in ("protocol", "evaluator")}
+    knobs = OmegaConf.to_container(cfg.knobs, resolve=True)
+    return hash_json({**asked, "knobs": knobs, "version": SCORES_VERSION}, length=16)
 
 
 def told_knobs(cfg: DictConfig, declared: Sequence[Knob]) -> dict[str, float]:

@@ -28,6 +28,7 @@ class Typed:
         cells: complete overrides of each cell, or None where a sweeper decides as it goes.
         swept: the keys in which cells differ.
         many: whether the experiment is a multirun by itself.
+        launcher: name of the launcher's class.
         cfg: the configuration without the swept values.
     """
 
@@ -36,6 +37,7 @@ class Typed:
     cells: tuple[tuple[str, ...], ...] | None
     swept: tuple[str, ...]
     many: bool
+    launcher: str
     cfg: DictConfig
 
 
@@ -81,6 +83,7 @@ def read_typed(overrides: Sequence[str]) -> Typed:
         tuple(tuple(cell) for cell in grids) if grid else None,
         swept,
         "MULTIRUN" in str(whole.hydra.mode),
+        whole.hydra.launcher["_target_"].rpartition(".")[2],
         OmegaConf.masked_copy(whole, [str(key) for key in whole if key != "hydra"]),
     )
 
@@ -92,21 +95,27 @@ def is_hydra(key: str) -> bool:
 
 @dataclass(frozen=True)
 class Planned:
-    """A cell, its configuration and how far it is."""
+    """A cell, its configuration and how far it is.
+
+    Attributes:
+        done: whether it is finished, under the protocol that is asked for now.
+    """
 
     cell: Cell
     cfg: DictConfig
     progress: Progress
+    done: bool
 
 
 def plan(typed: Typed, ledger: Ledger) -> list[Planned]:
     """Every cell, checked, each run once; nothing is written.
 
     Raises:
-        ConfigError: a cell's configuration is impossible.
+        ConfigError: a cell's configuration is impossible, or two cells are one run.
     """
     from t2ibench.cli.build import check_config
     from t2ibench.cli.pipeline import named_run
+    from t2ibench.cli.score_run import asked_of
 
     assert typed.cells is not None, "a grid"
     found: dict[str, Planned] = {}
@@ -119,7 +128,14 @@ def plan(typed: Typed, ledger: Ledger) -> list[Planned]:
         except ConfigError as error:
             raise ConfigError(f"cell {label}: {error}") from error
         cell = Cell(run.path.name, run.identity, overrides, label)
-        found[cell.run] = Planned(cell, cfg, ledger.progress(cell))
+        if cell.run in found and found[cell.run].cell.label != label:
+            raise ConfigError(
+                f"the cells {found[cell.run].cell.label} and {label} are one run: they differ in "
+                "nothing that changes training; sweep such keys with `t2ibench score`."
+            )
+        progress = ledger.progress(cell)
+        done = progress.state == "finished" and run.status().get("asked") == asked_of(cfg)
+        found[cell.run] = Planned(cell, cfg, progress, done)
     return list(found.values())
 
 
@@ -128,8 +144,7 @@ def to_do(planned: Iterable[Planned], retries: int) -> list[Planned]:
     return [
         p
         for p in planned
-        if p.progress.state != "finished"
-        and not (p.progress.state == "failed" and p.progress.failures > retries)
+        if not p.done and not (p.progress.state == "failed" and p.progress.failures > retries)
     ]
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -98,24 +99,48 @@ def study(typed: Typed, dry: bool) -> int:
     return conclude(ledger, [p.cell for p in planned])
 
 
+QUEUED = {
+    "LocalLauncher": [],
+    # Nothing is lost with a timeout: the job saves, is queued again and goes on.
+    "SlurmLauncher": ["hydra.launcher.max_num_timeout=1000"],
+}
+"""submitit's launchers, and what is set for them unless the user sets it."""
+
+
 def launch(typed: Typed, ledger: Ledger, cells: Sequence[Cell]) -> None:
     """Has Hydra's launcher run jobs of ``study.cells_per_job`` cells each."""
     from t2ibench.cli.compose import run_hydra
 
     size = int(typed.cfg.study.cells_per_job)
-    names = [cell.run for cell in cells]
+    names = [f"'{cell.run}'" for cell in cells]
     packs = [names[start : start + size] for start in range(0, len(names), size)]
     chosen = ",".join(f"[{','.join(pack)}]" for pack in packs)
-    others = [o for o in typed.fixed if not o.startswith("study.")]
-    words = ["-m", *typed.hydra, *others, "hydra.sweeper.params=null"]
-    words += [f"study.name={ledger.name}", f"study.cells={chosen}"]
+    words = ["-m", f"study.name={ledger.name}", f"study.cells={chosen}"]
+    words += [o for o in typed.fixed if not o.startswith("study.")]
+    words += ["hydra.sweeper.params=null"]  # the cells have them
+    if typed.launcher in QUEUED:
+        words += [f"hydra.launcher.submitit_folder={ledger.jobs}/%j", *QUEUED[typed.launcher]]
+        words += [f"hydra.launcher.name={ledger.name}"]
+    began = time.time()
     try:
-        run_hydra(job, words)
+        run_hydra(job, [*words, *typed.hydra])
     except T2IBenchError:
         raise
     except Exception as error:
-        # A job that died takes the launcher with it; what the others did is in the ledger.
+        # A job that died takes the launcher with it, not the other jobs.
         sys.stderr.write(f"t2ibench train: a job died: {first_line(error)}\n")
+        if typed.launcher in QUEUED:
+            wait_for_jobs(ledger.jobs, typed.launcher, began)
+
+
+def wait_for_jobs(folder: Path, launcher: str, began: float) -> None:
+    """Until the jobs that submitit has written into a folder since then have ended."""
+    from submitit import LocalJob, SlurmJob
+
+    kind = LocalJob if launcher == "LocalLauncher" else SlurmJob
+    for path in folder.glob("*/*_submitted.pkl"):
+        if path.stat().st_mtime >= began:
+            kind(folder=path.parent, job_id=path.name.removesuffix("_submitted.pkl")).wait()
 
 
 def conclude(ledger: Ledger, cells: Sequence[Cell]) -> int:

@@ -66,8 +66,8 @@ def progress_of(run: Run) -> Progress:
         return Progress("missing")
     status = run.status()
     failures, spent = int(status.get("failures", 0)), spent_by(run.path)
-    owner = run.lock.holder()
-    if owner is not None and run.lock.held():
+    if run.lock.held():
+        owner = run.lock.holder() or "another machine"
         return Progress("running", failures, f"on {owner}", spent)
     if status["state"] == "finished":
         return Progress("finished", failures, "", spent)
@@ -107,6 +107,11 @@ class Ledger:
     def folder(self) -> Path:
         """Where it lies."""
         return self.root / FOLDER / self.name
+
+    @property
+    def jobs(self) -> Path:
+        """Where launchers keep what belongs to jobs: logs, scripts."""
+        return self.folder / "jobs"
 
     def register(self, cells: Sequence[Cell]) -> None:
         """Adds cells; those that are there already stay as they are."""

@@ -23,7 +23,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from t2ibench.core.errors import RunBusyError
+from t2ibench.core.errors import RunBusyError, RunError
+from t2ibench.core.files import storage_error
 
 HEARTBEAT_SECONDS = 20.0
 STALE_SECONDS = 120.0
@@ -101,22 +102,32 @@ class OwnerLock:
         """
         me = Owner.this()
         aside = self.path.with_name(f"{self.path.name}.{me.token}")
-        aside.write_text(json.dumps(asdict(me)), encoding="utf-8")
         try:
-            while not _linked(aside, self.path):
-                holder = self.holder()
-                if holder is not None and not self._succeeded(holder, aside):
-                    raise RunBusyError(
-                        f"{self.path.parent.name} is being worked on by {holder}; wait for it or "
-                        "stop it."
-                    )
-                if self._held_by(me):
-                    break
+            aside.write_text(json.dumps(asdict(me)), encoding="utf-8")
+            self._take(aside, me)
+        except OSError as error:
+            sentence = storage_error(error, self.path)
+            if sentence is None:
+                raise
+            raise RunError(sentence) from error
         finally:
-            aside.unlink(missing_ok=True)
+            with suppress(OSError):
+                aside.unlink(missing_ok=True)
         self.owner = me
         self._ended = threading.Event()
         threading.Thread(target=self._beat, args=(me, self._ended), daemon=True).start()
+
+    def _take(self, aside: Path, me: Owner) -> None:
+        """Makes ``aside`` the lock's file. A link whose reply is lost is there all the same."""
+        while not _linked(aside, self.path) and not self._held_by(me):
+            holder = self.holder()
+            if self.path.exists() and not self._succeeded(holder, aside, me):
+                raise RunBusyError(
+                    f"{self.path.parent.name} is being worked on by {holder or 'someone'}; wait "
+                    "for it or stop it."
+                )
+            if self._held_by(me):
+                return
 
     def wait(self, told: Callable[[Owner], None], poll_seconds: float = 0.5) -> None:
         """Takes the lock as soon as it is free; ``told`` is called with each owner waited for."""
@@ -139,46 +150,48 @@ class OwnerLock:
         self.owner = None
 
     def holder(self) -> Owner | None:
-        """Who holds it, dead or alive; None if nobody does."""
+        """Who holds it, dead or alive; None if nobody does, or the file does not say."""
         try:
             return Owner(**json.loads(self.path.read_text(encoding="utf-8")))
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError, TypeError):
             return None
 
     def held(self) -> bool:
         """Whether a living process holds it."""
-        holder = self.holder()
-        return holder is not None and not holder.gone() and not self._silent()
+        return self.path.exists() and not self._orphaned(self.holder())
 
-    def _succeeded(self, holder: Owner, aside: Path) -> bool:
+    def _orphaned(self, holder: Owner | None) -> bool:
+        return (holder is not None and holder.gone()) or self._age(self.path) > self.stale_seconds
+
+    def _succeeded(self, holder: Owner | None, aside: Path, me: Owner) -> bool:
         """Takes the place of an owner that is gone; False if it is not.
 
-        Among those who find it gone, the one that gets the link named after it replaces it, and
-        only while the lock is still its.
+        Who takes the lock named after that owner replaces it, and only while it is still the
+        owner's. If its taker dies in turn, it is succeeded in the same way.
         """
-        if not holder.gone() and not self._silent():
+        if not self._orphaned(holder):
             return False
-        claim = self.path.with_name(f"{self.path.name}.after-{holder.token}")
-        if not _linked(aside, claim):
-            if self._age(claim) > self.stale_seconds:  # its maker died in between
-                claim.unlink(missing_ok=True)
+        after = "nobody" if holder is None else holder.token[:8]
+        claim = OwnerLock(
+            self.path.with_name(f"{self.path.name}.after-{after}"), self.stale_seconds
+        )
+        try:
+            claim._take(aside, me)
+        except RunBusyError:
             time.sleep(0.01)
             return True
         try:
-            if self._held_by(holder):
+            if self.holder() == holder:
                 fresh = self.path.with_name(f"{self.path.name}.{uuid.uuid4().hex}")
                 os.link(aside, fresh)
                 os.replace(fresh, self.path)
         finally:
-            claim.unlink(missing_ok=True)
+            if claim._held_by(me):
+                claim.path.unlink(missing_ok=True)
         return True
 
     def _held_by(self, owner: Owner) -> bool:
-        holder = self.holder()
-        return holder is not None and holder.token == owner.token
-
-    def _silent(self) -> bool:
-        return self._age(self.path) > self.stale_seconds
+        return self.holder() == owner
 
     def _age(self, path: Path) -> float:
         """Seconds since a file was touched, both times told by its file system."""
@@ -193,13 +206,14 @@ class OwnerLock:
 
     def _beat(self, me: Owner, ended: threading.Event) -> None:
         while not ended.wait(HEARTBEAT_SECONDS):
-            if self._held_by(me):
-                with suppress(FileNotFoundError):
+            with suppress(OSError):  # of a moment: the next beat may come through
+                holder = self.holder()
+                if holder == me:
                     os.utime(self.path)
-            elif not ended.is_set():
-                # Stopped for minutes and succeeded since: whatever is written now is another's.
-                sys.stderr.write(f"{self.path.parent.name} was taken over by {self.holder()}.\n")
-                os._exit(1)
+                elif holder is not None and not ended.is_set():
+                    # Stopped for minutes and succeeded since: what is written now is another's.
+                    sys.stderr.write(f"{self.path.parent.name} was taken over by {holder}.\n")
+                    os._exit(1)
 
 
 def _linked(source: Path, target: Path) -> bool:
@@ -238,4 +252,5 @@ def started(pid: int) -> int:
         except PermissionError:
             pass
         return 1
-    return int(stat.rpartition(")")[2].split()[19])
+    fields = stat.rpartition(")")[2].split()
+    return 0 if fields[0] == "Z" else int(fields[19])  # Z: ended, its parent has not noticed
