@@ -237,7 +237,7 @@ def samples_table(run: Run, scores: RunScores) -> Any:
 
 def _mode_here(settings: Mapping[str, Any] | None) -> str | None:
     """The mode of this process: None where there is no logger or another rank has it."""
-    if settings is None or rank_zero_only.rank != 0:
+    if settings is None or getattr(rank_zero_only, "rank", 0) != 0:
         return None
     mode = mode_of(settings)
     return None if mode == "disabled" else mode
