@@ -8,12 +8,9 @@ from collections.abc import Callable, Sequence
 
 from t2ibench.report.analysis import Analysis
 from t2ibench.report.columns import count_text, flops_text, metric_of, seconds_text
-from t2ibench.report.groups import Cell, Group
-from t2ibench.report.ranking import (
-    best_table,
-    front_sentences,
-    front_table,
-)
+from t2ibench.report.groups import Cell, Group, seeds_text
+from t2ibench.report.pareto import pareto_table
+from t2ibench.report.ranking import best_table, front_sentences, front_table
 from t2ibench.report.tables import Column
 
 BEST = "Probability of being the best"

@@ -70,10 +70,11 @@ def read_hole(path: str | Path) -> Hole | None:
     """
     path = Path(path)
     config, status = path / "config.yaml", path / "status.json"
-    if not (config.exists() and status.exists()):
+    if not config.exists():
         return None
     try:
-        found, told = yaml.safe_load(config.read_text("utf-8")), read_json(status)
+        found = yaml.safe_load(config.read_text("utf-8"))
+        told = read_json(status) if status.exists() else {"state": "created"}
     except (ValueError, yaml.YAMLError) as error:
         raise RunError(f"{path} holds a file that cannot be read: {error}") from error
     if not isinstance(found, dict) or "name" not in (found.get("model") or {}):

@@ -70,7 +70,7 @@ class Study:
         return runs, holes + [self._missing(c) for c in self.cells if not self._exists(c)]
 
     def _exists(self, cell: Cell) -> bool:
-        return bool(cell.run) and (self.root / cell.run / "status.json").exists()
+        return bool(cell.run) and (self.root / cell.run / "config.yaml").exists()
 
     def _missing(self, cell: Cell) -> Hole:
         """A cell without a run, with the configuration of one that differs in its seed alone."""

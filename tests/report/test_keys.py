@@ -72,7 +72,7 @@ def test_rows_without_a_common_score_are_refused(tmp_path):
 def test_metrics_are_chosen_by_name_or_key(study):
     runs = gather(study)[0]
     named = leaderboard(runs, metrics=["fd", "density"])
-    assert [c.key for c in named.columns] == [KEYS["fd"], KEYS["density"], KEYS["fd2"]]
+    assert [c.key for c in named.columns] == [KEYS["fd"], KEYS["fd2"], KEYS["density"]]
     assert named.all_keys == tuple(c.key for c in named.columns)
     assert [c.key for c in leaderboard(runs, metrics=[KEYS["fd2"]]).columns] == [KEYS["fd2"]]
     with pytest.raises(ScoreError, match="metric=fdd is not measured here; choose clip_score"):
