@@ -34,8 +34,8 @@ def run(arguments: Sequence[str]) -> int:
     from t2ibench.report.results import write_results
     from t2ibench.report.terminal import comparison_text, ranking_text
 
-    sys.stdout.write(ranking_text(found) + "\n")
-    sys.stdout.write(comparison_text(found.pairs) + "\n")
+    sys.stdout.write(ranking_text(found, terminal_width()) + "\n")
+    sys.stdout.write(comparison_text(found.pairs, terminal_width()) + "\n")
     out, project = given.options["out"], given.options["wandb"]
     if not (out or project):
         return 0
@@ -82,8 +82,12 @@ def show(found: Any) -> None:
     """The leaderboard on the terminal."""
     from t2ibench.report.terminal import terminal_text
 
-    width = shutil.get_terminal_size((140, 24)).columns
-    sys.stdout.write(terminal_text(found, width) + "\n")
+    sys.stdout.write(terminal_text(found, terminal_width()) + "\n")
+
+
+def terminal_width() -> int:
+    """Columns of the terminal; 140 where there is none."""
+    return shutil.get_terminal_size((140, 24)).columns
 
 
 def write_tables(folders: Sequence[Path], target: Path) -> None:

@@ -1,9 +1,9 @@
 """Pairs of models: which differences hold, and how their configurations differ.
 
-Where both have several training seeds, the seeds are the unit of replication (Welch's t).
-Else means over images are compared prompt by prompt (paired bootstrap and permutation), and
-distances by their intervals: such a result is about these two sets of weights, not about two
-families.
+Where both have several training seeds, the seeds are the unit of replication (Welch's t), unless
+no score differs between seeds, so that they tell no spread. Else means over images are compared
+prompt by prompt (paired bootstrap and permutation), and distances by their intervals: such a
+result is about these two sets of weights, not about two families.
 
 Every test of one comparison is in one family: the scores of all pairs. So of all its "is better",
 the chance that any is wrong is at most 5%, however many runs are compared; to ask one question
@@ -28,6 +28,9 @@ from t2ibench.report.groups import Group, t_quantile
 from t2ibench.report.tables import Leaderboard
 
 Method = Literal["training seeds (Welch)", "paired by prompt", "intervals"]
+
+NO_DIFFERENCE = "not distinguishable"
+"""What is said where no difference holds."""
 
 SIGNIFICANCE = 0.05
 """Family-wise error rate over all pairs and scores of one comparison."""
@@ -71,9 +74,9 @@ class MetricDifference:
         return self.adjusted < SIGNIFICANCE
 
     def winner(self, first: str, second: str) -> str:
-        """The better model's name, or ``not distinguishable``."""
+        """The better model's name, or ``NO_DIFFERENCE``."""
         if not self.distinguishable:
-            return "not distinguishable"
+            return NO_DIFFERENCE
         higher_is_better = metric_of(self.key).better == "higher"
         return first if (self.difference > 0) == higher_is_better else second
 
@@ -214,7 +217,7 @@ def _difference(first: Group, second: Group, key: str, flips: int) -> MetricDiff
     a, b = first.cell(key), second.cell(key)
     assert a is not None and b is not None, "only shared keys are compared"
     gap = a.value - b.value
-    if min(a.seeds, b.seeds) >= 2:
+    if min(a.seeds, b.seeds) >= 2 and (a.sd or b.sd):
         low, high, p_value = _welch(first, second, key)
         return MetricDifference(
             key, a.value, b.value, gap, low, high, p_value, "training seeds (Welch)"
@@ -246,8 +249,6 @@ def _welch(first: Group, second: Group, key: str) -> tuple[float, float, float]:
     a, b = seed_values(first, key), seed_values(second, key)
     parts = a.var(ddof=1) / len(a), b.var(ddof=1) / len(b)
     gap, error = float(a.mean() - b.mean()), float(np.sqrt(sum(parts)))
-    if error == 0:
-        return gap, gap, float(gap == 0)
     degrees = sum(parts) ** 2 / (parts[0] ** 2 / (len(a) - 1) + parts[1] ** 2 / (len(b) - 1))
     half = t_quantile(degrees) * error
     return gap - half, gap + half, float(2 * t.sf(abs(gap) / error, degrees))

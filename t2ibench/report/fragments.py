@@ -7,8 +7,8 @@ from html import escape
 from itertools import groupby
 
 from t2ibench.report.analysis import Analysis
-from t2ibench.report.columns import metric_of
-from t2ibench.report.compare import Comparison
+from t2ibench.report.columns import metric_of, titles_of
+from t2ibench.report.compare import NO_DIFFERENCE, Comparison
 from t2ibench.report.formats import (
     COSTS,
     heading,
@@ -200,8 +200,8 @@ def contact(sheets: Sequence[tuple[str, str, int]], count: int) -> str:
 
 def comparison(found: Comparison) -> str:
     """One pair: verdicts a metric, then what differs in the configuration."""
-    counts = {found.first: 0, found.second: 0, "not distinguishable": 0}
-    rows = []
+    counts = {found.first: 0, found.second: 0, NO_DIFFERENCE: 0}
+    rows, titles = [], titles_of([difference.key for difference in found.differences])
     for difference in found.differences:
         metric = metric_of(difference.key)
         verdict = difference.winner(found.first, found.second)
@@ -211,7 +211,7 @@ def comparison(found: Comparison) -> str:
         )
         interval, gap = f"[{low}, {high}]", metric.text(difference.difference, difference.first)
         rows.append(
-            f'<tr><th scope="row">{escape(metric.title)}</th>'
+            f'<tr><th scope="row">{escape(titles[difference.key])}</th>'
             f"<td>{metric.text(difference.first)}</td><td>{metric.text(difference.second)}</td>"
             f"<td>{gap}<small>{interval}</small></td>"
             f"<td>{p_text(difference.adjusted)}</td>"
@@ -228,7 +228,7 @@ def comparison(found: Comparison) -> str:
     )
     tally = (
         f"{found.first} better on {counts[found.first]}, {found.second} on {counts[found.second]}, "
-        f"not distinguishable on {counts['not distinguishable']}"
+        f"{NO_DIFFERENCE} on {counts[NO_DIFFERENCE]}"
     )
     caveat = f'<p class="warn">{escape(found.caveat)}</p>' if found.caveat else ""
     return (

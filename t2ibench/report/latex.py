@@ -1,4 +1,4 @@
-r"""The comparison as a LaTeX table: ``\input{leaderboard.tex}`` with booktabs in the preamble."""
+r"""The comparison as a LaTeX table: ``\input{leaderboard.tex}``, with booktabs and graphicx."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from t2ibench.report.analysis import Analysis
 from t2ibench.report.columns import count_text, flops_text, seconds_text
 from t2ibench.report.formats import caption, knob_text, partial_text
 from t2ibench.report.groups import Cell, Group
-from t2ibench.report.tables import Column
+from t2ibench.report.pareto import COSTS as COST_TITLES
+from t2ibench.report.tables import Column, Leaderboard
 
 SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -18,7 +19,7 @@ SPECIAL = {
     "|": r"\textbar{}",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
-    '"': r"\textquotedbl{}",
+    '"': "''",
     **{character: f"\\{character}" for character in "&%$#_{}"},
     "↑": r"$\uparrow$",
     "↓": r"$\downarrow$",
@@ -46,39 +47,20 @@ def escape(text: str) -> str:
 
 
 def to_latex(found: Analysis) -> str:
-    """A ``table`` of scores and costs; bold are the best and those not distinguishable from it.
+    """A ``table`` of scores, costs below; bold: the best and those not distinguishable from it.
 
-    The key of each column stands in the caption's notes, without which a number says little.
+    The key of each column stands in the notes, without which a number says little.
     """
     board = found.board
-    groups = [
-        (name, instrument, len(list(members)))
-        for (name, instrument), members in groupby(
-            board.columns, key=lambda column: (column.metric.group, column.instrument)
-        )
-    ]
-    heads, rules, at = [], [], 2
-    for name, _, width in groups:
-        heads.append(rf"\multicolumn{{{width}}}{{c}}{{{escape(name)}}}")
-        rules.append(rf"\cmidrule(lr){{{at}-{at + width - 1}}}")
-        at += width
-    costs = len(COSTS)
-    heads.append(rf"\multicolumn{{{costs}}}{{c}}{{Cost}}")
-    rules.append(rf"\cmidrule(lr){{{at}-{at + costs - 1}}}")
-    titles = [
-        f"{escape(c.metric.title)} {escape(c.metric.arrow)}$^{{{i}}}$"
-        for i, c in enumerate(board.columns, 1)
-    ]
     lines = [
-        "% Written by `t2ibench compare`; needs \\usepackage{booktabs}.",
+        r"% Written by `t2ibench compare`; needs \usepackage{booktabs} and \usepackage{graphicx}.",
         r"\begin{table}",
-        r"\centering\scriptsize\setlength{\tabcolsep}{3pt}",
+        r"\centering\footnotesize",
         rf"\caption{{{escape(caption(found))}}}",
-        rf"\begin{{tabular}}{{l{'r' * (len(board.columns) + costs)}}}",
+        r"\resizebox{\linewidth}{!}{%",
+        rf"\begin{{tabular}}{{l{'r' * len(board.columns)}}}",
         r"\toprule",
-        _row(["", *heads]),
-        "".join(rules),
-        _row(["Model", *titles, *(escape(title) for title, _ in COSTS)]),
+        *_heads(board),
         r"\midrule",
         *(_model(found, group) for group in board.groups),
     ]
@@ -86,14 +68,53 @@ def to_latex(found: Analysis) -> str:
         lines.append(r"\midrule")
     for reference in board.references:
         cells = [_cell(reference.cell(column.key), column, False) for column in board.columns]
-        lines.append(_row([rf"\textit{{{escape(reference.label)}}}", *cells, *[""] * costs]))
-    lines += [r"\bottomrule", r"\end{tabular}", "", r"\smallskip\raggedright"]
+        lines.append(_row([rf"\textit{{{escape(reference.label)}}}", *cells]))
+    lines += [r"\bottomrule", r"\end{tabular}}", "", r"\medskip", *_costs(found)]
+    lines += ["", r"\smallskip\raggedright\scriptsize"]
     lines += [
         rf"$^{{{i}}}$ \texttt{{{_breakable(column.key)}}}\quad"
         for i, column in enumerate(board.columns, 1)
     ]
     lines += [rf"\par {escape(sentence)}" for sentence in found.cautions()]
     return "\n".join([*lines, r"\end{table}"]) + "\n"
+
+
+def _heads(board: Leaderboard) -> list[str]:
+    """Groups of metrics over their instrument, rules below, then the metrics."""
+    spans = [
+        (name, instrument, len(list(members)))
+        for (name, instrument), members in groupby(
+            board.columns, key=lambda column: (column.metric.group, column.instrument)
+        )
+    ]
+    names, instruments, rules, at = [""], [""], "", 2
+    for name, instrument, width in spans:
+        names.append(rf"\multicolumn{{{width}}}{{c}}{{{escape(name)}}}")
+        instruments.append(rf"\multicolumn{{{width}}}{{c}}{{\scriptsize {escape(instrument)}}}")
+        rules += rf"\cmidrule(lr){{{at}-{at + width - 1}}}"
+        at += width
+    titles = [
+        f"{escape(c.metric.title)} {escape(c.metric.arrow)}$^{{{i}}}$"
+        for i, c in enumerate(board.columns, 1)
+    ]
+    return [_row(names), _row(instruments), rules, _row(["Model", *titles])]
+
+
+def _costs(found: Analysis) -> list[str]:
+    """Costs, and where each model stands in quality against them."""
+    fronts = [f"{COST_TITLES[front.cost]}: front" for front in found.pareto]
+    titles = [*(title for title, _ in COSTS), *fronts]
+    lines = [
+        rf"\begin{{tabular}}{{l{'r' * len(COSTS)}{'l' * len(fronts)}}}",
+        r"\toprule",
+        _row(["Model", *map(escape, titles)]),
+        r"\midrule",
+    ]
+    for group in found.board.groups:
+        texts = [text(group) for _, text in COSTS]
+        texts += [front.standing(group.label) for front in found.pareto]
+        lines.append(_row([escape(group.label), *map(escape, texts)]))
+    return [*lines, r"\bottomrule", r"\end{tabular}"]
 
 
 def _model(found: Analysis, group: Group) -> str:
@@ -107,7 +128,7 @@ def _model(found: Analysis, group: Group) -> str:
         partial = "" if cell is None else partial_text(cell, group)
         text = _cell(cell, column, found.leads(group, column))
         cells.append(f"{text} ({partial})" if partial else text)
-    return _row([label, *cells, *(escape(text(group)) for _, text in COSTS)])
+    return _row([label, *cells])
 
 
 def _cell(cell: Cell | None, column: Column, leads: bool) -> str:

@@ -10,8 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from t2ibench.report.analysis import Analysis
-from t2ibench.report.columns import metric_of
-from t2ibench.report.compare import Comparison, family_sentence
+from t2ibench.report.columns import metric_of, titles_of
+from t2ibench.report.compare import NO_DIFFERENCE, Comparison, family_sentence
 from t2ibench.report.formats import (
     COSTS,
     caption,
@@ -94,21 +94,22 @@ def comparison_text(comparisons: Sequence[Comparison], width: int = 120) -> str:
             ("Difference, 95% interval", "right"),
             ("p (Holm)", "right"),
             ("Test", "left"),
-            ("Verdict", "left"),
         ):
             table.add_column(name, justify=justify)  # type: ignore[arg-type]
+        table.add_column("Verdict", min_width=len(NO_DIFFERENCE))
+        titles = titles_of([row.key for row in pair.differences])
         for row in pair.differences:
             metric = metric_of(row.key)
             gap, low, high = (
                 metric.text(v, like=row.first) for v in (row.difference, row.low, row.high)
             )
             table.add_row(
-                f"{metric.title} {metric.arrow}",
+                titles[row.key],
                 metric.text(row.first),
                 metric.text(row.second),
                 f"{gap} \\[{low}, {high}]",
                 f"{row.adjusted:.3f}" if row.adjusted >= 0.001 else "< 0.001",
-                row.method,
+                row.method.split(" (")[0],
                 escape(row.verdict(pair.first, pair.second)),
             )
         console.print(table)
