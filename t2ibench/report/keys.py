@@ -84,8 +84,15 @@ def split_sentences(groups: Sequence[Group]) -> list[str]:
 
 
 def _remedy(first: Group, second: Group) -> str:
-    protocol = first.runs[0].scores.protocol.get("name", "NAME")
+    """Where their protocols differ, and what to type."""
+    mine, theirs = (group.runs[0].scores.protocol for group in (first, second))
+    differing = [
+        f"{name} {mine.get(name)} and {theirs.get(name)}"
+        for name in dict.fromkeys([*mine, *theirs])
+        if mine.get(name) != theirs.get(name)
+    ]
+    where = f" (their protocols have {'; '.join(differing)})" if differing else ""
     return (
-        f"score both with one protocol and evaluator, for example `t2ibench score "
-        f"{second.runs[0].path} protocol={protocol}`."
+        f"score both with one protocol and evaluator{where}, for example `t2ibench score "
+        f"{second.runs[0].path} protocol={mine.get('name', 'NAME')}`."
     )

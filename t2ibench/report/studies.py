@@ -28,17 +28,6 @@ class Cell:
     run: str
     overrides: tuple[str, ...] = ()
 
-    @property
-    def seed(self) -> str | None:
-        """The seed it was asked for, where it was named."""
-        told = [o.removeprefix("seed=") for o in self.overrides if o.startswith("seed=")]
-        return told[-1] if told else None
-
-    @property
-    def without_seed(self) -> frozenset[str]:
-        """Equal for the cells of one row."""
-        return frozenset(o for o in self.overrides if not o.startswith("seed="))
-
 
 @dataclass(frozen=True)
 class Study:
@@ -76,13 +65,11 @@ class Study:
         """A cell without a run, with the configuration of one that differs in its seed alone."""
         name = cell.run or " ".join(cell.overrides)
         for twin in self.cells:
-            alike = cell.overrides and twin.without_seed == cell.without_seed
+            alike = cell.overrides and _without_seed(twin) == _without_seed(cell)
             found = read_hole(self.root / twin.run) if alike and self._exists(twin) else None
             if found is not None:
-                seed = cell.seed if cell.seed is not None else "?"
-                return replace(
-                    found, name=name, state=MISSING, reason="", config=found.config | {"seed": seed}
-                )
+                config = found.config | {"seed": _seed(cell)}
+                return replace(found, name=name, state=MISSING, reason="", config=config)
         return Hole(name, MISSING)
 
 
@@ -150,6 +137,17 @@ def _read_cell(file: Path) -> Cell | None:
     if not isinstance(told, dict) or "run" not in told:
         return None
     return Cell(str(told["run"] or ""), tuple(map(str, told.get("overrides") or ())))
+
+
+def _seed(cell: Cell) -> str:
+    """The seed a cell was asked for; ``?`` where it was not named."""
+    told = [o.removeprefix("seed=") for o in cell.overrides if o.startswith("seed=")]
+    return told[-1] if told else "?"
+
+
+def _without_seed(cell: Cell) -> frozenset[str]:
+    """Equal for the cells of one row."""
+    return frozenset(o for o in cell.overrides if not o.startswith("seed="))
 
 
 def _parted(override: str) -> tuple[str, str]:

@@ -5,6 +5,7 @@ from run_folders import KEYS, write_run
 
 from t2ibench.cli.main import main
 from t2ibench.core.errors import ScoreError
+from t2ibench.core.files import read_json, write_json
 from t2ibench.report.holes import gather
 from t2ibench.report.keys import split_sentences
 from t2ibench.report.tables import leaderboard
@@ -67,6 +68,11 @@ def test_rows_without_a_common_score_are_refused(tmp_path):
     with pytest.raises(ScoreError, match="ldm and gan_int_cls share no score: ") as error:
         leaderboard(*gather(runs))
     assert KEYS["fd"] in str(error.value) and "test:00000000" in str(error.value)
+    scores = read_json(runs[1] / "scores.json")
+    scores["protocol"]["num_images"] = 48
+    write_json(runs[1] / "scores.json", scores)
+    with pytest.raises(ScoreError, match="their protocols have num_images 96 and 48"):
+        leaderboard(*gather(runs))
 
 
 def test_metrics_are_chosen_by_name_or_key(study):
