@@ -96,7 +96,8 @@ def sweep_definition(study: Study, project: str) -> dict[str, Any] | None:
     """The study as a W&B sweep (``wandb sweep sweep.yaml``, then ``wandb agent``).
 
     A grid over the overrides that differ between cells; each agent types ``t2ibench train`` with
-    one combination, so its run is the cell's run: finished ones are skipped.
+    one combination, so its run is the cell's run: finished ones are skipped. ``logger=wandb`` is
+    added, without which the sweep would see nothing.
 
     Returns:
         None where the cells are no full grid, which W&B's sweeps cannot list.
@@ -112,6 +113,7 @@ def sweep_definition(study: Study, project: str) -> dict[str, Any] | None:
     if not names or not complete or len(combinations) != count:
         return None
     fixed = {name: values[name][0] for name in names if len(values[name]) == 1}
+    fixed.setdefault("logger", "wandb")
     return {
         "name": study.name,
         "project": project,

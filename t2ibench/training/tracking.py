@@ -25,7 +25,7 @@ from t2ibench.core.hashing import hash_json
 from t2ibench.evaluation.results import RunScores
 from t2ibench.evaluation.samples import SampleSet, load_values
 from t2ibench.runs.folder import Run
-from t2ibench.training.wandb_session import is_online, mode_of, open_session
+from t2ibench.training.wandb_session import is_online, mode_of, open_session, warn
 
 Track = Callable[[dict[str, float]], None]
 
@@ -75,9 +75,7 @@ def track_run(
     finally:
         # Trained to the end, the cell is scored next and `track_scores` writes it whole.
         if not run.weights.exists():
-            with _cell_session(settings, mode, run, config) as session:
-                _log_curves(session, run)
-            _set_mark(run, _last_image(run))
+            _publish(settings, mode, run, config, lambda session: _log_curves(session, run))
 
 
 def track_scores(settings: Mapping[str, Any] | None, run: Run) -> None:
@@ -95,14 +93,16 @@ def track_scores(settings: Mapping[str, Any] | None, run: Run) -> None:
         return
     config = yaml.safe_load((run.path / "config.yaml").read_text(encoding="utf-8"))
     scores = RunScores.read(run.scores)
-    with _cell_session(settings, mode, run, config) as session:
+
+    def log(session: Any) -> None:
         _log_curves(session, run)
         last = read_curves(run)[-1:] or [{}]
         session.summary.update(last[0] | score_summary(scores) | cost_summary(scores.cost))
         table = samples_table(run, scores)
         if table is not None:
             session.log({"images_seen": last[0].get("images_seen", 0), "samples": table})
-    _set_mark(run, _last_image(run))
+
+    _publish(settings, mode, run, config, log)
 
 
 @dataclass(frozen=True)
@@ -262,6 +262,25 @@ def _cell_session(
         session.define_metric("images_seen")
         session.define_metric("*", step_metric="images_seen")
         yield session
+
+
+def _publish(
+    settings: Mapping[str, Any],
+    mode: str,
+    run: Run,
+    config: Mapping[str, Any],
+    log: Callable[[Any], None],
+) -> None:
+    """Logs in a session of its own; what W&B cannot do is said and stops nothing."""
+    import wandb
+
+    try:
+        with _cell_session(settings, mode, run, config) as session:
+            log(session)
+    except wandb.errors.Error as error:
+        warn(f"and lacks part of {run.path.name} ({error})")
+    else:
+        _set_mark(run, _last_image(run))
 
 
 def _sender(session: Any) -> Track:

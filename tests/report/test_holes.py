@@ -117,25 +117,39 @@ def test_a_sweep_file_lists_the_study_as_a_grid(holed):
         "model": {"values": list(MODELS)},
         "seed": {"values": ["0", "1", "2", "3"]},
     }
-    assert found["command"] == ["t2ibench", "train", "budget=demo", "${args_no_hyphens}"]
+    assert found["command"] == [
+        "t2ibench",
+        "train",
+        "budget=demo",
+        "logger=wandb",
+        "${args_no_hyphens}",
+    ]
     (holed / "studies" / "iso" / "0.json").unlink()
     assert sweep_definition(read_study(holed, "iso"), "lab") is None, "no full grid"
 
 
 def test_what_an_agent_types_is_a_configuration_of_ours(holed, tmp_path, capsys):
-    """As `wandb agent` fills the command in: every parameter as name=value."""
+    """W&B's own functions read the file and fill the command in."""
+    from wandb.sdk.launch.sweeps.utils import (
+        create_sweep_command,
+        create_sweep_command_args,
+        load_sweep_config,
+    )
+
     from t2ibench.cli.compose import compose_config
 
     ledger(holed)
     out = tmp_path / "out"
     assert main(["compare", "study=iso", f"runs={holed}", f"out={out}"]) == 0
     capsys.readouterr()
-    found = yaml.safe_load((out / "sweep.yaml").read_text())
+    found = load_sweep_config(str(out / "sweep.yaml"))
     for model in found["parameters"]["model"]["values"]:
         chosen = {"model": model, "seed": found["parameters"]["seed"]["values"][1]}
-        filled = [f"{name}={value}" for name, value in chosen.items()]
-        typed = [w for word in found["command"] for w in
-                 (filled if word == "${args_no_hyphens}" else [word])]  # fmt: skip
+        args = {"args": {name: {"value": value} for name, value in chosen.items()}}
+        filled = create_sweep_command_args(args)["args_no_hyphens"]
+        command = create_sweep_command(list(found["command"]))
+        at = command.index("${args_no_hyphens}")
+        typed = [*command[:at], *filled, *command[at + 1 :]]
         assert typed[:2] == ["t2ibench", "train"]
         cfg = compose_config(typed[2:])
-        assert cfg.model.name == model and cfg.seed == 1
+        assert cfg.model.name == model and cfg.seed == 1 and cfg.logger.wandb is not None
