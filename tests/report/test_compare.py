@@ -59,6 +59,16 @@ def test_several_seeds_use_welch(tmp_path):
     assert comparison.caveat == ""
 
 
+def test_seeds_that_do_not_differ_tell_no_spread(tmp_path):
+    """Welch's t would call any gap certain; the prompts and intervals still say how sure it is."""
+    runs = [write_run(tmp_path, m, s) for m in ("diffusion/ldm", "gan/gan_int_cls")
+            for s in (0, 1)]  # fmt: skip
+    groups = groups_of(runs)
+    assert {group.cell(KEYS["fd"]).sd for group in groups.values()} == {0.0}
+    (found,) = compare(groups["ldm"], groups["gan_int_cls"], [KEYS["fd"]]).differences
+    assert found.method == "intervals" and found.low < found.difference < found.high
+
+
 def test_one_seed_carries_its_caveat(study):
     groups = groups_of(study)
     caveat = compare(groups["ldm"], groups["gan_int_cls"], [KEYS["fd"]]).caveat
