@@ -10,14 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from t2ibench.cli.arguments import parse_arguments
-from t2ibench.cli.compare import scored_folders
 
 
 def run(arguments: Sequence[str]) -> int:
     """Writes the page."""
     given = parse_arguments("report", arguments, {"out": "report.html", "title": "t2ibench"})
     target = Path(given.options["out"])
-    write_report(scored_folders(given.words), target, given.options["title"])
+    write_report([Path(word) for word in given.words], target, given.options["title"])
     sys.stdout.write(f"{target}\n")
     return 0
 

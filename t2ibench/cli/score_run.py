@@ -103,7 +103,7 @@ def score_run(trained: Any, cfg: DictConfig) -> RunScores:
     from t2ibench.training.tracking import track_scores
 
     logger: Any = OmegaConf.to_container(cfg.logger, resolve=True)
-    track_scores(logger["wandb"], run, scores.chosen.scores)
+    track_scores(logger["wandb"], run)
     return scores
 
 

@@ -90,7 +90,7 @@ def rank_probabilities(draws: Float[np.ndarray, "R K"]) -> Float[np.ndarray, "K 
 
 
 def resampled_group_means(
-    groups: Sequence[Float[np.ndarray, " S"]], replicates: int = 4000, seed: int = 0
+    groups: Sequence[Float[np.ndarray, " _"]], replicates: int = 4000, seed: int = 0
 ) -> Float[np.ndarray, "R K"]:
     """Means over training seeds as another set of trainings would give them, a column a group.
 

@@ -143,6 +143,15 @@ def instrument_of(key: str) -> str:
     return inner.split("|", 1)[0].split("@", 1)[0]
 
 
+def titles_of(keys: Sequence[str]) -> dict[str, str]:
+    """Key -> title with arrow, with its instrument where two keys would read alike."""
+    plain = {key: f"{metric_of(key).title} {metric_of(key).arrow}" for key in keys}
+    return {
+        key: f"{title} {instrument_of(key)}" if list(plain.values()).count(title) > 1 else title
+        for key, title in plain.items()
+    }
+
+
 def count_text(value: float | None) -> str:
     """1234567 as ``1.23 M``; None as a dash."""
     if value is None or math.isnan(value):

@@ -1,9 +1,13 @@
 """Pairs of models: which differences hold, and how their configurations differ.
 
-Where both have several training seeds, the seeds are the unit of replication (Welch's t).
-Else means over images are compared prompt by prompt (paired bootstrap and permutation), and
-distances by their intervals: such a result is about these two sets of weights, not about two
-families.
+Where both have several training seeds, the seeds are the unit of replication (Welch's t), unless
+no score differs between seeds, so that they tell no spread. Else means over images are compared
+prompt by prompt (paired bootstrap and permutation), and distances by their intervals: such a
+result is about these two sets of weights, not about two families.
+
+Every test of one comparison is in one family: the scores of all pairs. So of all its "is better",
+the chance that any is wrong is at most 5%, however many runs are compared; to ask one question
+with more power, compare fewer runs or one metric.
 """
 
 from __future__ import annotations
@@ -17,15 +21,25 @@ from typing import Any, Literal
 import numpy as np
 
 from t2ibench.metrics.bootstrap import NORMAL_95, paired_difference
-from t2ibench.metrics.inference import sign_flip_p_value
+from t2ibench.metrics.inference import PERMUTATIONS, sign_flip_p_value
 from t2ibench.report.columns import metric_of
 from t2ibench.report.folders import RESULT_FREE
-from t2ibench.report.tables import Group, Leaderboard, t_quantile
+from t2ibench.report.groups import Group, t_quantile
+from t2ibench.report.tables import Leaderboard
 
 Method = Literal["training seeds (Welch)", "paired by prompt", "intervals"]
 
+NO_DIFFERENCE = "not distinguishable"
+"""What is said where no difference holds."""
+
 SIGNIFICANCE = 0.05
-"""Family-wise error rate over the metrics of one pair."""
+"""Family-wise error rate over all pairs and scores of one comparison."""
+
+FLIPS_A_TEST = 25
+"""Sign patterns for each test of the family: a p-value of 1 / patterns must survive Holm."""
+
+FEW_FLIPS = 0.005
+"""Above this p-value more sign patterns would change no verdict."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +54,7 @@ class MetricDifference:
         low: lower end of the 95% interval of the difference.
         high: upper end.
         p_value: of no difference, before correction.
-        adjusted: after Holm's correction over the pair's metrics.
+        adjusted: after Holm's correction over the whole comparison.
         method: how it was tested.
     """
 
@@ -60,9 +74,9 @@ class MetricDifference:
         return self.adjusted < SIGNIFICANCE
 
     def winner(self, first: str, second: str) -> str:
-        """The better model's name, or ``not distinguishable``."""
+        """The better model's name, or ``NO_DIFFERENCE``."""
         if not self.distinguishable:
-            return "not distinguishable"
+            return NO_DIFFERENCE
         higher_is_better = metric_of(self.key).better == "higher"
         return first if (self.difference > 0) == higher_is_better else second
 
@@ -81,7 +95,8 @@ class Comparison:
         second: label.
         differences: one a shared score key.
         configuration: (dotted key, first's value, second's value) where they differ.
-        caveat: what the result does not say; empty with several training seeds each.
+        caveat: what the result does not say; empty with several training seeds each and no
+            holes.
     """
 
     first: str
@@ -93,27 +108,77 @@ class Comparison:
 
 def compare_all(board: Leaderboard) -> list[Comparison]:
     """Every pair of the leaderboard, on its columns, in its order."""
-    keys = [column.key for column in board.columns]
-    return [compare(first, second, keys) for first, second in combinations(board.groups, 2)]
+    return compare_groups(board.groups, [column.key for column in board.columns])
 
 
 def compare(first: Group, second: Group, keys: Sequence[str]) -> Comparison:
-    """Two groups on the score keys that both have."""
-    found = [_difference(first, second, key) for key in keys]
-    differences = holm([difference for difference in found if difference is not None])
-    caveat = ""
-    if min(first.seeds, second.seeds) < 2:
-        caveat = (
-            f"{first.label} has {_seeds(first.seeds)} and {second.label} {_seeds(second.seeds)}: "
-            "this tells these trained weights apart, not the families; train at least 3 seeds each."
+    """Two groups alone, on the score keys that both have."""
+    return compare_groups((first, second), keys)[0]
+
+
+def compare_groups(groups: Sequence[Group], keys: Sequence[str]) -> list[Comparison]:
+    """Every pair on the keys that both have; p-values corrected over all of them together."""
+    pairs = list(combinations(groups, 2))
+    shared = [
+        [key for key in keys if first.cell(key) is not None and second.cell(key) is not None]
+        for first, second in pairs
+    ]
+    flips = max(PERMUTATIONS, FLIPS_A_TEST * sum(map(len, shared)))
+    tested = [
+        [_difference(first, second, key, flips) for key in asked]
+        for (first, second), asked in zip(pairs, shared, strict=True)
+    ]
+    adjusted = iter(holm([difference for found in tested for difference in found]))
+    return [
+        Comparison(
+            first.label,
+            second.label,
+            tuple(next(adjusted) for _ in found),
+            tuple(configuration_difference(first.runs[0].config, second.runs[0].config)),
+            _caveat(first, second),
         )
-    return Comparison(
-        first.label,
-        second.label,
-        tuple(differences),
-        tuple(configuration_difference(first.runs[0].config, second.runs[0].config)),
-        caveat,
+        for (first, second), found in zip(pairs, tested, strict=True)
+    ]
+
+
+def family_sentence(comparisons: Sequence[Comparison]) -> str:
+    """Over which tests p-values are corrected, and what that means; empty without a pair."""
+    keys = {difference.key for pair in comparisons for difference in pair.differences}
+    tests = sum(len(pair.differences) for pair in comparisons)
+    if not tests:
+        return ""
+    return (
+        f"p-values are Holm's over all {tests} tests of this comparison ({len(comparisons)} "
+        f"pair{'s' if len(comparisons) != 1 else ''}, {len(keys)} score"
+        f'{"s" if len(keys) != 1 else ""}): the chance that any of its "is better" is wrong is '
+        f"at most {SIGNIFICANCE:.0%}."
     )
+
+
+def leaders(board: Leaderboard, comparisons: Sequence[Comparison]) -> dict[str, frozenset[str]]:
+    """Column key -> the best group and those that are not distinguishable from it."""
+    tied = {
+        (pair.first, pair.second, difference.key)
+        for pair in comparisons
+        for difference in pair.differences
+        if not difference.distinguishable
+    }
+    found = {}
+    for column in board.columns:
+        cells = {g.label: cell for g in board.groups if (cell := g.cell(column.key)) is not None}
+        if len(board.groups) < 2:
+            found[column.key] = frozenset[str]()
+            continue
+        sign = 1 if column.metric.better == "higher" else -1
+        best = max(cells, key=lambda label: sign * cells[label].value)
+        found[column.key] = frozenset(
+            label
+            for label in cells
+            if label == best
+            or (label, best, column.key) in tied
+            or (best, label, column.key) in tied
+        )
+    return found
 
 
 def holm(differences: Sequence[MetricDifference]) -> list[MetricDifference]:
@@ -148,17 +213,16 @@ def configuration_difference(
     ]
 
 
-def _difference(first: Group, second: Group, key: str) -> MetricDifference | None:
+def _difference(first: Group, second: Group, key: str, flips: int) -> MetricDifference:
     a, b = first.cell(key), second.cell(key)
-    if a is None or b is None:
-        return None
+    assert a is not None and b is not None, "only shared keys are compared"
     gap = a.value - b.value
-    if min(a.seeds, b.seeds) >= 2:
+    if min(a.seeds, b.seeds) >= 2 and (a.sd or b.sd):
         low, high, p_value = _welch(first, second, key)
         return MetricDifference(
             key, a.value, b.value, gap, low, high, p_value, "training seeds (Welch)"
         )
-    paired = _paired(first, second, key)
+    paired = _paired(first, second, key, flips)
     if paired is not None:
         value, low, high, p_value = paired
         return MetricDifference(
@@ -185,14 +249,14 @@ def _welch(first: Group, second: Group, key: str) -> tuple[float, float, float]:
     a, b = seed_values(first, key), seed_values(second, key)
     parts = a.var(ddof=1) / len(a), b.var(ddof=1) / len(b)
     gap, error = float(a.mean() - b.mean()), float(np.sqrt(sum(parts)))
-    if error == 0:
-        return gap, gap, float(gap == 0)
     degrees = sum(parts) ** 2 / (parts[0] ** 2 / (len(a) - 1) + parts[1] ** 2 / (len(b) - 1))
     half = t_quantile(degrees) * error
     return gap - half, gap + half, float(2 * t.sf(abs(gap) / error, degrees))
 
 
-def _paired(first: Group, second: Group, key: str) -> tuple[float, float, float, float] | None:
+def _paired(
+    first: Group, second: Group, key: str, flips: int
+) -> tuple[float, float, float, float] | None:
     """Difference, interval and p-value over the prompts that both drew with the same seeds.
 
     The interval is a paired bootstrap's, the p-value a sign-flip permutation test's; both take
@@ -210,6 +274,8 @@ def _paired(first: Group, second: Group, key: str) -> tuple[float, float, float,
     clusters = [prompt for prompt, keep in zip(a.keys, asked, strict=True) if keep]
     found = paired_difference(x[asked], y[asked], clusters)
     p_value = sign_flip_p_value(x[asked], y[asked], clusters)
+    if p_value < FEW_FLIPS and flips > PERMUTATIONS:
+        p_value = sign_flip_p_value(x[asked], y[asked], clusters, permutations=flips)
     return found.value, found.ci_low, found.ci_high, p_value
 
 
@@ -228,6 +294,22 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         else:
             flat[key] = str(value)
     return flat
+
+
+def _caveat(first: Group, second: Group) -> str:
+    """What the pair's result does not say."""
+    said = []
+    if min(first.seeds, second.seeds) < 2:
+        said.append(
+            f"{first.label} has {_seeds(first.seeds)} and {second.label} {_seeds(second.seeds)}: "
+            "this tells these trained weights apart, not the families; train at least 3 seeds each."
+        )
+    said += [
+        f"{group.label} has {group.seeds_text}: what the others would have scored is not in this."
+        for group in (first, second)
+        if group.seeds < group.planned
+    ]
+    return " ".join(said)
 
 
 def _seeds(count: int) -> str:

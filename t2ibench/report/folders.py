@@ -55,13 +55,18 @@ class ReportRun:
         model = {k: v for k, v in self.scores.model.items() if k not in ("seed", "run")}
         return hash_json(
             [
-                {k: v for k, v in self.config.items() if k not in RESULT_FREE},
+                self.configuration_key,
                 model,
                 self.scores.protocol,
                 self.scores.budget,
                 self._told_knobs(),
             ]
         )
+
+    @property
+    def configuration_key(self) -> str:
+        """Equal for runs whose configurations differ in the seed alone."""
+        return configuration_key(self.config)
 
     def _told_knobs(self) -> dict[str, Any]:
         """The knobs without the value that validation chose, which may differ between seeds."""
@@ -88,6 +93,11 @@ class ReportRun:
         return self.path / relative if relative else None
 
 
+def configuration_key(config: Mapping[str, Any]) -> str:
+    """Hash of a configuration without what cannot change a result, and without the seed."""
+    return hash_json({k: v for k, v in config.items() if k not in RESULT_FREE})
+
+
 def read_run(path: str | Path) -> ReportRun:
     """Reads one run folder.
 
@@ -108,31 +118,6 @@ def read_run(path: str | Path) -> ReportRun:
         )
     except (ValueError, yaml.YAMLError) as error:
         raise RunError(f"{path} holds a file that cannot be read: {error}") from error
-
-
-def read_runs(paths: Iterable[str | Path]) -> list[ReportRun]:
-    """Reads run folders; a folder of run folders stands for the scored ones in it.
-
-    Raises:
-        RunError: a path without scores, or nothing at all.
-    """
-    found: list[ReportRun] = []
-    for given in paths:
-        path = Path(given)
-        if (path / "scores.json").exists():
-            found.append(read_run(path))
-            continue
-        inside = sorted(p.parent for p in path.glob("*/scores.json")) if path.is_dir() else []
-        if not inside:
-            raise RunError(
-                f"{path} is neither a scored run nor a folder of scored runs; "
-                "run `t2ibench score` on it first."
-            )
-        found.extend(read_run(folder) for folder in inside)
-    unique = {run.path.resolve(): run for run in found}
-    if not unique:
-        raise RunError("no run folders were given; name at least one scored run.")
-    return list(unique.values())
 
 
 def samples_side_by_side(runs: Iterable[ReportRun]) -> list[tuple[ReportRun, SampleSet]]:

@@ -1,4 +1,4 @@
-"""The leaderboard as a terminal table, CSV and Markdown."""
+"""The comparison as CSV and Markdown, and the texts that every format shares."""
 
 from __future__ import annotations
 
@@ -6,21 +6,15 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 
-from rich.console import Console
-from rich.table import Table
-
+from t2ibench.report.analysis import Analysis
 from t2ibench.report.columns import count_text, flops_text, metric_of, seconds_text
-from t2ibench.report.compare import Comparison
-from t2ibench.report.ranking import (
-    best_table,
-    front_sentences,
-    front_summaries,
-    front_table,
-    rankings,
-)
-from t2ibench.report.tables import Cell, Column, Group, Leaderboard, ReferenceRow
+from t2ibench.report.groups import Cell, Group, seeds_text
+from t2ibench.report.pareto import pareto_table
+from t2ibench.report.ranking import best_table, front_sentences, front_table
+from t2ibench.report.tables import Column
 
 BEST = "Probability of being the best"
+PARETO = "Quality against cost (no other is at most as costly and better)"
 AREA = "Share of the box of all fronts that a front dominates (validation prompts)"
 
 
@@ -50,12 +44,25 @@ def cell_text(cell: Cell | None, column: Column) -> str:
     """``12.3 ± 0.4``; a dash where there is no score."""
     if cell is None:
         return "–"
-    return f"{column.text(cell.value)} {spread_text(cell, column)}"
+    sd = sd_text(cell, column)
+    return f"{column.text(cell.value)} {spread_text(cell, column)}" + (f" ({sd})" if sd else "")
 
 
 def spread_text(cell: Cell, column: Column) -> str:
     """``± 0.4``: half the 95% interval."""
     return f"±\u2009{column.text((cell.high - cell.low) / 2)}"
+
+
+def sd_text(cell: Cell, column: Column) -> str:
+    """``sd 0.3``: the standard deviation over training seeds; empty with one."""
+    return "" if cell.sd is None else f"sd {column.text(cell.sd)}"
+
+
+def partial_text(cell: Cell, group: Group | None) -> str:
+    """``1 of 3 seeds`` where a cell rests on fewer seeds than its row; else empty."""
+    if group is None or cell.seeds == group.seeds:
+        return ""
+    return seeds_text(cell.seeds, group.planned)
 
 
 def interval_text(cell: Cell, column: Column) -> str:
@@ -68,226 +75,146 @@ def heading(column: Column) -> str:
     return f"{column.metric.title} {column.metric.arrow}"
 
 
-def terminal_tables(board: Leaderboard) -> list[Table]:
-    """Scores and costs as rich tables; print them with a ``rich.console.Console``."""
-    by = ", ".join(f"{letter} = {name}" for name, letter in instrument_letters(board).items())
-    said = f"{by}.\n{caption(board)}\n* see the notes of the Markdown table or the page."
-    scores = Table(title="Scores", title_justify="left", caption=said, caption_justify="left")
-    scores.add_column("Model", style="bold", no_wrap=True)
-    letters = instrument_letters(board)
-    for column in board.columns:
-        head = (
-            f"{column.metric.title}\n[dim]{column.metric.arrow} {letters[column.instrument]}[/dim]"
-        )
-        scores.add_column(head, justify="right", no_wrap=True)
-    for group in board.groups:
-        scores.add_row(
-            f"{group.label}\n[dim]{group.family}, {_seeds(group)}[/dim]",
-            *(
-                _rich_cell(group.cell(c.key), c, group.label in board.leaders(c))
-                for c in board.columns
-            ),
-        )
-    if board.references:
-        scores.add_section()
-    for row in board.references:
-        scores.add_row(
-            f"[italic]{row.label}[/italic]",
-            *(_rich_cell(row.cell(column.key), column, False) for column in board.columns),
-        )
-    costs = Table(title="Costs (first stage included)", title_justify="left")
-    costs.add_column("Model", style="bold", no_wrap=True)
-    for title, _ in COSTS:
-        costs.add_column(title, justify="right")
-    for group in board.groups:
-        costs.add_row(group.label, *(text(group) for _, text in COSTS))
-    return [scores, costs]
+def titled_tables(found: Analysis) -> list[tuple[str, list[list[str]]]]:
+    """Ranks and fronts: title, then heading and rows; without those that have no rows."""
+    tables = (
+        (BEST, best_table(found.rankings, found.board)),
+        (PARETO, pareto_table(found.pareto, found.board)),
+        (AREA, front_table(found.fronts)),
+    )
+    return [(title, rows) for title, rows in tables if rows]
 
 
-def instrument_letters(board: Leaderboard) -> dict[str, str]:
-    """A letter for each instrument of the columns, explained under the table."""
-    names = dict.fromkeys(column.instrument for column in board.columns)
-    return {name: chr(ord("a") + i) for i, name in enumerate(names)}
-
-
-def terminal_text(board: Leaderboard, width: int = 160, colour: bool = False) -> str:
-    """The terminal tables as text of a given width."""
-    buffer = io.StringIO()
-    console = Console(file=buffer, width=width, force_terminal=colour, no_color=not colour)
-    for table in terminal_tables(board):
-        console.print(table)
-    return buffer.getvalue()
-
-
-def comparison_text(comparisons: Sequence[Comparison], width: int = 120) -> str:
-    """Each pair as a table of verdicts, then what differs in the configurations."""
-    buffer = io.StringIO()
-    console = Console(file=buffer, width=width, no_color=True)
-    for pair in comparisons:
-        table = Table(title=f"{pair.first} against {pair.second}", title_justify="left")
-        for name, justify in (
-            ("Metric", "left"),
-            (pair.first, "right"),
-            (pair.second, "right"),
-            ("Difference, 95% interval", "right"),
-            ("p (Holm)", "right"),
-            ("Verdict", "left"),
-        ):
-            table.add_column(name, justify=justify)  # type: ignore[arg-type]
-        for row in pair.differences:
-            metric = metric_of(row.key)
-            gap, low, high = (
-                metric.text(v, like=row.first) for v in (row.difference, row.low, row.high)
-            )
-            table.add_row(
-                f"{metric.title} {metric.arrow}",
-                metric.text(row.first),
-                metric.text(row.second),
-                f"{gap} \\[{low}, {high}]",
-                f"{row.adjusted:.3f}" if row.adjusted >= 0.001 else "< 0.001",
-                row.verdict(pair.first, pair.second),
-            )
-        console.print(table)
-        if pair.caveat:
-            console.print(pair.caveat, markup=False)
-        for key, first, second in pair.configuration:
-            console.print(f"  {key}: {first} | {second}", markup=False)
-        console.print()
-    return buffer.getvalue()
-
-
-def ranking_text(board: Leaderboard, width: int = 120) -> str:
-    """Probabilities of being the best, and fronts, for the terminal."""
-    buffer = io.StringIO()
-    console = Console(file=buffer, width=width, no_color=True)
-    fronts = front_summaries(board)
-    for title, rows in ((BEST, best_table(rankings(board), board)), (AREA, front_table(fronts))):
-        if rows:
-            table = Table(title=title, title_justify="left")
-            for position, name in enumerate(rows[0]):
-                table.add_column(name, justify="right" if position else "left")
-            for row in rows[1:]:
-                table.add_row(*row)
-            console.print(table)
-    for sentence in front_sentences(fronts):
-        console.print(sentence, markup=False)
-    return buffer.getvalue()
-
-
-def to_csv(board: Leaderboard) -> str:
+def to_csv(found: Analysis) -> str:
     """Long form: one line a row and score key, then the costs; every digit kept."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(
-        ["row", "family", "kind", "quantity", "value", "ci_low", "ci_high", "seeds", "basis",
-         "note", "key"]
-    )  # fmt: skip
+    buffer, board = io.StringIO(), found.board
+    writer = csv.DictWriter(buffer, CSV_COLUMNS, restval="", lineterminator="\n")
+    writer.writeheader()
     for group in board.groups:
+        of_group: dict[str, object] = {
+            "row": group.label,
+            "family": group.family,
+            "planned_seeds": group.planned,
+        }
         for key in board.all_keys:
-            _csv_row(writer, group.label, group.family, "score", key, group.cell(key))
-        for name, value in _cost_values(group).items():
+            writer.writerows(_csv_cells(of_group | {"kind": "score"}, key, group.cell(key)))
+        for name, value in cost_values(group).items():
             if value is not None:
-                writer.writerow(
-                    [group.label, group.family, "cost", name, repr(value), "", "", group.seeds]
-                    + ["", "", ""]
-                )
+                cost = {"kind": "cost", "quantity": name, "value": repr(value)}
+                writer.writerow(of_group | cost | {"seeds": group.seeds})
     for row in board.references:
         for key in row.scores:
-            _csv_row(writer, row.label, "", "reference", key, row.cell(key))
-    for ranking in rankings(board):
+            of_row: dict[str, object] = {"row": row.label, "kind": "reference"}
+            writer.writerows(_csv_cells(of_row, key, row.cell(key)))
+    for ranking in found.rankings:
+        of_ranking = {"quantity": metric_of(ranking.key).name, "key": ranking.key}
         for label, shares in ranking.probabilities.items():
             for rank, share in enumerate(shares, 1):
-                name = metric_of(ranking.key).name
-                writer.writerow(
-                    [label, "", f"probability of rank {rank}", name, repr(share)]
-                    + ["", "", "", ranking.basis, "", ranking.key]
-                )
-    for summary in front_summaries(board):
+                world = {"kind": f"probability of rank {rank}", "basis": ranking.basis}
+                writer.writerow(of_ranking | world | {"row": label, "value": repr(share)})
+    for summary in found.fronts:
+        of_front = {"kind": "front", "quantity": "hypervolume share"}
+        of_front["key"] = f"{summary.y_key} {summary.x_key}"
         for label, share in summary.volumes.items():
-            key = f"{summary.y_key} {summary.x_key}"
+            writer.writerow(of_front | {"row": label, "value": repr(share)})
+    for front in found.pareto:
+        for point in front.points:
+            of_point = {"row": point.label, "kind": "pareto", "quantity": front.cost}
+            told = {"value": repr(point.value), "note": point.standing, "key": front.key}
+            writer.writerow(of_point | told)
+    return buffer.getvalue()
+
+
+CSV_COLUMNS = (
+    "row", "family", "kind", "quantity", "value", "ci_low", "ci_high", "sd", "seeds",
+    "planned_seeds", "basis", "note", "key",
+)  # fmt: skip
+
+COMPARISON_COLUMNS = (
+    "first", "second", "metric", "first_value", "second_value", "difference", "ci_low", "ci_high",
+    "p_value", "p_holm", "test", "verdict", "first_seeds", "second_seeds", "key",
+)  # fmt: skip
+
+
+def comparisons_csv(found: Analysis) -> str:
+    """One line a pair and score: the difference, its test and the verdict in words."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(COMPARISON_COLUMNS)
+    seeds = {group.label: group.seeds_text for group in found.board.groups}
+    for pair in found.pairs:
+        for row in pair.differences:
+            numbers = (row.first, row.second, row.difference, row.low, row.high)
             writer.writerow(
-                [label, "", "front", "hypervolume share", repr(share), "", "", "", "", "", key]
+                [pair.first, pair.second, metric_of(row.key).name]
+                + [repr(float(number)) for number in (*numbers, row.p_value, row.adjusted)]
+                + [row.method, row.verdict(pair.first, pair.second)]
+                + [seeds[pair.first], seeds[pair.second], row.key]
             )
     return buffer.getvalue()
 
 
-def to_markdown(board: Leaderboard) -> str:
-    """Two Markdown tables and the keys as footnotes."""
+def to_markdown(found: Analysis) -> str:
+    """Two Markdown tables, ranks and fronts, verdicts, and the keys as footnotes."""
+    board = found.board
     titles = [
         f"{heading(c)}<br>{c.instrument}<sup>{i}</sup>" for i, c in enumerate(board.columns, 1)
     ]
     lines = [
-        "| Model | Family | Seeds | " + " | ".join(titles) + " |",
+        _line(["Model", "Family", "Seeds", *titles]),
         "|---|---|---|" + "---:|" * len(titles),
     ]
     for group in board.groups:
         cells = []
         for column in board.columns:
-            text = cell_text(group.cell(column.key), column)
-            cells.append(f"**{text}**" if group.label in board.leaders(column) else text)
-        row = [group.label, group.family, str(group.seeds), *cells]
-        lines.append("| " + " | ".join(row) + " |")
+            cell = group.cell(column.key)
+            text = cell_text(cell, column)
+            partial = partial_text(cell, group) if cell is not None else ""
+            text = f"**{text}**" if found.leads(group, column) else text
+            cells.append(f"{text} ({partial})" if partial else text)
+        seeds = group.seeds_text.removesuffix("s").removesuffix(" seed")
+        lines.append(_line([group.label, group.family, seeds, *cells]))
     for reference in board.references:
         cells = [cell_text(reference.cell(c.key), c) for c in board.columns]
-        lines.append("| " + " | ".join([f"*{reference.label}*", "", "", *cells]) + " |")
-    lines += ["", "| Model | " + " | ".join(title for title, _ in COSTS) + " |"]
+        lines.append(_line([f"*{reference.label}*", "", "", *cells]))
+    lines += ["", _line(["Model", *(title for title, _ in COSTS)])]
     lines.append("|---|" + "---:|" * len(COSTS))
-    for group in board.groups:
-        lines.append("| " + " | ".join([group.label, *(text(group) for _, text in COSTS)]) + " |")
-    fronts = front_summaries(board)
-    for title, rows in ((BEST, best_table(rankings(board), board)), (AREA, front_table(fronts))):
-        if rows:
-            lines += ["", f"{title}:", "", "| " + " | ".join(rows[0]) + " |"]
-            lines.append("|---|" + "---:|" * (len(rows[0]) - 1))
-            lines += ["| " + " | ".join(row) + " |" for row in rows[1:]]
-    lines += ["", *front_sentences(fronts)] if fronts else []
-    lines += ["", caption(board), ""]
+    lines += [_line([g.label, *(text(g) for _, text in COSTS)]) for g in board.groups]
+    for title, rows in titled_tables(found):
+        lines += ["", f"{title}:", "", _line(rows[0])]
+        lines.append("|---|" + "---:|" * (len(rows[0]) - 1))
+        lines += [_line(row) for row in rows[1:]]
+    lines += ["", *front_sentences(found.fronts)] if found.fronts else []
+    lines += ["", caption(found), ""]
     lines += [f"{i}. `{column.key}`" for i, column in enumerate(board.columns, 1)]
-    notes = board_notes(board)
-    lines += ["", *notes] if notes else []
+    cautions = found.cautions()
+    lines += ["", *cautions] if cautions else []
     return "\n".join(lines) + "\n"
 
 
-def board_notes(board: Leaderboard) -> list[str]:
-    """Warnings that belong to scores: leaks, underdetermined distances."""
-    notes: dict[str, list[str]] = {}
-    rows: list[Group | ReferenceRow] = [*board.groups, *board.references]
-    for row in rows:
-        for column in board.columns:
-            cell = row.cell(column.key)
-            if cell is not None and cell.note:
-                where = f"{column.metric.title} ({column.instrument}), {row.label}"
-                notes.setdefault(cell.note, []).append(where)
-    return [f"{note}: {'; '.join(where)}." for note, where in notes.items()]
+def _line(cells: Sequence[str]) -> str:
+    """A row of a Markdown table; a bar in a cell would end it."""
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def caption(board: Leaderboard) -> str:
-    """What the brackets and the bold type mean."""
+def caption(found: Analysis) -> str:
+    """What the intervals and the bold type mean."""
+    board = found.board
     basis = {cell.basis for g in board.groups for c in board.columns if (cell := g.cell(c.key))}
     said = "±: half the 95% interval"
     if basis == {"training seeds"}:
-        said += " over training seeds (Student's t)"
+        said += " over training seeds (Student's t), sd: their standard deviation"
     elif basis == {"samples"}:
         said += " over samples of one training seed; it does not cover another training"
     else:
-        said += " over training seeds, or over samples where a row has 1 seed"
-    return f"{said}. Bold: the best and those whose interval meets its interval."
+        said += " over training seeds (sd: their standard deviation), or over samples where a row "
+        said += "has 1 seed"
+    bold = "Bold: the best and those not distinguishable from it." if found.pairs else ""
+    return " ".join(part for part in (f"{said}.", bold, found.family) if part)
 
 
-def _seeds(group: Group) -> str:
-    return f"{group.seeds} seed{'s' if group.seeds != 1 else ''}"
-
-
-def _rich_cell(cell: Cell | None, column: Column, leads: bool) -> str:
-    if cell is None:
-        return "–"
-    value = column.text(cell.value)
-    shown = f"[bold green]{value}[/bold green]" if leads else value
-    flag = "*" if cell.note else ""
-    return f"{shown}{flag}\n[dim]{spread_text(cell, column)}[/dim]"
-
-
-def _cost_values(group: Group) -> dict[str, float | None]:
+def cost_values(group: Group) -> dict[str, float | None]:
+    """Parameters, training and sampling costs of a group, None where unknown."""
     return {
         "parameters": group.parameters,
         "train_images": group.cost("train_images"),
@@ -302,12 +229,21 @@ def _cost_values(group: Group) -> dict[str, float | None]:
     }
 
 
-def _csv_row(
-    writer: object, label: str, family: str, kind: str, key: str, cell: Cell | None
-) -> None:
+def _csv_cells(of_row: dict[str, object], key: str, cell: Cell | None) -> list[dict[str, object]]:
+    """A line for a cell, none where there is no score."""
     if cell is None:
-        return
-    name = metric_of(key).name
-    numbers = [repr(cell.value), repr(cell.low), repr(cell.high)]
-    row = [label, family, kind, name, *numbers, cell.seeds, cell.basis, cell.note, key]
-    writer.writerow(row)  # type: ignore[attr-defined]
+        return []
+    return [
+        of_row
+        | {
+            "quantity": metric_of(key).name,
+            "value": repr(cell.value),
+            "ci_low": repr(cell.low),
+            "ci_high": repr(cell.high),
+            "sd": "" if cell.sd is None else repr(cell.sd),
+            "seeds": cell.seeds,
+            "basis": cell.basis,
+            "note": cell.note,
+            "key": key,
+        }
+    ]

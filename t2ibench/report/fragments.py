@@ -6,12 +6,21 @@ from collections.abc import Sequence
 from html import escape
 from itertools import groupby
 
-from t2ibench.report.columns import metric_of
-from t2ibench.report.compare import Comparison
-from t2ibench.report.formats import COSTS, heading, interval_text, spread_text
+from t2ibench.report.analysis import Analysis
+from t2ibench.report.columns import metric_of, titles_of
+from t2ibench.report.compare import NO_DIFFERENCE, Comparison
+from t2ibench.report.formats import (
+    COSTS,
+    heading,
+    interval_text,
+    partial_text,
+    sd_text,
+    spread_text,
+)
+from t2ibench.report.groups import Cell, Group, seeds_text
 from t2ibench.report.sheets import Sheet
 from t2ibench.report.svg import Chart, draw, marker
-from t2ibench.report.tables import Cell, Column, Leaderboard
+from t2ibench.report.tables import Column, Leaderboard
 
 
 def section(title: str, lead: str, *parts: str) -> str:
@@ -30,8 +39,9 @@ def scroll(label: str, table: str) -> str:
     )
 
 
-def score_table(board: Leaderboard) -> str:
+def score_table(found: Analysis) -> str:
     """The leaderboard with floor and ceilings."""
+    board = found.board
     heads, edges = [], set()
     for (name, instrument), members in groupby(
         enumerate(board.columns), key=lambda item: (item[1].metric.group, item[1].instrument)
@@ -47,15 +57,14 @@ def score_table(board: Leaderboard) -> str:
         f'<sup><a href="#key{i + 1}">{i + 1}</a></sup></th>'
         for i, column in enumerate(board.columns)
     ]
-    leaders = [board.leaders(column) for column in board.columns]
     rows = []
     for group in board.groups:
         cells = [
-            _cell(group.cell(c.key), c, group.label in leaders[i], _edge(i, edges, "lead"))
+            _cell(group.cell(c.key), c, found.leads(group, c), _edge(i, edges, "lead"), group)
             for i, c in enumerate(board.columns)
         ]
-        seeds = f"{group.seeds} seed{'s' if group.seeds != 1 else ''}"
-        head = f'{escape(group.label)}<small class="sub">{escape(group.family)}, {seeds}</small>'
+        sub = f"{escape(group.family)}, {group.seeds_text}"
+        head = f'{escape(group.label)}<small class="sub">{sub}</small>'
         rows.append(f'<tr><th scope="row">{head}</th>{"".join(cells)}</tr>')
     for reference in board.references:
         cells = [
@@ -82,15 +91,19 @@ def _edge(position: int, edges: set[int], lead: str = "") -> str:
     )
 
 
-def _cell(cell: Cell | None, column: Column, leads: bool, edge: str) -> str:
+def _cell(
+    cell: Cell | None, column: Column, leads: bool, edge: str, group: Group | None = None
+) -> str:
     classes = " ".join(name for name, on in (("lead", leads), ("edge", "edge" in edge)) if on)
     attribute = f' class="{classes}"' if classes else ""
     if cell is None:
         return f"<td{attribute}>–</td>"
     flag = f'<abbr title="{escape(cell.note, quote=True)}">*</abbr>' if cell.note else ""
+    below = [spread_text(cell, column), sd_text(cell, column), partial_text(cell, group)]
+    small = "".join(f"<small>{text}</small>" for text in below if text)
     return (
-        f'<td{attribute} title="{interval_text(cell, column)}, {cell.seeds_text}">'
-        f"{column.text(cell.value)}{flag}<small>{spread_text(cell, column)}</small></td>"
+        f'<td{attribute} title="{interval_text(cell, column)}, {seeds_text(cell.seeds)}">'
+        f"{column.text(cell.value)}{flag}{small}</td>"
     )
 
 
@@ -187,8 +200,8 @@ def contact(sheets: Sequence[tuple[str, str, int]], count: int) -> str:
 
 def comparison(found: Comparison) -> str:
     """One pair: verdicts a metric, then what differs in the configuration."""
-    counts = {found.first: 0, found.second: 0, "not distinguishable": 0}
-    rows = []
+    counts = {found.first: 0, found.second: 0, NO_DIFFERENCE: 0}
+    rows, titles = [], titles_of([difference.key for difference in found.differences])
     for difference in found.differences:
         metric = metric_of(difference.key)
         verdict = difference.winner(found.first, found.second)
@@ -198,7 +211,7 @@ def comparison(found: Comparison) -> str:
         )
         interval, gap = f"[{low}, {high}]", metric.text(difference.difference, difference.first)
         rows.append(
-            f'<tr><th scope="row">{escape(metric.title)}</th>'
+            f'<tr><th scope="row">{escape(titles[difference.key])}</th>'
             f"<td>{metric.text(difference.first)}</td><td>{metric.text(difference.second)}</td>"
             f"<td>{gap}<small>{interval}</small></td>"
             f"<td>{p_text(difference.adjusted)}</td>"
@@ -215,7 +228,7 @@ def comparison(found: Comparison) -> str:
     )
     tally = (
         f"{found.first} better on {counts[found.first]}, {found.second} on {counts[found.second]}, "
-        f"not distinguishable on {counts['not distinguishable']}"
+        f"{NO_DIFFERENCE} on {counts[NO_DIFFERENCE]}"
     )
     caveat = f'<p class="warn">{escape(found.caveat)}</p>' if found.caveat else ""
     return (

@@ -10,10 +10,13 @@ from string import Template
 from t2ibench import __version__
 from t2ibench.core.files import atomic_path
 from t2ibench.report import fragments
+from t2ibench.report.analysis import Analysis, analyse, hole_sentences, score_notes
 from t2ibench.report.columns import flops_text, metric_of, seconds_text
-from t2ibench.report.compare import Comparison, compare_all
-from t2ibench.report.folders import ReportRun, read_runs
-from t2ibench.report.formats import AREA, BEST, board_notes, caption
+from t2ibench.report.compare import Comparison
+from t2ibench.report.formats import AREA, BEST, PARETO, caption
+from t2ibench.report.holes import gather
+from t2ibench.report.keys import split_sentences
+from t2ibench.report.pareto import pareto_table
 from t2ibench.report.plots import (
     colour_of,
     cost_charts,
@@ -24,9 +27,7 @@ from t2ibench.report.plots import (
 from t2ibench.report.ranking import (
     best_table,
     front_sentences,
-    front_summaries,
     front_table,
-    rankings,
 )
 from t2ibench.report.sheets import comparison_sheet, contact_sheets
 from t2ibench.report.tables import Leaderboard, leaderboard
@@ -52,41 +53,42 @@ def write_page(
     """
     target = Path(target)
     with atomic_path(target) as aside:
-        aside.write_text(render_page(read_runs(paths), title), encoding="utf-8")
+        found = analyse(leaderboard(*gather(paths)))
+        aside.write_text(render_page(found, title), encoding="utf-8")
     return target
 
 
-def render_page(runs: Sequence[ReportRun], title: str = "t2ibench report") -> str:
+def render_page(found: Analysis, title: str = "t2ibench report") -> str:
     """The page's HTML."""
-    board = leaderboard(runs)
-    comparisons = compare_all(board)
+    board = found.board
     here = files("t2ibench.report")
     template = Template((here / "page.html").read_text(encoding="utf-8"))
     return template.substitute(
         title=fragments.escape(title),
         style=(here / "page.css").read_text(encoding="utf-8"),
         facts=fragments.definition_list(_facts(board)),
-        sections="\n".join(_sections(board, comparisons)),
+        sections="\n".join(_sections(found)),
         version=__version__,
-        count=len(runs),
+        count=sum(group.seeds for group in board.groups),
     )
 
 
-def _sections(board: Leaderboard, comparisons: Sequence[Comparison]) -> list[str]:
+def _sections(found: Analysis) -> list[str]:
     """The page from top to bottom."""
+    board, comparisons = found.board, found.pairs
     several = len(board.groups) > 1
     key = fragments.legend(colour_of(board)) if several else ""
     fronts, costs = front_charts(board), cost_charts(board)
     sizes = size_charts(board)
-    summaries = front_summaries(board)
+    summaries = found.fronts
     return [
         fragments.section("In short", "", fragments.findings(findings(board, comparisons))),
         fragments.section(
             "Leaderboard",
             "",
-            fragments.warnings(_leaks(board)),
-            fragments.score_table(board),
-            f'<p class="below">{fragments.escape(_explained(board))}</p>',
+            fragments.warnings([*_leaks(board), *hole_sentences(board)]),
+            fragments.score_table(found),
+            f'<p class="below">{fragments.escape(_explained(found))}</p>',
         ),
         fragments.section(
             "Same prompts, same seeds",
@@ -108,6 +110,7 @@ def _sections(board: Leaderboard, comparisons: Sequence[Comparison]) -> list[str
             "Measured after a warm-up, text encoding and decoding included; training counts the "
             "first stage. One multiply-accumulate is two FLOPs.",
             fragments.cost_table(board),
+            fragments.plain_table(PARETO, pareto_table(found.pareto, board)),
             '<div style="height:16px"></div>' if costs else "",
             fragments.charts(costs),
         ),
@@ -131,9 +134,9 @@ def _sections(board: Leaderboard, comparisons: Sequence[Comparison]) -> list[str
         ),
         fragments.section(
             "Which differences hold",
-            "Every pair of models; p-values are corrected over the metrics of a pair.",
-            fragments.plain_table(BEST, best_table(rankings(board), board)),
-            *[fragments.comparison(found) for found in comparisons],
+            f"Every pair of models. {found.family}" if found.pairs else "",
+            fragments.plain_table(BEST, best_table(found.rankings, board)),
+            *[fragments.comparison(pair) for pair in comparisons],
         ),
         fragments.section(
             "How to read the columns",
@@ -141,7 +144,7 @@ def _sections(board: Leaderboard, comparisons: Sequence[Comparison]) -> list[str
             "metric, network and width, preprocessing, weights, reference or prompts, and number "
             "of images. Scores with different keys never share a column.",
             fragments.key_list(board),
-            fragments.warnings(board_notes(board)),
+            fragments.warnings([*split_sentences(board.groups), *score_notes(board)]),
         ),
     ]
 
@@ -222,13 +225,14 @@ def _budget(budget: dict[str, object]) -> str:
     return seconds_text(float(amount)) if unit == "seconds" else f"{amount:,.0f} {unit}"
 
 
-def _explained(board: Leaderboard) -> str:
+def _explained(found: Analysis) -> str:
     """The caption, and what the grey rows are."""
+    board = found.board
     meanings = {
         reference.label.split(" of ")[0]: reference.meaning for reference in board.references
     }
     rows = " ".join(f"{label}: {meaning}" for label, meaning in meanings.items())
-    return f"{caption(board)} {rows}"
+    return f"{caption(found)} {rows}"
 
 
 def _leaks(board: Leaderboard) -> list[str]:

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from t2ibench.core.types import Score
 from t2ibench.evaluation.results import OperatingPoint, metrics_of
 from t2ibench.report.columns import instrument_of, metric_of
+from t2ibench.report.groups import Group
 from t2ibench.report.svg import Chart, Point, Series
-from t2ibench.report.tables import Group, Leaderboard
+from t2ibench.report.tables import Column, Leaderboard
 
 ALIGNMENT = ("clip_score", "grader_exact", "r_precision")
 QUALITY = ("fid", "fd", "cmmd", "cmmd-style", "kid")
@@ -44,12 +45,18 @@ def front_charts(board: Leaderboard) -> list[Chart]:
     return charts
 
 
+def quality_column(board: Leaderboard) -> Column | None:
+    """The main distance; the first column where there is none, None where there is no column."""
+    distances = [column for column in board.columns if column.metric.name in QUALITY]
+    return next(iter([*distances, *board.columns]), None)
+
+
 def cost_charts(board: Leaderboard) -> list[Chart]:
-    """The main distance against sampling time, FLOPs, memory and energy, and training FLOPs."""
-    keys = [column.key for column in board.columns if metric_of(column.key).name in QUALITY]
-    if not keys:
+    """The main quality against sampling time, FLOPs, memory and energy, and training FLOPs."""
+    column = quality_column(board)
+    if column is None:
         return []
-    key = keys[0]
+    key = column.key
     axes = (
         (
             "Quality against sampling time",

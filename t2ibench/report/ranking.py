@@ -25,8 +25,9 @@ from t2ibench.metrics.inference import (
 )
 from t2ibench.report.columns import instrument_of, metric_of
 from t2ibench.report.compare import seed_values
+from t2ibench.report.groups import Group
 from t2ibench.report.plots import front_axes
-from t2ibench.report.tables import Column, Group, Leaderboard
+from t2ibench.report.tables import Column, Leaderboard
 
 Basis = Literal["training seeds", "prompts", "samples"]
 

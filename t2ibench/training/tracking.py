@@ -1,22 +1,48 @@
-"""Weights & Biases, offline-safe, with the same keys as the run's own files."""
+"""Weights & Biases as a view of run folders: one W&B run a cell, the same keys as its files.
+
+The run's own files stay the truth. Online, rows of the learning curves go out as they are
+made, with ``images_seen`` as the step, so that the server drops what a resumed run repeats.
+Offline, a session writes its rows from ``metrics.csv`` when it ends, together with everything
+else, so that a killed session leaves nothing half-written, an undisturbed cell one complete
+folder, and an interrupted one folders of the same id that share no row.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import csv
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from t2ibench.core.types import Score
+import numpy as np
+import yaml
+from pytorch_lightning.utilities import rank_zero_only
+
+from t2ibench.core.files import read_json, write_json
+from t2ibench.core.hashing import hash_json
+from t2ibench.evaluation.results import RunScores
+from t2ibench.evaluation.samples import SampleSet, load_values
 from t2ibench.runs.folder import Run
+from t2ibench.training.wandb_session import is_online, mode_of, open_session, warn
 
 Track = Callable[[dict[str, float]], None]
+
+MOST_SAMPLES = 32
+"""Images in a run's table of samples."""
+
+CURVES = ("metrics.csv", "validation.csv")
+
+MARK = "wandb.json"
+"""In the run's folder: up to which image its curves are in W&B's folders."""
 
 
 @contextmanager
 def track_run(
     settings: Mapping[str, Any] | None, run: Run, config: Mapping[str, Any]
 ) -> Iterator[Track | None]:
-    """Opens a W&B run whose id is the run's hash, so that a resumed run goes on.
+    """Tracks a training; a resumed run goes on under the same id.
 
     Args:
         settings: ``logger.wandb``: project, group, mode; None logs nothing.
@@ -24,46 +50,263 @@ def track_run(
         config: its resolved configuration.
 
     Yields:
-        A function that logs a row of the learning curves against ``images_seen``, or None.
+        A function that takes each row of the learning curves, or None where nothing is sent as
+        it is made: offline, disabled, or not the first rank.
+
+    Raises:
+        ConfigError: an unknown mode.
     """
-    if settings is None:
+    mode = _mode_here(settings)
+    if settings is None or mode is None:
         yield None
         return
-    with opened(settings, run, "train", config) as session:
-        session.define_metric("images_seen")
-        session.define_metric("*", step_metric="images_seen")
-        yield session.log
-
-
-def track_scores(settings: Mapping[str, Any] | None, run: Run, scores: Mapping[str, Score]) -> None:
-    """Writes the scores into the run's W&B summary under the keys of scores.json."""
-    if settings is None:
+    if mode == "online":
+        with _cell_session(settings, mode, run, config) as session:
+            live = is_online(session)
+            try:
+                yield _sender(session) if live else None
+            finally:
+                if not live:
+                    _log_curves(session, run)
+        _set_mark(run, _last_image(run))
         return
-    with opened(settings, run, "score") as session:
-        for key, score in scores.items():
-            session.summary[key] = score.value
-            session.summary[f"{key}/ci_low"] = score.ci_low
-            session.summary[f"{key}/ci_high"] = score.ci_high
+    try:
+        yield None
+    finally:
+        # Trained to the end, the cell is scored next and `track_scores` writes it whole.
+        if not run.weights.exists():
+            _publish(settings, mode, run, config, lambda session: _log_curves(session, run))
 
 
-def opened(
-    settings: Mapping[str, Any],
-    run: Run,
-    job_type: str,
-    config: Mapping[str, Any] | None = None,
-) -> Any:
-    """The W&B run of ``run``: its id is the run's hash, its files lie in the run's folder."""
+def track_scores(settings: Mapping[str, Any] | None, run: Run) -> None:
+    """Brings a scored run's W&B run up to its folder: curves, scores, samples and cost.
+
+    Args:
+        settings: ``logger.wandb``, or None.
+        run: with ``config.yaml`` and ``scores.json``.
+
+    Raises:
+        ConfigError: an unknown mode.
+    """
+    mode = _mode_here(settings)
+    if settings is None or mode is None:
+        return
+    config = yaml.safe_load((run.path / "config.yaml").read_text(encoding="utf-8"))
+    scores = RunScores.read(run.scores)
+
+    def log(session: Any) -> None:
+        _log_curves(session, run)
+        last = read_curves(run)[-1:] or [{}]
+        session.summary.update(last[0] | score_summary(scores) | cost_summary(scores.cost))
+        table = samples_table(run, scores)
+        if table is not None:
+            session.log({"images_seen": last[0].get("images_seen", 0), "samples": table})
+
+    _publish(settings, mode, run, config, log)
+
+
+@dataclass(frozen=True)
+class ComparisonView:
+    """What a comparison shows in W&B.
+
+    Attributes:
+        name: of the W&B run.
+        group: the study.
+        runs: names of the compared run folders; they make the id.
+        tables: name -> rows, the first of them the heading.
+        charts: name -> self-contained HTML.
+        files: written results that become one artifact.
+    """
+
+    name: str
+    group: str | None
+    runs: tuple[str, ...]
+    tables: Mapping[str, Sequence[Sequence[Any]]]
+    charts: Mapping[str, str]
+    files: tuple[Path, ...]
+
+
+def track_comparison(settings: Mapping[str, Any], view: ComparisonView, folder: Path) -> None:
+    """Writes a comparison as a W&B run of its own; comparing the same runs again goes on with it.
+
+    Args:
+        settings: project and mode.
+        view: what it shows.
+        folder: where W&B's own files go.
+
+    Raises:
+        ConfigError: an unknown mode.
+    """
+    mode = _mode_here(settings)
+    if mode is None:
+        return
     import wandb
 
-    return wandb.init(
-        project=settings["project"],
-        group=settings["group"],
-        mode=settings["mode"],
-        id=run.identity,
-        resume="allow" if settings["mode"] == "online" else None,
+    folder.mkdir(parents=True, exist_ok=True)
+    identity = hash_json(["compare", view.group, sorted(view.runs)], length=16)
+    shown: dict[str, Any] = {}
+    for name, (heading, *rows) in view.tables.items():
+        shown[name] = wandb.Table(columns=list(heading), data=[list(row) for row in rows])
+    for name, html in view.charts.items():
+        shown[name] = wandb.Html(html, inject=False)
+    with open_session(
+        settings, mode, folder, identity=identity, name=view.name, group=view.group,
+        job_type="compare", config={"runs": list(view.runs)},
+    ) as session:  # fmt: skip
+        session.log(shown)
+        artifact = wandb.Artifact(f"comparison-{identity}", type="comparison")
+        for file in view.files:
+            artifact.add_file(str(file))
+        session.log_artifact(artifact)
+
+
+def tags_of(config: Mapping[str, Any]) -> list[str]:
+    """Family, model, text encoder, conditioning, size and data, each once."""
+    named = [(config["model"], "family"), (config["model"], "name")]
+    named += [(config[part], "name") for part in ("text", "size", "data")]
+    tags = [part[name] for part, name in named] + [config["conditioning"]]
+    return list(dict.fromkeys(str(tag) for tag in tags if tag))
+
+
+def study_of(config: Mapping[str, Any]) -> str | None:
+    """The study that a cell belongs to; None where its configuration names none."""
+    study = config.get("study")
+    return study.get("name") if isinstance(study, Mapping) else None
+
+
+def read_curves(run: Run) -> list[dict[str, float]]:
+    """Rows of the learning curves by images seen, training and validation losses joined."""
+    rows: dict[int, dict[str, float]] = {}
+    for name in CURVES:
+        path = run.path / name
+        if not path.exists():
+            continue
+        with open(path, newline="", encoding="utf-8") as file:
+            for line in csv.DictReader(file):
+                row = {key: float(value) for key, value in line.items() if value}
+                rows.setdefault(int(row["images_seen"]), {}).update(row)
+    return [rows[images] for images in sorted(rows)]
+
+
+def score_summary(scores: RunScores) -> dict[str, float]:
+    """Each score under its key in scores.json, its interval and N beside it."""
+    summary: dict[str, float] = {}
+    for key, score in scores.chosen.scores.items():
+        summary |= {
+            key: score.value,
+            f"{key}/ci_low": score.ci_low,
+            f"{key}/ci_high": score.ci_high,
+            f"{key}/n": score.n,
+        }
+    return summary
+
+
+def cost_summary(cost: Mapping[str, Any], prefix: str = "cost") -> dict[str, Any]:
+    """Parameters, FLOPs, seconds and memory under ``cost/``."""
+    summary: dict[str, Any] = {}
+    for name, value in cost.items():
+        key = f"{prefix}/{name}"
+        if isinstance(value, Mapping):
+            summary |= cost_summary(value, key)
+        elif isinstance(value, (int, float, str)):
+            summary[key] = value
+    return summary
+
+
+def samples_table(run: Run, scores: RunScores) -> Any:
+    """The first images of the scored set: prompt, seed, image, what the grader said of each."""
+    import wandb
+
+    folder = run.path / scores.chosen.samples
+    if not scores.chosen.samples or not (folder / "set.json").exists():
+        return None
+    samples, values = SampleSet.load(folder).take(MOST_SAMPLES), load_values(folder)
+    columns = {} if values is None else values.columns
+    table = wandb.Table(columns=["caption", "seed", "image", *columns])
+    for row, pixels in enumerate(samples.pixels.numpy()):
+        said = [float(column[row]) for column in columns.values()]
+        image = wandb.Image(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+        table.add_data(
+            samples.captions[row],
+            samples.seeds[row],
+            image,
+            *(None if np.isnan(value) else value for value in said),
+        )
+    return table
+
+
+def _mode_here(settings: Mapping[str, Any] | None) -> str | None:
+    """The mode of this process: None where there is no logger or another rank has it."""
+    if settings is None or getattr(rank_zero_only, "rank", 0) != 0:
+        return None
+    mode = mode_of(settings)
+    return None if mode == "disabled" else mode
+
+
+@contextmanager
+def _cell_session(
+    settings: Mapping[str, Any], mode: str, run: Run, config: Mapping[str, Any]
+) -> Iterator[Any]:
+    """The W&B run of a cell: id = the run's hash, group = the study."""
+    with open_session(
+        settings,
+        mode,
+        run.path,
+        identity=run.identity,
         name=run.path.name,
-        job_type=job_type,
-        dir=str(run.path),
-        config=None if config is None else dict(config),
-        settings=wandb.Settings(silent=True),
-    )
+        group=settings["group"] or study_of(config),
+        job_type="train",
+        tags=tags_of(config),
+        config=config,
+    ) as session:
+        session.define_metric("images_seen")
+        session.define_metric("*", step_metric="images_seen")
+        yield session
+
+
+def _publish(
+    settings: Mapping[str, Any],
+    mode: str,
+    run: Run,
+    config: Mapping[str, Any],
+    log: Callable[[Any], None],
+) -> None:
+    """Logs in a session of its own; what W&B cannot do is said and stops nothing."""
+    import wandb
+
+    try:
+        with _cell_session(settings, mode, run, config) as session:
+            log(session)
+    except wandb.errors.Error as error:
+        warn(f"and lacks part of {run.path.name} ({error})")
+    else:
+        _set_mark(run, _last_image(run))
+
+
+def _sender(session: Any) -> Track:
+    """Rows as they are made; their step is the image, so a repeated one is dropped."""
+    return lambda row: session.log(row, step=int(row["images_seen"]))
+
+
+def _log_curves(session: Any, run: Run) -> None:
+    """The rows that W&B does not have yet."""
+    mark = _mark(run)
+    for row in read_curves(run):
+        if row["images_seen"] > mark:
+            session.log(row, step=int(row["images_seen"]))
+
+
+def _last_image(run: Run) -> int:
+    rows = read_curves(run)
+    return int(rows[-1]["images_seen"]) if rows else -1
+
+
+def _mark(run: Run) -> int:
+    """The image up to which the curves are in W&B's folders; -1 where none are."""
+    path = run.path / MARK
+    return int(read_json(path)["images_seen"]) if path.exists() else -1
+
+
+def _set_mark(run: Run, images_seen: int) -> None:
+    if images_seen > _mark(run):
+        write_json(run.path / MARK, {"images_seen": images_seen})

@@ -16,8 +16,8 @@ from t2ibench.core.errors import BudgetError, CheckpointError, ConfigError
 from t2ibench.core.files import read_json
 from t2ibench.core.noise import Noise
 from t2ibench.data.stream import BatchStream
-from t2ibench.report.folders import read_runs
-from t2ibench.report.tables import group_runs
+from t2ibench.report.groups import group_runs
+from t2ibench.report.holes import gather
 from t2ibench.runs.folder import Run
 
 PROMPTS = ["a large red ring", "a small blue moon"]
@@ -121,7 +121,7 @@ def test_what_the_base_cost_is_charged_to_the_cascade(base, stage):
     assert cost["first_stage_flops"] == below["train_flops"] > 0
     assert cost["first_stage_seconds"] == below["train_seconds"] > 0
     assert cost["train_images"] == 48
-    (group,) = group_runs(read_runs([stage.path]))
+    (group,) = group_runs(gather([stage.path])[0])
     assert group.training_flops == pytest.approx(below["train_flops"] + cost["train_flops"])
     assert cost["sample_flops_per_image"] > below["sample_flops_per_image"]
     assert cost["parameters"]["base"] == sum(below["parameters"].values())

@@ -130,8 +130,9 @@ def test_geneval_prompts_give_genevals_folders_which_score_reads_back(run, tmp_p
     assert {"fd", "clip_score", "r_precision_hard", "grader_colour"} <= metrics
     assert main(["score", str(out), *SIZES]) == 2
     assert "scores 500 images, here are 24" in capsys.readouterr().err
-    assert main(["compare", str(run), str(out)]) == 0
-    assert "mine (external)" in capsys.readouterr().out
+    assert main(["compare", str(run), str(out)]) == 2
+    said = capsys.readouterr().err
+    assert "mine (external) share no score" in said and "and 24" in said
 
 
 def test_npz_and_features_score_alike(run, tmp_path, capsys):

@@ -118,7 +118,7 @@ def test_sample_writes_the_same_picture_again(study, tmp_path):
     assert len((tmp_path / "a" / "metadata.jsonl").read_text().splitlines()) == 2
 
 
-def test_a_foreign_folder_is_scored(study, tmp_path):
+def test_a_foreign_folder_is_scored(study, tmp_path, capsys):
     run = next(r for r in runs(study) if "gan" in r.name)
     prompts = tmp_path / "prompts.txt"
     words = [f"a {c} {s}" for c in ("red", "blue", "pink", "cyan") for s in ("ring", "heart")]
@@ -130,7 +130,10 @@ def test_a_foreign_folder_is_scored(study, tmp_path):
     assert main(["score", str(out), "name=theirs", *sizes, *reference]) == 0
     scores = read_json(out / "scores.json")
     assert scores["model"]["family"] == "external"
-    assert main(["compare", str(out), str(run)]) == 0
+    capsys.readouterr()
+    assert main(["compare", str(out), str(run)]) == 2
+    said = capsys.readouterr().err
+    assert "share no score" in said and "num_images 40 and 160" in said
 
 
 def test_kill_at_any_moment_and_type_again_gives_the_same_scores(study, tmp_path):

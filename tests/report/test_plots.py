@@ -13,7 +13,8 @@ from PIL import Image
 from run_folders import KEYS, write_run
 
 from t2ibench.evaluation.results import RunScores
-from t2ibench.report.folders import read_run, read_runs
+from t2ibench.report.folders import read_run
+from t2ibench.report.holes import gather
 from t2ibench.report.plots import binned, cost_charts, curve_charts, front_charts, size_charts
 from t2ibench.report.sheets import comparison_sheet, contact_sheets, data_uri, tile
 from t2ibench.report.svg import axis, draw, linear_ticks, tick_text
@@ -22,7 +23,7 @@ from t2ibench.report.tables import leaderboard
 
 @pytest.fixture(scope="module")
 def board(study):
-    return leaderboard(read_runs(study))
+    return leaderboard(gather(study)[0])
 
 
 def test_fronts_follow_each_knob(board):
@@ -137,7 +138,7 @@ def test_swept_steps_are_lines_of_their_own(tmp_path):
 
     front = tuple(at(point, steps) for steps in (5.0, 20.0) for point in scores.front)
     replace(scores, front=front, chosen=at(scores.chosen, 20.0)).write(run / "scores.json")
-    for chart in front_charts(leaderboard(read_runs([run]))):
+    for chart in front_charts(leaderboard(gather([run])[0])):
         names = [series.name for series in chart.series]
         assert names == ["ldm, 5 steps", "ldm, 20 steps"]
         assert len({series.colour for series in chart.series}) == 1

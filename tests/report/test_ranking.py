@@ -7,8 +7,9 @@ import pytest
 from run_folders import KEYS, write_run
 
 from t2ibench.metrics.inference import hypervolume
-from t2ibench.report.folders import read_runs
-from t2ibench.report.formats import ranking_text, to_csv, to_markdown
+from t2ibench.report.analysis import analyse
+from t2ibench.report.formats import to_csv, to_markdown
+from t2ibench.report.holes import gather
 from t2ibench.report.ranking import (
     best_table,
     front_sentences,
@@ -17,11 +18,12 @@ from t2ibench.report.ranking import (
     rankings,
 )
 from t2ibench.report.tables import leaderboard
+from t2ibench.report.terminal import ranking_text
 
 
 @pytest.fixture(scope="module")
 def board(study):
-    return leaderboard(read_runs(study))
+    return leaderboard(gather(study)[0])
 
 
 def test_one_seed_resamples_prompts_or_samples(board):
@@ -41,7 +43,7 @@ def test_one_seed_resamples_prompts_or_samples(board):
 def test_several_seeds_resample_trainings(tmp_path):
     runs = [write_run(tmp_path, "diffusion/ldm", s) for s in range(3)]
     runs += [write_run(tmp_path, "gan/gan_int_cls", s) for s in range(3)]
-    found = rankings(leaderboard(read_runs(runs)))
+    found = rankings(leaderboard(gather(runs)[0]))
     assert {ranking.basis for ranking in found} == {"training seeds"}
 
 
@@ -70,17 +72,18 @@ def test_fronts_are_summed_up_by_area_and_at_equal_alignment(board):
 def test_every_format_shows_them(board):
     best, area = best_table(rankings(board), board), front_table(front_summaries(board))
     assert len(best) == 4 and len(area) == 4
-    markdown, text = to_markdown(board), ranking_text(board, 200)
+    found = analyse(board)
+    markdown, text = to_markdown(found), ranking_text(found, 200)
     for row in (best[1], area[1]):
         assert "| " + " | ".join(row) + " |" in markdown
         assert row[0] in text and row[1] in text
-    rows = list(csv.DictReader(io.StringIO(to_csv(board))))
+    rows = list(csv.DictReader(io.StringIO(to_csv(found))))
     first = [r for r in rows if r["kind"] == "probability of rank 1" and r["key"] == KEYS["fd"]]
     assert sum(float(r["value"]) for r in first) == pytest.approx(1)
     assert {r["row"] for r in rows if r["kind"] == "front"} == {"ldm", "vqgan_gpt", "gan_int_cls"}
 
 
 def test_one_model_has_no_rank(tmp_path):
-    alone = leaderboard(read_runs([write_run(tmp_path, "gan/gan_int_cls", 0)]))
+    alone = leaderboard(gather([write_run(tmp_path, "gan/gan_int_cls", 0)])[0])
     assert rankings(alone) == [] and best_table([], alone) == []
     assert front_sentences(front_summaries(alone)) == []

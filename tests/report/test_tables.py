@@ -7,15 +7,24 @@ from run_folders import KEYS, write_run
 
 from t2ibench.core.errors import RunError
 from t2ibench.core.types import Score
+from t2ibench.report.analysis import analyse, score_notes
 from t2ibench.report.columns import flops_text, in_order, metric_of, seconds_text
-from t2ibench.report.folders import read_run, read_runs
-from t2ibench.report.formats import board_notes, terminal_text, to_csv, to_markdown
-from t2ibench.report.tables import aggregate, leaderboard
+from t2ibench.report.folders import read_run
+from t2ibench.report.formats import to_csv, to_markdown
+from t2ibench.report.groups import aggregate
+from t2ibench.report.holes import gather
+from t2ibench.report.tables import leaderboard
+from t2ibench.report.terminal import terminal_text
 
 
 @pytest.fixture(scope="module")
 def board(study):
-    return leaderboard(read_runs(study))
+    return leaderboard(gather(study)[0])
+
+
+@pytest.fixture(scope="module")
+def found(board):
+    return analyse(board)
 
 
 def score(value, key="fd[x]", half=1.0):
@@ -25,7 +34,9 @@ def score(value, key="fd[x]", half=1.0):
 def test_seeds_are_averaged_with_students_t():
     cell = aggregate([score(1.0), score(2.0), score(6.0)])
     assert (cell.value, cell.seeds, cell.basis) == (3.0, 3, "training seeds")
+    assert aggregate([score(1.0)]).sd is None
     sd = math.sqrt(((1 - 3) ** 2 + (2 - 3) ** 2 + (6 - 3) ** 2) / 2)
+    assert cell.sd == pytest.approx(sd)
     assert cell.high - cell.value == pytest.approx(4.302653 * sd / math.sqrt(3), rel=1e-6)
     assert cell.value - cell.low == pytest.approx(cell.high - cell.value)
 
@@ -61,7 +72,7 @@ def test_another_protocol_makes_another_column(tmp_path, study):
         (other / "scores.json").read_text().replace("shapes/test:9f8e7d6c", "shapes/test:00000000")
     )
     (other / "scores.json").write_text(text)
-    board = leaderboard([*read_runs(study), read_run(other)])
+    board = leaderboard([*gather(study)[0], read_run(other)])
     distances = [c for c in board.columns if c.metric.name == "kid"]
     assert len(distances) == 2
     seeds = {
@@ -77,15 +88,9 @@ def test_a_changed_configuration_is_another_row(tmp_path):
         write_run(tmp_path, "diffusion/ldm", 1, model={"conditioning": "concat"}),
         write_run(tmp_path, "diffusion/ldm", 2, config={"lr": 0.1}),
     ]
-    labels = {g.label for g in leaderboard(read_runs(runs)).groups}
+    labels = {g.label for g in leaderboard(gather(runs)[0]).groups}
     assert len(labels) == 3
     assert "ldm (conditioning=concat)" in labels
-
-
-def test_leaders_are_those_whose_intervals_meet_the_best(board):
-    by_key = {c.key: c for c in board.columns}
-    assert board.leaders(by_key[KEYS["kid"]]) == {"ldm"}
-    assert board.leaders(by_key[KEYS["precision"]]) == {"ldm", "vqgan_gpt"}
 
 
 def test_references_stand_under_the_models(board):
@@ -104,18 +109,20 @@ def test_costs_include_the_first_stage(board):
     assert costs["gan_int_cls"] == (6e12, 130.0, 2_610_000)
 
 
-def test_csv_keeps_every_digit_and_key(board):
-    rows = list(csv.DictReader(io.StringIO(to_csv(board))))
-    found = [r for r in rows if r["row"] == "ldm" and r["key"] == KEYS["clip_score"]]
+def test_csv_keeps_every_digit_and_key(board, found):
+    rows = list(csv.DictReader(io.StringIO(to_csv(found))))
+    scores = [r for r in rows if r["kind"] == "score" and r["key"] == KEYS["clip_score"]]
+    (row,) = [r for r in scores if r["row"] == "ldm"]
     cell = next(g for g in board.groups if g.label == "ldm").cell(KEYS["clip_score"])
-    assert float(found[0]["value"]) == cell.value and found[0]["seeds"] == "3"
+    assert float(row["value"]) == cell.value and float(row["sd"]) == cell.sd
+    assert row["seeds"] == row["planned_seeds"] == "3"
     ranks = {f"probability of rank {rank}" for rank in (1, 2, 3)}
-    assert {r["kind"] for r in rows} == {"score", "cost", "reference", "front"} | ranks
+    assert {r["kind"] for r in rows} == {"score", "cost", "reference", "front", "pareto"} | ranks
     assert len({len(r) for r in rows}) == 1
 
 
-def test_markdown_has_whole_tables_and_keys(board):
-    text = to_markdown(board)
+def test_markdown_has_whole_tables_and_keys(board, found):
+    text = to_markdown(found)
     tables = [line for line in text.splitlines() if line.startswith("|")]
     assert {line.count("|") for line in tables} == {
         len(board.columns) + 4, len(board.columns) + 2, 10, 4,
@@ -124,13 +131,14 @@ def test_markdown_has_whole_tables_and_keys(board):
     assert "*Real vs real*" in text and "underdetermined" in text
 
 
-def test_the_terminal_table_fits_140_columns(board):
-    text = terminal_text(board, width=140)
+def test_the_terminal_table_fits_140_columns(found):
+    text = terminal_text(found, width=140)
     assert max(len(line) for line in text.splitlines()) <= 140
     for word in (
         "ldm",
         "3 seeds",
-        "1 seed",
+        "1 of 3 seeds",
+        "sd 0.",
         "Real vs real",
         "FLOPs/image",
         "half the 95% interval",
@@ -140,17 +148,17 @@ def test_the_terminal_table_fits_140_columns(board):
 
 
 def test_notes_name_the_scores_they_belong_to(board):
-    (note,) = board_notes(board)
+    (note,) = score_notes(board)
     assert note.startswith("underdetermined") and "ldm" in note and "gan_int_cls" in note
 
 
 def test_missing_and_malformed_runs_are_named(tmp_path, study):
-    with pytest.raises(RunError, match="neither a scored run nor a folder"):
-        read_runs([tmp_path])
-    with pytest.raises(RunError, match="no run folders"):
-        read_runs([])
-    assert len(read_runs([study[0].parent])) == len(study)
-    assert len(read_runs([study[0], study[0].parent])) == len(study)
+    with pytest.raises(RunError, match="no folder with scores.json"):
+        gather([tmp_path])
+    with pytest.raises(RunError, match="no folder with scores.json"):
+        gather([])
+    assert len(gather([study[0].parent])[0]) == len(study)
+    assert len(gather([study[0], study[0].parent])[0]) == len(study)
     broken = write_run(tmp_path, "diffusion/ldm", 0)
     (broken / "config.yaml").write_text("a: [1")
     with pytest.raises(RunError, match="cannot be read"):

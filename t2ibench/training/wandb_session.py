@@ -1,0 +1,154 @@
+"""Opening Weights & Biases so that it never stops, delays or repeats a training.
+
+Modes: ``online``, ``offline`` (folders that ``wandb sync`` uploads later), ``disabled``, and
+``auto``: online where this machine has a key, else offline.
+"""
+
+from __future__ import annotations
+
+import netrc
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from t2ibench.core.errors import ConfigError
+
+MODES = ("auto", "online", "offline", "disabled")
+
+INIT_SECONDS = 20
+"""How long an online start may wait for the server; about twice that passes before it gives up."""
+
+FINISH_SECONDS = 120
+"""How long the end of an online session may wait for uploads; the rest stays on disk."""
+
+DEFAULT_SERVER = "https://api.wandb.ai"
+
+
+def mode_of(settings: Mapping[str, Any]) -> str:
+    """The mode in words: what ``auto`` means here, and never online without a key.
+
+    Raises:
+        ConfigError: ``logger.wandb.mode`` is none of the four.
+    """
+    mode = settings["mode"]
+    if mode not in MODES:
+        raise ConfigError(f"logger.wandb.mode={mode} is unknown; choose {', '.join(MODES)}.")
+    if mode == "auto":
+        return "online" if has_key() else "offline"
+    if mode == "online" and not has_key():
+        warn("no key is on this machine (run `wandb login`, or set WANDB_API_KEY)")
+        return "offline"
+    return mode
+
+
+def has_key() -> bool:
+    """Whether W&B's environment variables or ~/.netrc hold a key for its server."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL") or DEFAULT_SERVER).hostname or ""
+    file = Path(os.environ.get("NETRC") or Path.home() / ".netrc").expanduser()
+    try:
+        return host in netrc.netrc(str(file)).hosts
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+@contextmanager
+def open_session(
+    settings: Mapping[str, Any],
+    mode: str,
+    folder: Path,
+    *,
+    identity: str,
+    name: str,
+    group: str | None,
+    job_type: str,
+    tags: Sequence[str] = (),
+    config: Mapping[str, Any] | None = None,
+) -> Iterator[Any]:
+    """A W&B run with a chosen id, so that whoever opens it again goes on with it.
+
+    What a later ``wandb sync`` needs lies in ``folder``, images of tables too, which W&B would
+    keep in the home folder of the node that drew them.
+
+    Args:
+        settings: ``logger.wandb``; its project is used.
+        mode: of ``mode_of``; an online start that fails becomes an offline one, said in one line.
+        folder: W&B's own files go to ``wandb/`` in it.
+        identity: the run's id.
+        name: shown.
+        group: the study.
+        job_type: ``train`` or ``compare``.
+        tags: searchable words.
+        config: of the run.
+
+    Yields:
+        The ``wandb.Run``.
+    """
+    import wandb
+
+    def started(how: str) -> Any:
+        return wandb.init(
+            project=settings["project"],
+            group=group,
+            job_type=job_type,
+            tags=list(tags),
+            name=name,
+            id=identity,
+            mode=how,  # type: ignore[arg-type]
+            resume="allow" if how == "online" else None,
+            dir=str(folder),
+            config=None if config is None else dict(config),
+            settings=wandb.Settings(
+                silent=True,
+                console="off",
+                init_timeout=INIT_SECONDS,
+                finish_timeout=FINISH_SECONDS,
+            ),
+        )
+
+    with data_inside(folder / "wandb"):
+        try:
+            session = started(mode)
+        except wandb.errors.Error as error:
+            if mode != "online":
+                raise
+            warn(str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__)
+            wandb.teardown()  # the failed start holds the id until W&B's process ends
+            session = started("offline")
+        try:
+            with session:
+                yield session
+        finally:
+            wandb.teardown()  # W&B's process writes its file after `finish` has returned
+
+
+@contextmanager
+def data_inside(folder: Path) -> Iterator[None]:
+    """W&B's staging of artifacts goes to ``folder``, unless the user has set WANDB_DATA_DIR."""
+    name = "WANDB_DATA_DIR"
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = str(folder.absolute())
+    try:
+        yield
+    finally:
+        del os.environ[name]
+
+
+def is_online(session: Any) -> bool:
+    """Whether rows of this session reach the server as they are logged."""
+    return not session.offline and not session.disabled
+
+
+def warn(reason: str) -> None:
+    """One line: W&B goes on offline."""
+    sys.stderr.write(
+        f"t2ibench: W&B is kept offline, {reason}; upload later with `wandb sync "
+        "RUN/wandb/offline-run-*`.\n"
+    )
