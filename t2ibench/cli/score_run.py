@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from t2ibench.cli.instruments import Instruments, build_instruments, make_protocol
@@ -14,7 +15,7 @@ from t2ibench.core.hashing import hash_json
 from t2ibench.core.knobs import Knob, front_knob, resolve_knobs
 from t2ibench.core.noise import Noise
 from t2ibench.core.pixels import from_pixels, to_pixels
-from t2ibench.evaluation.cost import measure_cost
+from t2ibench.evaluation.cost import count_flops, measure_cost
 from t2ibench.evaluation.leakage import Leak, find_leaks, flag
 from t2ibench.evaluation.protocol import Prompts, Protocol
 from t2ibench.evaluation.results import OperatingPoint, RunScores, Scores, best_point
@@ -268,6 +269,27 @@ def model_facts(cfg: DictConfig, run: str) -> dict[str, Any]:
     }
 
 
+def frozen_flops(trained: Any) -> dict[str, float]:
+    """FLOPs of what frozen parts made once of the training split, kept in caches since.
+
+    They are told, not charged to a budget: every run on the same data shares them.
+    """
+    module, train = trained.module, trained.source.split("train")
+    found = {}
+    stage = getattr(module, "first_stage", None)
+    if stage is not None and module.trains_on != "image":
+        encode = stage.encode if module.trains_on == "latents" else stage.codes
+        image = from_pixels(train.pixels([0])).to(module.device)
+        with torch.no_grad():
+            found["first_stage"] = count_flops(lambda: encode(image)) * len(train)
+    if trained.cfg.text.cached:
+        captions = [caption for record in train.records for caption in record.captions]
+        with torch.no_grad():
+            one = count_flops(lambda: module.text_encoder.encode(captions[:1]))
+        found["text_encoder"] = one * len(set(captions))
+    return found
+
+
 def cost_facts(trained: Any, cfg: DictConfig, knobs: Mapping[str, float]) -> dict[str, Any]:
     """Training cost from the clock and sampling cost measured now."""
     module, clock = trained.module, trained.clock
@@ -281,6 +303,10 @@ def cost_facts(trained: Any, cfg: DictConfig, knobs: Mapping[str, float]) -> dic
     return {
         "train_images": clock.images_seen,
         "train_flops": clock.flops,
+        "train_flops_by_part": {
+            name: count * clock.images_seen for name, count in clock.flops_by_part.items()
+        },
+        "frozen_flops": frozen_flops(trained),
         "train_seconds": clock.seconds,
         "first_stage_flops": clock.first_stage_flops,
         "first_stage_seconds": clock.first_stage_seconds,

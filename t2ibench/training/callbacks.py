@@ -12,12 +12,12 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor, nn
 
 from t2ibench.core.errors import BudgetError, NonFiniteLossError
 from t2ibench.core.hashing import derive_seed
 from t2ibench.core.types import Batch
+from t2ibench.evaluation.cost import PartFlops
 from t2ibench.nn.ema import WeightEMA
 from t2ibench.runs.clock import Budget, Clock
 from t2ibench.runs.folder import MetricsFile
@@ -26,6 +26,11 @@ Decay = Literal["constant", "cosine", "linear"]
 
 NAMED = 8
 """Training indices that an error of the non-finite guard names."""
+
+
+def parts_of(module: Any) -> dict[str, nn.Module]:
+    """The networks that a family or a first stage tells of, by name."""
+    return module.parts() if hasattr(module, "parts") else dict(module.named_children())
 
 
 class BudgetClock(pl.Callback):
@@ -41,7 +46,7 @@ class BudgetClock(pl.Callback):
         self.clock = clock
         self.budget = budget
         self.seed = seed
-        self._counter: FlopCounterMode | None = None
+        self._counter: PartFlops | None = None
         self._started = 0.0
 
     def on_train_batch_start(
@@ -52,7 +57,7 @@ class BudgetClock(pl.Callback):
             derive_seed("step", self.seed, self.clock.images_seen, trainer.global_rank)
         )
         if self.clock.flops_per_image == 0:
-            self._counter = FlopCounterMode(display=False)
+            self._counter = PartFlops(parts_of(pl_module))
             self._counter.__enter__()
         self._started = time.perf_counter()
 
@@ -72,6 +77,8 @@ class BudgetClock(pl.Callback):
         if self._counter is not None:
             self._counter.__exit__(None, None, None)
             self.clock.flops_per_image = self._counter.get_total_flops() / len(batch)
+            by_part = self._counter.by_part.items()
+            self.clock.flops_by_part = {name: count / len(batch) for name, count in by_part}
             self._counter = None
             if self.clock.flops_per_image == 0 and self.budget.unit == "flops":
                 raise BudgetError(
@@ -349,9 +356,7 @@ class CompileNetworks(pl.Callback):
         self._compile(pl_module)
 
     def _compile(self, pl_module: pl.LightningModule) -> None:
-        module: Any = pl_module
-        parts = module.parts() if hasattr(module, "parts") else dict(pl_module.named_children())
-        for part in parts.values():
+        for part in parts_of(pl_module).values():
             learns = any(p.requires_grad for p in part.parameters())
             if learns and part._compiled_call_impl is None:
                 part.compile()

@@ -8,6 +8,7 @@ from torch import nn
 
 from t2ibench.evaluation import cost
 from t2ibench.evaluation.cost import (
+    PartFlops,
     count_flops,
     count_parameters,
     joules_per_image,
@@ -141,3 +142,26 @@ def test_report_of_a_small_sampler():
     assert fields["peak_memory_gib"] > (64 * 192 + 192) * 4 / 2**30
     assert fields["hardware"]["type"] == "cpu" and fields["hardware"]["threads"] >= 1
     assert fields["latency"]["median"] == pytest.approx(fields["seconds_per_image_batch_1"])
+
+
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 16), nn.Linear(16, 4)
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_flops_by_part_are_the_products_of_each_part(twice):
+    """A linear layer: 2 N a b forward, as much again for each gradient that is asked for."""
+    model, x = Two(), torch.randn(5, 8)
+    with PartFlops(dict(model.named_children())) as counter:
+        hidden = model.first(x)
+        loss = model.second(model.second.weight.new_ones(5, 16) if twice else hidden).sum()
+        loss = loss + (model.second(hidden).sum() if twice else 0)
+        loss.backward()
+        loss.detach() * (torch.ones(3, 2) @ torch.ones(2, 6)).sum()
+    first, second = 2 * 5 * 8 * 16, 2 * 5 * 16 * 4
+    # The first layer's input needs no gradient, nor does the constant one of the second.
+    wanted = {"first": 2 * first, "second": 3 * second + 2 * second * twice, "other": 2 * 3 * 2 * 6}
+    assert counter.by_part == wanted
+    assert counter.get_total_flops() == sum(wanted.values())
