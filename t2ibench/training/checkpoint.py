@@ -31,7 +31,6 @@ UNREADABLE = (
     EOFError,
     OSError,
     ValueError,
-    KeyError,
     pickle.UnpicklingError,
     zipfile.BadZipFile,
 )
@@ -141,7 +140,7 @@ def newest_whole(path: Path) -> Path | None:
         if not candidate.exists():
             continue
         try:
-            read_clock(candidate)
+            read_whole(candidate)
         except CheckpointError as error:
             broken = broken or error
             continue
@@ -154,8 +153,8 @@ def newest_whole(path: Path) -> Path | None:
     return None
 
 
-def read_clock(path: Path) -> dict[str, Any]:
-    """The clock stored in a checkpoint, all of whose bytes are verified.
+def read_whole(path: Path) -> dict[str, Any]:
+    """A checkpoint, all of whose bytes are verified; its tensors are read when they are used.
 
     Raises:
         CheckpointError: the file cannot be read whole.
@@ -165,13 +164,21 @@ def read_clock(path: Path) -> dict[str, Any]:
             torn = archive.testzip()
         if torn is not None:
             raise ValueError(f"the checksum of {torn} is wrong")
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        return state["callbacks"]["BudgetClock"]
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except UNREADABLE as error:
         raise CheckpointError(
             f"{path} cannot be read ({first_line(error)}); delete it to train this run from the "
             "start."
         ) from error
+
+
+def read_clock(path: Path) -> dict[str, Any]:
+    """The clock stored in a checkpoint.
+
+    Raises:
+        CheckpointError: the file cannot be read whole.
+    """
+    return read_whole(path)["callbacks"]["BudgetClock"]
 
 
 def first_line(error: BaseException) -> str:
