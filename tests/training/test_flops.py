@@ -100,7 +100,7 @@ def test_a_denoiser_trains_with_three_times_its_forward_flops(shared_cache, monk
     """Forward, gradients of weights, gradients of inputs; the first layer's input needs none."""
     cfg, module, source = built("diffusion/ldm", shared_cache)
     text = module.encode_captions(["a red ring"])
-    network, latents = module.network, torch.randn(1, module.network.latent_channels, 16, 16)
+    network, latents = module.network, torch.randn(1, 4, 16, 16)
     forward = count_flops(
         lambda: network(latents, torch.tensor([0.5]), network.prepare(text)).sum().backward()
     )
