@@ -51,19 +51,19 @@ class Clock:
         images_seen: images the generator was trained on, repeats counted.
         flops_per_image: counted FLOPs of one training image, all players, forward, backward
             and the optimiser's matrix products; 0 until the first step is counted.
-        flops_by_part: the same by part of the model (G and D, text encoder, denoiser …).
         seconds: wall seconds inside training steps.
         first_stage_flops: what training everything below the generator cost: the first stage,
             or the runs that a stage of a cascade stands on.
         first_stage_seconds: likewise, in seconds.
+        flops_by_part: ``flops_per_image`` by part of the model (G and D, text encoder …).
     """
 
     images_seen: int = 0
     flops_per_image: float = 0.0
-    flops_by_part: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     first_stage_flops: float = 0.0
     first_stage_seconds: float = 0.0
+    flops_by_part: dict[str, float] = field(default_factory=dict)
 
     @property
     def flops(self) -> float:

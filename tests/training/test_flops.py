@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+import t2ibench.nn.attention
+import t2ibench.text.word
 from t2ibench.cli.build import training_options
 from t2ibench.cli.compose import compose_config, resolve_conditioning
 from t2ibench.cli.first_stage import cached_targets
@@ -13,6 +15,7 @@ from t2ibench.cli.pipeline import untrained_module
 from t2ibench.core.noise import Noise
 from t2ibench.data.stream import BatchStream
 from t2ibench.evaluation.cost import count_flops
+from t2ibench.families.autoregressive import vqgan_gpt
 from t2ibench.runs.clock import Budget
 from t2ibench.runs.folder import Run
 from t2ibench.training.fit import fit
@@ -56,7 +59,8 @@ class Analytic:
             self.flops += 2 * 2 * math.prod(q.shape[:-1]) * k.shape[-2] * q.shape[-1]
             return attention(q, k, *args, **kwargs)
 
-        monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", counted)
+        for room in (t2ibench.nn.attention, t2ibench.text.word, vqgan_gpt):
+            monkeypatch.setattr(room, attention.__name__, counted)
 
     def layer(self, layer, given, found):
         if isinstance(layer, nn.Linear):
@@ -66,14 +70,28 @@ class Analytic:
             self.flops += 2 * found.numel() * layer.in_channels // layer.groups * area
 
 
-@pytest.mark.parametrize("model", SPINE)
-def test_sampling_is_what_the_layers_say(model, shared_cache, monkeypatch):
-    _, module, _ = built(model, shared_cache)
-    knobs = {"num_steps": 2} if model == "diffusion/ldm" else {}
-    captions = ["a red ring", "a blue star"]
+def test_a_guided_sample_is_what_the_layers_say(shared_cache, monkeypatch):
+    _, module, _ = built("diffusion/ldm", shared_cache)
     analytic = Analytic(module, monkeypatch)
-    counted = count_flops(lambda: module.generate(captions, Noise([0, 1]), knobs))
-    assert counted == pytest.approx(analytic.flops, rel=2e-3)
+    counted = count_flops(lambda: module.generate(["a ring"], Noise([0]), {"num_steps": 2}))
+    assert counted == analytic.flops
+
+
+def test_a_gan_sample_is_what_the_layers_say(shared_cache, monkeypatch):
+    _, module, _ = built("gan/gan_int_cls", shared_cache)
+    analytic = Analytic(module, monkeypatch)
+    counted = count_flops(lambda: module.generate(["a ring", "a star"], Noise([0, 1])))
+    waves = module.generator.canvas.frequencies
+    canvas = 2 * 32 * 32 * 2 * waves.numel()  # of two images: a product without a layer
+    assert counted == analytic.flops + canvas
+
+
+def test_teacher_forcing_is_what_the_layers_say(shared_cache, monkeypatch):
+    _, module, _ = built("autoregressive/vqgan_gpt", shared_cache)
+    text = module.encode_captions(["a ring", "a star"])
+    codes = torch.randint(0, 8, (2, module.network.length))
+    analytic = Analytic(module.network, monkeypatch)
+    assert count_flops(lambda: module.network(codes, text)) == analytic.flops
 
 
 @pytest.mark.parametrize("model", SPINE)
@@ -89,7 +107,7 @@ def test_training_is_told_by_part(model, shared_cache, tmp_path):
     options = training_options(cfg, cfg.model.training)
     run = Run.of(tmp_path, "flops", {}, "")
     clock = fit(module, stream, run, Budget("images", 8), options, seed=0).clock
-    players = {"generator", "discriminator"} if "gan" in model else {"network"}
+    players = {"generator", "discriminator"} if model.startswith("gan/") else {"network"}
     assert players | {"text_encoder"} <= set(clock.flops_by_part)
     assert all(count > 0 for count in clock.flops_by_part.values())
     assert sum(clock.flops_by_part.values()) == pytest.approx(clock.flops_per_image)
