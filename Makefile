@@ -4,16 +4,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-long lint clean
+.PHONY: demo test test-long test-slurm lint clean
 
 demo: $(READY)
 	$(BIN)/t2ibench demo
 
 test: $(READY) lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not slurm"
 
 test-long: $(READY)
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest -m "not gpu and not slurm"
+
+# As root on Debian: the cluster is started from its packages.
+test-slurm: $(READY)
+	$(BIN)/python -m pytest -m slurm tests/slurm
 
 lint: $(READY)
 	$(BIN)/ruff check .
