@@ -69,7 +69,7 @@ class Place:
 
     def sweep(self, *words):
         """A study on the cluster, running."""
-        return self.started("train", *SMALL, *words, *QUEUED, "-m")
+        return self.started("train", *SMALL, *QUEUED, *words, "-m")
 
     def logs(self, study):
         """Everything that the jobs of a study wrote."""
@@ -92,7 +92,8 @@ def cache(tmp_path_factory):
 
 @pytest.fixture
 def place(tmp_path, cache):
-    return Place(tmp_path, cache)
+    yield Place(tmp_path, cache)
+    slurm.asked("scancel", "--user=root")
 
 
 def finish(process, seconds=400):

@@ -90,7 +90,7 @@ def test_a_preempted_job_ends_as_if_nothing_had_happened(cluster, place, undistu
 
 
 def test_a_time_limit_is_only_a_pause(cluster, place, undisturbed):
-    options = ["hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=40"]
+    options = ["hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=30"]
     process = place.sweep(*LONG, "seed=0", *options, "study.name=limited")
     code, told = finish(process)
     assert code == 0, told + place.logs("limited")
