@@ -37,11 +37,11 @@ def run(arguments: Sequence[str]) -> int:
 
 def train_and_score(cfg: DictConfig) -> None:
     """One cell: train, sample, score; each part is skipped where it is already done."""
-    from t2ibench.cli.interrupt import interruptible, outcome
+    from t2ibench.cli.interrupt import outcome
     from t2ibench.cli.pipeline import train_run
     from t2ibench.cli.score_run import score_run
 
     trained = train_run(cfg)
-    with interruptible(), outcome(trained.run):
+    with outcome(trained.run):
         score_run(trained, cfg)
     sys.stdout.write(f"{trained.run.path}\n")
