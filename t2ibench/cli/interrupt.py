@@ -44,14 +44,19 @@ def interruptible() -> Iterator[None]:
             raise Interrupted(number)
 
     with handled_by(stop):
-        yield
+        try:
+            yield
+        except Exception as error:
+            if came:  # a library made an error of its own of it
+                raise Interrupted(came[0]) from error
+            raise
         if came:  # raised where Python only prints exceptions (a finaliser)
             raise Interrupted(came[0])
 
 
 @contextmanager
 def outcome(run: Run) -> Iterator[None]:
-    """If the work inside ends early, the run's status says how: interrupted, or failed and why.
+    """Interruptible work on a run, whose status says if it ended early: interrupted, or failed.
 
     A finished run stays finished: what it holds does. Before the work, what dead processes had
     begun to write is removed.
@@ -61,7 +66,8 @@ def outcome(run: Run) -> Iterator[None]:
     """
     remove_leftovers(run.path)
     try:
-        yield
+        with interruptible():
+            yield
     except KeyboardInterrupt:
         tell(run, "interrupted")
         raise

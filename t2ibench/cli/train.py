@@ -243,12 +243,12 @@ def first_line(error: BaseException) -> str:
 
 def train_and_score(cfg: DictConfig) -> RunScores:
     """One cell: train, sample, score; each part is skipped where it is already done."""
-    from t2ibench.cli.interrupt import interruptible, outcome
+    from t2ibench.cli.interrupt import outcome
     from t2ibench.cli.pipeline import train_run
     from t2ibench.cli.score_run import score_run
 
     trained = train_run(cfg)
-    with interruptible(), trained.run.locked(), outcome(trained.run):
+    with trained.run.locked(), outcome(trained.run):
         scores = score_run(trained, cfg)
     sys.stdout.write(f"{trained.run.path}\n")
     return scores

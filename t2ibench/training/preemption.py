@@ -54,8 +54,25 @@ def handled_by(handler: Handler) -> Iterator[None]:
 
     Outside the main thread, where Python allows no handlers, nothing is installed.
     """
+    with restored():
+        install(handler)
+        yield
+
+
+@contextmanager
+def ignored() -> Iterator[None]:
+    """Inside, neither this process nor a command that it starts hears the signals."""
+    with restored():
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                signal.signal(number, signal.SIG_IGN)
+        yield
+
+
+@contextmanager
+def restored() -> Iterator[None]:
+    """Afterwards the handlers of before are back."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
-    install(handler)
     try:
         yield
     finally:
@@ -113,8 +130,11 @@ def requeue(number: int) -> None:
             signal.raise_signal(theirs)
     elif "SLURM_JOB_ID" in os.environ:
         job = os.environ["SLURM_JOB_ID"]
-        if "CANCELLED" not in asked("scontrol", "--oneliner", "show", "job", job):
-            asked("scontrol", "requeue", job)
+        with ignored():  # SLURM repeats SIGTERM to all that belongs to the job
+            told = asked("scontrol", "--oneliner", "show", "job", job)
+            # A job that was cancelled is COMPLETING by now, and so is one whose time is up.
+            if "JobState=RUNNING" in told or "Reason=TimeLimit" in told:
+                asked("scontrol", "requeue", job)
 
 
 def asked(*command: str) -> str:

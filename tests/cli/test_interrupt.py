@@ -25,7 +25,7 @@ def run(tmp_path):
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_ends_work_at_once_and_is_carried(run, number):
     run.set_status("running")
-    with pytest.raises(Interrupted) as stop, interruptible(), outcome(run):
+    with pytest.raises(Interrupted) as stop, outcome(run):
         os.kill(os.getpid(), number)
         time.sleep(30)
     assert stop.value.signal == number and run.state == "interrupted"
@@ -41,6 +41,17 @@ def test_a_signal_that_python_swallows_is_not_lost(run):
     with pytest.raises(Interrupted), interruptible():
         thing = Finalised()
         del thing
+
+
+def test_a_signal_of_which_a_library_makes_an_error_is_a_signal(run):
+    run.set_status("running")
+    with pytest.raises(Interrupted) as stop, outcome(run):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(30)
+        except BaseException as error:
+            raise ValueError("composition failed") from error
+    assert stop.value.signal == signal.SIGTERM and run.state == "interrupted"
 
 
 def test_only_the_keyboard_is_heard_twice():

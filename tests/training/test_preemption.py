@@ -96,21 +96,24 @@ def test_other_threads_install_nothing():
 
 @pytest.fixture
 def scontrol(tmp_path, monkeypatch):
-    """A scontrol that notes how it is called and knows one job, RUNNING or CANCELLED."""
+    """A scontrol that notes how it is called and tells of one job in the words of the real one."""
     folder, calls = tmp_path / "bin", tmp_path / "calls"
     folder.mkdir()
     script = folder / "scontrol"
-    script.write_text(f'#!/bin/sh\necho "$@" >> {calls}\necho "JobId=17 JobState=$STATE"\n')
+    noted = f'kill -TERM $$ $PPID\necho "$@" >> {calls}\n'  # as SLURM repeats it meanwhile
+    script.write_text(f'#!/bin/sh\n{noted}echo "JobId=17 JobState=$STATE Requeue=1"\n')
     script.chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    monkeypatch.setenv("STATE", "RUNNING")
+    monkeypatch.setenv("STATE", "RUNNING Reason=None")
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK", "SUBMITIT_EXECUTOR"):
         monkeypatch.delenv(name, raising=False)
     return lambda: calls.read_text().splitlines() if calls.exists() else []
 
 
-def test_a_slurm_job_is_requeued(scontrol):
+@pytest.mark.parametrize("state", ["RUNNING Reason=None", "COMPLETING Reason=TimeLimit"])
+def test_a_slurm_job_is_requeued(scontrol, monkeypatch, state):
+    monkeypatch.setenv("STATE", state)
     requeue(signal.SIGTERM)
     assert scontrol()[-1] == "requeue 17"
 
@@ -118,8 +121,8 @@ def test_a_slurm_job_is_requeued(scontrol):
 @pytest.mark.parametrize(
     "number, name, value",
     [
-        (signal.SIGINT, "STATE", "RUNNING"),
-        (signal.SIGTERM, "STATE", "CANCELLED"),
+        (signal.SIGINT, "STATE", "RUNNING Reason=None"),
+        (signal.SIGTERM, "STATE", "COMPLETING Reason=None"),
         (signal.SIGUSR1, "SLURM_PROCID", "1"),
     ],
     ids=["keyboard", "cancelled", "rank 1"],
