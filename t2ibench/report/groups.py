@@ -99,6 +99,15 @@ class Group:
         return None if own is None else own + (self.cost("first_stage_flops") or 0.0)
 
     @property
+    def flops_by_part(self) -> dict[str, float]:
+        """``training_flops`` by part, the largest first; empty where it was not counted so."""
+        told = self.runs[0].scores.cost
+        parts = dict(told.get("train_flops_by_part") or {})
+        if parts and told.get("first_stage_flops"):
+            parts["first stage's training"] = told["first_stage_flops"]
+        return dict(sorted(parts.items(), key=lambda part: -part[1]))
+
+    @property
     def training_seconds(self) -> float | None:
         """Of the generator and its first stage together."""
         own = self.cost("train_seconds")
