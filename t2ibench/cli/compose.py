@@ -71,6 +71,10 @@ def one_sentence(error: BaseException) -> str:
     text = lines[0] if lines else type(error).__name__
     options = [line for line in lines[1:] if not line.startswith(("Set the env", "Config search"))]
     missing = re.search(r"Could not find '([\w/-]+)'", text)
+    if missing and missing[1].startswith("hydra/"):  # not ours: Hydra tells what there is
+        group, _, chosen = missing[1].rpartition("/")
+        known = [line for line in options if " " not in line and "=" not in line]
+        return f"{group}={chosen} is unknown; choose one of {', '.join(known)}."
     if missing:
         top = missing[1].split("/", 1)[0]
         folder = config_dir() / top
