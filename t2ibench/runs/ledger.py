@@ -1,7 +1,7 @@
 """What a study consists of and how far each part is.
 
 A study is a named set of cells, each a run. Its ledger is a folder with a small file a cell,
-written once before the cell is first launched; how far a cell is stands in its run folder alone.
+written before the cell is launched; how far a cell is stands in its run folder alone.
 
     studies/NAME/CELL.json    run folder, identity, overrides
 """
@@ -12,7 +12,7 @@ import csv
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -33,7 +33,7 @@ class Cell:
         run: name of its folder, beside the folder of studies.
         identity: the run's.
         overrides: what makes its configuration, complete.
-        label: those in which the study's cells differ.
+        label: those in which the study's cells differ; empty where only the ledger can tell.
     """
 
     run: str
@@ -114,14 +114,20 @@ class Ledger:
         return self.folder / "jobs"
 
     def register(self, cells: Sequence[Cell]) -> None:
-        """Adds cells; those that are there already stay as they are."""
+        """Adds cells; of those that are there already, what was asked for last counts.
+
+        A run's identity leaves open how it is scored and on which devices it is trained.
+        """
         for cell in cells:
             path = self.folder / f"{cell.run}.json"
-            if not path.exists():
-                write_json(path, asdict(cell) | {"registered": time.time()})
+            known = read_json(path) if path.exists() else {"registered": time.time()}
+            facts = asdict(cell) | {"overrides": list(cell.overrides)}
+            facts["label"] = cell.label or known.get("label", "")
+            if known != known | facts:
+                write_json(path, known | facts)
 
     def cells(self) -> list[Cell]:
-        """All cells, in the order of their names.
+        """All cells, in the order of their names, each with a label.
 
         Raises:
             RunError: there is no such study.
@@ -132,7 +138,7 @@ class Ledger:
                 f"{self.root} has no study {self.name} (it has: {known}); "
                 "`t2ibench train … -m study.name=NAME` makes one."
             )
-        return [self.cell(path.stem) for path in sorted(self.folder.glob("*.json"))]
+        return labelled([self.cell(path.stem) for path in sorted(self.folder.glob("*.json"))])
 
     def cell(self, run: str) -> Cell:
         """One cell by the name of its run."""
@@ -143,6 +149,15 @@ class Ledger:
     def progress(self, cell: Cell) -> Progress:
         """How far a cell is."""
         return progress_of(Run(self.root / cell.run, cell.identity))
+
+
+def labelled(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells, those without a label under what not every cell has."""
+    shared = set.intersection(*(set(cell.overrides) for cell in cells)) if cells else set()
+    return [
+        replace(cell, label=cell.label or " ".join(o for o in cell.overrides if o not in shared))
+        for cell in cells
+    ]
 
 
 def studies(root: Path) -> list[str]:

@@ -1,6 +1,7 @@
 """The ledger says of each cell what its run folder says."""
 
 import csv
+from dataclasses import replace
 
 import pytest
 
@@ -90,12 +91,26 @@ def test_cells_come_back_in_the_order_of_their_names(ledger):
     assert ledger.cell("gan-seed1") == cell(1)
 
 
-def test_what_is_registered_stays(ledger):
+def test_the_same_cell_again_writes_nothing(ledger):
     path = ledger.folder / "gan-seed0.json"
-    before = path.read_bytes()
-    ledger.register([Cell("gan-seed0", "other", (), "other"), cell(1)])
-    assert path.read_bytes() == before
-    assert read_json(path)["registered"] > 0 and len(ledger.cells()) == 2
+    before = path.read_bytes(), path.stat().st_mtime_ns
+    ledger.register([cell()])
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == before
+
+
+def test_what_was_asked_for_last_counts_and_the_label_stays(ledger):
+    path = ledger.folder / "gan-seed0.json"
+    before = read_json(path)["registered"]
+    again = Cell("gan-seed0", cell().identity, ("seed=0", "protocol=standard"), "")
+    ledger.register([again, cell(1)])
+    assert ledger.cells() == [replace(again, label="seed=0"), cell(1)]
+    assert read_json(path)["registered"] == before
+
+
+def test_cells_without_a_label_are_told_by_what_they_do_not_share(ledger):
+    for seed in (1, 2):
+        ledger.register([replace(cell(seed), label="")])
+    assert [c.label for c in ledger.cells()] == ["seed=0", "seed=1", "seed=2"]
 
 
 def test_the_folder_of_jobs_is_no_cell(ledger):
