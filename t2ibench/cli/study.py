@@ -140,12 +140,13 @@ def plan(typed: Typed, ledger: Ledger) -> list[Planned]:
 
 
 def to_do(planned: Iterable[Planned], retries: int) -> list[Planned]:
-    """The cells that are neither finished nor failed more often than they are retried."""
-    return [
-        p
-        for p in planned
-        if not p.done and not (p.progress.state == "failed" and p.progress.failures > retries)
-    ]
+    """The cells that are neither finished nor given up."""
+    return [p for p in planned if not p.done and not given_up(p.progress, retries)]
+
+
+def given_up(progress: Progress, retries: int) -> bool:
+    """Whether a cell failed more often than it is retried."""
+    return progress.state == "failed" and progress.failures > retries
 
 
 # ---- what it will take ----

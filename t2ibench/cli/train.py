@@ -4,6 +4,8 @@ t2ibench train model=diffusion/ldm seed=0                         one run
 t2ibench train model=diffusion/ldm,gan/gan_int_cls seed=0,1 study.name=first -m
 t2ibench train …  -m --dry-run                                    what would run, and its cost
 t2ibench train …  -m hydra/launcher=submitit_slurm hydra.launcher.partition=gpu
+t2ibench train …  -m hydra/sweeper=optuna "seed=choice(0,1)" study.objective=clip_score \\
+    hydra.sweeper.direction=maximize hydra.sweeper.n_trials=2   (install t2ibench[optuna])
 
 The same command finds the same runs: finished cells are skipped, interrupted ones go on, failed
 ones are tried again (study.retries times). `t2ibench status NAME` shows how far a study is.
@@ -59,6 +61,11 @@ def dispatched(words: list[str]) -> int:
     if (typed.many or flags & MANY) and typed.cells is None:
         if dry:
             raise ConfigError("a sweeper that chooses its cells as it goes has no dry run.")
+        if typed.cfg.study.objective is None:
+            raise ConfigError(
+                "a sweeper that chooses its cells as it goes needs a score to go by; "
+                "add study.objective=METRIC, for example clip_score."
+            )
         run_hydra(job, [*overrides, "-m"])
         return 0
     assert typed.cells is not None, "a grid"
@@ -96,7 +103,7 @@ def study(typed: Typed, dry: bool) -> int:
     ledger.register([p.cell for p in planned])
     if todo:
         launch(typed, ledger, [p.cell for p in todo])
-    return conclude(ledger, [p.cell for p in planned])
+    return conclude(ledger, [p.cell for p in planned], cfg.study.retries)
 
 
 QUEUED = {
@@ -143,12 +150,13 @@ def wait_for_jobs(folder: Path, launcher: str, began: float) -> None:
             kind(folder=path.parent, job_id=path.name.removesuffix("_submitted.pkl")).wait()
 
 
-def conclude(ledger: Ledger, cells: Sequence[Cell]) -> int:
+def conclude(ledger: Ledger, cells: Sequence[Cell], retries: int) -> int:
     """Says what became of the cells.
 
     Raises:
         RunError: not all are finished.
     """
+    from t2ibench.cli.study import given_up
     from t2ibench.runs.ledger import summary
 
     found = [ledger.progress(cell) for cell in cells]
@@ -156,10 +164,12 @@ def conclude(ledger: Ledger, cells: Sequence[Cell]) -> int:
         if progress.state == "failed":
             sys.stderr.write(f"{cell.label or cell.run}: {progress.detail}\n")
     told = f"study {ledger.name}: {summary(found)}"
-    if any(progress.state != "finished" for progress in found):
-        raise RunError(
-            f"{told}; `t2ibench status {ledger.name}` shows them, the same command goes on."
-        )
+    unfinished = [progress for progress in found if progress.state != "finished"]
+    if unfinished:
+        remedy = "the same command goes on"
+        if all(given_up(progress, retries) for progress in unfinished):
+            remedy = "a larger study.retries tries them again"
+        raise RunError(f"{told}; `t2ibench status {ledger.name}` shows them, {remedy}.")
     sys.stderr.write(f"{told}.\n")
     return 0
 
@@ -182,11 +192,21 @@ def job(cfg: DictConfig) -> float | None:
         return None
     register_this(cfg)
     scores = requeued(cfg)
-    if cfg.study.objective is None:
-        return None
+    return None if cfg.study.objective is None else objective_of(scores, cfg.study.objective)
+
+
+def objective_of(scores: RunScores, name: str) -> float:
+    """The score of the chosen operating point that a sweeper goes by.
+
+    Raises:
+        ConfigError: there is no score of that name.
+    """
     from t2ibench.evaluation.results import by_metric
 
-    return by_metric(scores.chosen.scores)[cfg.study.objective].value
+    found = by_metric(scores.chosen.scores)
+    if name not in found:
+        raise ConfigError(f"study.objective={name} is no score; choose one of {', '.join(found)}.")
+    return found[name].value
 
 
 def run_cell(ledger: Ledger, cell: Cell) -> None:
@@ -231,7 +251,7 @@ def register_this(cfg: DictConfig) -> None:
 
     if HydraConfig.initialized() and "MULTIRUN" in str(HydraConfig.get().mode):
         run, typed = named_run(cfg), tuple(HydraConfig.get().overrides.task)
-        cell = Cell(run.path.name, run.identity, typed, " ".join(typed))
+        cell = Cell(run.path.name, run.identity, typed, "")
         Ledger(Path(cfg.paths.runs), cfg.study.name).register([cell])
 
 
