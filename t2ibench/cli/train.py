@@ -4,6 +4,8 @@ t2ibench train model=diffusion/ldm seed=0                         one run
 t2ibench train model=diffusion/ldm,gan/gan_int_cls seed=0,1 study.name=first -m
 t2ibench train …  -m --dry-run                                    what would run, and its cost
 t2ibench train …  -m hydra/launcher=submitit_slurm hydra.launcher.partition=gpu
+t2ibench train …  -m hydra/sweeper=optuna "seed=choice(0,1)" study.objective=clip_score
+               hydra.sweeper.direction=maximize hydra.sweeper.n_trials=2   (extra: optuna)
 
 The same command finds the same runs: finished cells are skipped, interrupted ones go on, failed
 ones are tried again (study.retries times). `t2ibench status NAME` shows how far a study is.

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from t2ibench.cli.compose import config_dir
 from t2ibench.cli.main import main
 from t2ibench.core.files import read_json
 from t2ibench.runs.folder import Run
@@ -27,6 +29,15 @@ DIVERGES = "model.module.generator_optimizer.lr=1e30,1e-3"
 JOBLIB = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "study.cells_per_job=2"]
 LOCAL = ["hydra/launcher=submitit_local", "study.cells_per_job=2"]
 OPTUNA = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "hydra.sweeper.direction=maximize"]
+
+GRID = """
+# @package _global_
+study: {name: grid}
+hydra:
+  mode: MULTIRUN
+  sweeper:
+    params: {conditioning: "concat,modulation", seed: "0,1"}
+"""
 
 
 @pytest.fixture
@@ -255,14 +266,22 @@ def test_a_dry_run_makes_nothing_and_tells_cells_hashes_states_and_costs(runs, c
     assert len(weights(runs)) == 1
 
 
-def test_a_configuration_can_be_a_sweep_by_itself(runs, capsys):
-    swept = ["hydra.mode=MULTIRUN", "hydra.sweeper.params={seed:'0,1'}"]
-    plain = ["train", *SMALL, "study.name=s", "--dry-run"]
-    assert main([*plain, *swept]) == 0
-    assert "2 of 2 cells would run" in capsys.readouterr().out
-    assert main([*plain, *swept, "seed=5"]) == 0  # what is typed counts
+def test_an_experiment_can_be_a_sweep_by_itself(runs, capsys, tmp_path, monkeypatch):
+    conf = tmp_path / "conf"
+    shutil.copytree(config_dir(), conf)
+    (conf / "experiment" / "grid.yaml").write_text(GRID)
+    for module in ("compose", "study"):
+        monkeypatch.setattr(f"t2ibench.cli.{module}.config_dir", lambda: conf)
+    plain = ["train", *SMALL, "experiment=grid", "--dry-run"]
+    assert main(plain) == 0
     told = capsys.readouterr().out
-    assert "1 of 1 cells would run" in told and "seed5" in told
+    assert "4 of 4 cells would run" in told and "conditioning=concat seed=1" in told
+    assert main([*plain, "seed=5"]) == 0  # what is typed counts
+    told = capsys.readouterr().out
+    assert "2 of 2 cells would run" in told and told.count("seed5") == 2
+    assert not runs.exists()
+    assert main([*plain[:-1], "seed=0", "conditioning=concat"]) == 0
+    assert states(capsys, "grid") == {"": "finished"}
 
 
 @pytest.mark.parametrize(
