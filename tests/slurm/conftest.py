@@ -25,6 +25,14 @@ SMALL = [
 ]
 
 
+def pytest_collection_modifyitems(config, items):
+    """A cluster is started (and Debian's packages installed) for those alone who ask for it."""
+    if "slurm" not in config.option.markexpr:
+        for item in items:
+            if item.get_closest_marker("slurm"):
+                item.add_marker(pytest.mark.skip(reason="starts a SLURM cluster: make test-slurm"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cluster():
     """Up for all tests; stopped if it was not up before."""
