@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from itertools import cycle, islice
 from typing import Any
 
 import torch
@@ -296,7 +297,8 @@ def cost_facts(trained: Any, cfg: DictConfig, knobs: Mapping[str, float]) -> dic
     captions = [r.captions[0] for r in trained.source.split("train").records[:256]]
 
     def sample(count: int) -> object:
-        return module.generate(captions[:count], Noise(range(count), module.device), knobs)
+        asked = list(islice(cycle(captions), count))
+        return module.generate(asked, Noise(range(count), module.device), knobs)
 
     seconds = float(cfg.protocol.cost_seconds)
     report = measure_cost(sample, module.parts(), module.device, seconds=seconds)
