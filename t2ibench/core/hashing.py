@@ -6,10 +6,10 @@ import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def hash_json(value: Any, length: int = 12) -> str:
@@ -29,6 +29,8 @@ def hash_file(path: str | Path, length: int = 64) -> str:
 
 def hash_tensors(named: Iterable[tuple[str, Tensor]], length: int = 12) -> str:
     """Hex SHA-256 of named tensors (name, dtype, shape, bytes), in sorted name order."""
+    import torch  # here alone: a run is named by its hash before anything heavy is needed
+
     digest = hashlib.sha256()
     for name, tensor in sorted(named, key=lambda item: item[0]):
         tensor = tensor.detach().cpu().contiguous()
