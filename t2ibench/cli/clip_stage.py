@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from t2ibench.cli.build import cache_root, create
 from t2ibench.cli.compose import to_container, without_paths
-from t2ibench.cli.interrupt import outcome
+from t2ibench.cli.interrupt import Interrupted, outcome
 from t2ibench.cli.progress import told_of_wait
 from t2ibench.core.hashing import derive_seed
 from t2ibench.core.pixels import from_pixels
@@ -32,11 +32,14 @@ from t2ibench.metrics.dual_encoder import DualEncoder, Vocabulary
 from t2ibench.metrics.dual_encoder_training import (
     ContrastiveBatch,
     TrainingPlan,
+    TrainingState,
     acceptance,
     train_dual_encoder,
 )
 from t2ibench.runs.clock import Clock
 from t2ibench.runs.folder import Run
+from t2ibench.training.checkpoint import WholeFiles, newest_whole, previous, read_whole
+from t2ibench.training.preemption import deferred
 
 MEASURED, TRIED = 2048, 512
 """Training pairs that the statistics rest on, and validation pairs that the card tells of."""
@@ -120,7 +123,11 @@ def clip_run(cfg: DictConfig, source: DataSource) -> Run:
 
 
 def train_clip(cfg: DictConfig, source: DataSource, run: Run) -> None:
-    """Trains the CLIP from nothing, in minutes; an interrupted one starts again."""
+    """Trains the CLIP; an interrupted one goes on from its checkpoint.
+
+    Raises:
+        Interrupted: a signal ended its training; the same command resumes it.
+    """
     node, train = plain(cfg.model.clip), source.split("train")
     training = dict(node["training"])
     batch_size = min(training.pop("batch_size"), len(train))
@@ -133,13 +140,35 @@ def train_clip(cfg: DictConfig, source: DataSource, run: Run) -> None:
     step_flops = count_flops(
         lambda: train_dual_encoder(run.path.name, config, vocabulary, draw, one)
     )
-    began = time.perf_counter()
-    encoder = train_dual_encoder(run.path.name, config, vocabulary, draw, plan)
-    seconds = time.perf_counter() - began
+    found = newest_whole(run.checkpoint)
+    resumed = None if found is None else read_whole(found)
+    spent = resumed["seconds"] if resumed is not None else 0.0
+    began = saved = time.perf_counter()
+
+    with deferred() as stop:
+
+        def keep(state: Callable[[], TrainingState]) -> None:
+            nonlocal saved
+            now = time.perf_counter()
+            if stop.number is None and now - saved < cfg.trainer.checkpoint_every_seconds:
+                return
+            seconds = {"seconds": spent + now - began}
+            WholeFiles().save_checkpoint(state() | seconds, run.checkpoint)
+            saved = now
+            if stop.number is not None:
+                stop.obeyed = True
+                raise Interrupted(stop.number)
+
+        encoder = train_dual_encoder(
+            run.path.name, config, vocabulary, draw, plan, resumed=resumed, keep=keep
+        )
+    seconds = spent + time.perf_counter() - began
     card = {"trained_on": {"data": source.fingerprint, "split": "train"}, "training": training}
     encoder.save(run.path / "clip", card | tried(encoder, source))
     clock = Clock(plan.steps * batch_size, step_flops / batch_size, seconds)
     run.set_status("finished", clock=clock.state_dict())
+    for checkpoint in (run.checkpoint, previous(run.checkpoint)):
+        checkpoint.unlink(missing_ok=True)
 
 
 def pairs_of(

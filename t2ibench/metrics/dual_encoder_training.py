@@ -43,6 +43,9 @@ class ContrastiveBatch:
 
 DrawBatch = Callable[[np.random.Generator], ContrastiveBatch]
 
+TrainingState = dict[str, Any]
+"""Everything that a training depends on after a step: tensors and plain containers."""
+
 
 @dataclass(frozen=True)
 class TrainingPlan:
@@ -136,6 +139,8 @@ def train_dual_encoder(
     *,
     start: DualEncoder | None = None,
     device: str = "cpu",
+    resumed: TrainingState | None = None,
+    keep: Callable[[Callable[[], TrainingState]], None] | None = None,
 ) -> DualEncoder:
     """Trains a dual encoder on batches that ``draw`` gives.
 
@@ -147,6 +152,8 @@ def train_dual_encoder(
         plan: steps, rates, seed.
         start: an encoder to go on from (it is changed), or None: from nothing.
         device: where to train.
+        resumed: what ``keep`` kept of the same training, to go on from there.
+        keep: called after each step with what makes the state, if it is to be kept.
 
     Returns:
         The encoder on the CPU, in evaluation mode.
@@ -160,8 +167,27 @@ def train_dual_encoder(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, plan))
     rng = np.random.default_rng(derive_seed("dual-encoder batches", plan.seed))
     noise = torch.Generator().manual_seed(derive_seed("dual-encoder noise", plan.seed))
+    done = 0
+    if resumed is not None:
+        done = resumed["steps"]
+        encoder.load_state_dict(resumed["encoder"])
+        optimizer.load_state_dict(resumed["optimizer"])
+        schedule.load_state_dict(resumed["schedule"])
+        rng.bit_generator.state = resumed["batches"]
+        noise.set_state(resumed["noise"])
+
+    def state() -> TrainingState:
+        return {
+            "steps": done,
+            "encoder": encoder.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "schedule": schedule.state_dict(),
+            "batches": rng.bit_generator.state,
+            "noise": noise.get_state(),
+        }
+
     began = time.monotonic()
-    for step in range(plan.steps):
+    for step in range(done, plan.steps):
         batch = draw(rng)
         pixels = _shifted(batch.pixels, plan.shift, rng)
         pixels = _disturbed(pixels, plan.noise, noise).to(device)
@@ -181,6 +207,9 @@ def train_dual_encoder(
                 raise NonFiniteLossError(f"{name}: the loss is {value} at step {step + 1}.")
             spent = time.monotonic() - began
             log.info("%s step %d/%d loss %.3f, %.0f s", name, step + 1, plan.steps, value, spent)
+        done = step + 1
+        if keep is not None:
+            keep(state)
     return encoder.cpu().eval().requires_grad_(False)
 
 

@@ -218,8 +218,10 @@ class LearningCurves(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Refuses to keep a state that training cannot go on from."""
+        """Keeps the means over all processes; refuses a state that training cannot go on from."""
         self._means(pl_module)
+        if trainer.world_size > 1:
+            checkpoint["callbacks"][self.state_key]["sums"] = self._over_processes(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """The interval that is not yet full."""
@@ -254,11 +256,17 @@ class LearningCurves(pl.Callback):
             )
         return means
 
+    def _over_processes(self, trainer: pl.Trainer) -> dict[str, Tensor]:
+        """The sums, averaged over all processes."""
+        copies = {name: total.clone() for name, total in self._sums.items()}
+        for total in copies.values():
+            trainer.strategy.reduce(total, reduce_op="mean")
+        return copies
+
     def _write(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """One row, of the means over all processes."""
         if trainer.world_size > 1:
-            for total in self._sums.values():
-                trainer.strategy.reduce(total, reduce_op="mean")
+            self._sums = self._over_processes(trainer)
         means = self._means(pl_module)
         row: dict[str, Any] = {
             "images_seen": self.clock.images_seen,

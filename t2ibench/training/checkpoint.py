@@ -5,8 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import re
 import time
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from t2ibench.core.errors import CheckpointError, RunError
+from t2ibench.core.errors import CheckpointError
 from t2ibench.core.files import atomic_path, flush
 from t2ibench.training.preemption import Deferred, install
 
@@ -28,7 +31,6 @@ UNREADABLE = (
     EOFError,
     OSError,
     ValueError,
-    KeyError,
     pickle.UnpicklingError,
     zipfile.BadZipFile,
 )
@@ -56,10 +58,8 @@ class WholeFiles(CheckpointIO):
         """
         path = Path(path)
         with atomic_path(path) as aside:
-            try:
-                torch.save(checkpoint, aside)
-            except RuntimeError as error:
-                raise unwritten(path, error) from error
+            with system_errors(), open(aside, "wb") as file:
+                torch.save(checkpoint, file)
             flush(aside)
             if path.exists():
                 os.replace(path, previous(path))
@@ -140,7 +140,7 @@ def newest_whole(path: Path) -> Path | None:
         if not candidate.exists():
             continue
         try:
-            read_clock(candidate)
+            read_whole(candidate)
         except CheckpointError as error:
             broken = broken or error
             continue
@@ -153,8 +153,8 @@ def newest_whole(path: Path) -> Path | None:
     return None
 
 
-def read_clock(path: Path) -> dict[str, Any]:
-    """The clock stored in a checkpoint, all of whose bytes are verified.
+def read_whole(path: Path) -> dict[str, Any]:
+    """A checkpoint, all of whose bytes are verified; its tensors are read when they are used.
 
     Raises:
         CheckpointError: the file cannot be read whole.
@@ -164,8 +164,7 @@ def read_clock(path: Path) -> dict[str, Any]:
             torn = archive.testzip()
         if torn is not None:
             raise ValueError(f"the checksum of {torn} is wrong")
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        return state["callbacks"]["BudgetClock"]
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except UNREADABLE as error:
         raise CheckpointError(
             f"{path} cannot be read ({first_line(error)}); delete it to train this run from the "
@@ -173,17 +172,34 @@ def read_clock(path: Path) -> dict[str, Any]:
         ) from error
 
 
+def read_clock(path: Path) -> dict[str, Any]:
+    """The clock stored in a checkpoint.
+
+    Raises:
+        CheckpointError: the file cannot be read whole.
+    """
+    return read_whole(path)["callbacks"]["BudgetClock"]
+
+
 def first_line(error: BaseException) -> str:
     """The first sentence of a long message."""
     return str(error).strip().splitlines()[0].split(". ")[0] if str(error) else type(error).__name__
 
 
-def unwritten(path: Path, error: Exception) -> RunError:
-    """The sentence of a writer that does not say why the system refused."""
-    return RunError(
-        f"{path} could not be written ({first_line(error)}): free some space on its disk and type "
-        "the same command again; it goes on from the checkpoint before."
-    )
+@contextmanager
+def system_errors() -> Iterator[None]:
+    """Inside, writers that hide what the system answered raise its ``OSError``."""
+    try:
+        yield
+    except RuntimeError as error:  # torch's, in the course of handling the system's
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
+    except SafetensorError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number:
+            raise OSError(int(number[1]), str(error)) from None
+        raise
 
 
 def save_weights(module: nn.Module, path: Path) -> None:
@@ -193,11 +209,8 @@ def save_weights(module: nn.Module, path: Path) -> None:
         RunError: it cannot be written.
     """
     tensors = {n: t.detach().cpu().contiguous().clone() for n, t in module.state_dict().items()}
-    with atomic_path(path) as aside:
-        try:
-            save_file(tensors, aside)
-        except SafetensorError as error:
-            raise unwritten(path, error) from error
+    with atomic_path(path) as aside, system_errors():
+        save_file(tensors, aside)
 
 
 def load_weights(module: nn.Module, path: Path) -> None:

@@ -15,7 +15,9 @@ ROOT = Path(__file__).parents[2]
 def test_a_sweep_killed_at_twenty_moments_has_the_same_scores(tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(DRIVER), str(tmp_path)]
-    answer = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=550)
+    answer = subprocess.run(
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=550
+    )
     log = tmp_path / "killed.log"
     assert answer.returncode == 0, answer.stderr + (log.read_text() if log.exists() else "")
     told = read_json(tmp_path / "kills.json")

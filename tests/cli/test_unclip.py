@@ -1,14 +1,18 @@
 """unCLIP from the command line: its CLIP is trained once, shared, guarded and kept with the run."""
 
+import os
 import shutil
+import signal
 
 import pytest
 import torch
 from text.tiny import byte_pairs
 
-from t2ibench.cli.clip_stage import clip_run, published_towers, ready_clip
+from t2ibench.cli import clip_stage
+from t2ibench.cli.clip_stage import clip_run, pairs_of, published_towers, ready_clip, train_clip
 from t2ibench.cli.compose import compose_config, resolve_conditioning
 from t2ibench.cli.instruments import Instruments
+from t2ibench.cli.interrupt import Interrupted
 from t2ibench.cli.pipeline import build_source, open_run, train_run, untrained_module
 from t2ibench.cli.score_run import leaks_of
 from t2ibench.core.errors import MissingWeightsError
@@ -19,6 +23,7 @@ from t2ibench.data.cache import ArrayCache
 from t2ibench.evaluation.leakage import flag
 from t2ibench.metrics.dual_encoder import DualEncoder
 from t2ibench.runs.folder import Run
+from t2ibench.training.checkpoint import read_whole
 
 PROMPTS = ["a large red ring", "a small blue moon"]
 TINY_CLIP = [
@@ -92,6 +97,43 @@ def test_the_clip_is_a_run_of_its_own_and_the_generator_keeps_a_copy(trained, ro
     for name in ("mean", "std", "axes", "spread", "dot_quantiles"):
         assert torch.equal(getattr(again.module.clip, name), getattr(trained.module.clip, name))
     assert not torch.equal(again.module.clip.std, untrained_module(trained.cfg)[0].clip.std)
+
+
+@pytest.mark.parametrize("kind", ["signal", "kill"])
+def test_a_clip_that_was_cut_equals_one_that_was_not(root, monkeypatch, kind):
+    tiny = [*TINY_CLIP, "model.clip.training.steps=5", "trainer.checkpoint_every_seconds=0"]
+    cfgs = [config(root, *tiny, f"paths.runs={root}/{kind}-{where}") for where in ("whole", "cut")]
+    source = build_source(cfgs[0])
+    whole, cut = (clip_run(cfg, source) for cfg in cfgs)
+    train_clip(cfgs[0], source, whole)
+    drawn = []
+
+    def cut_draw(split, batch_size):
+        draw = pairs_of(split, batch_size)
+
+        def one(rng):
+            drawn.append(1)
+            if len(drawn) == 5:  # the first of all counts FLOPs
+                if kind == "kill":
+                    raise SystemExit
+                os.kill(os.getpid(), signal.SIGUSR2)
+            return draw(rng)
+
+        return one
+
+    monkeypatch.setattr(clip_stage, "pairs_of", cut_draw)
+    with pytest.raises(SystemExit if kind == "kill" else Interrupted) as ended:
+        train_clip(cfgs[1], source, cut)
+    if kind == "signal":
+        assert ended.value.signal == signal.SIGUSR2
+    steps = read_whole(cut.checkpoint)["steps"]
+    assert steps == (3 if kind == "kill" else 4)
+    drawn.clear()
+    monkeypatch.setattr(clip_stage, "pairs_of", pairs_of)
+    train_clip(cfgs[1], source, cut)
+    one, other = (DualEncoder.load(folder=run.path / "clip") for run in (whole, cut))
+    assert one.fingerprint == other.fingerprint and cut.state == "finished"
+    assert not cut.checkpoint.exists()
 
 
 def test_another_seed_of_the_generator_shares_the_clip_and_another_clip_does_not(root):

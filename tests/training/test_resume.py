@@ -4,9 +4,11 @@ import random
 import signal
 
 import pytest
+import torch
+from omegaconf import OmegaConf
 from training.resuming import Ticking, cut_at, differences, kept_state, rows
 
-from t2ibench.cli.build import create, first_stage_plan, training_options
+from t2ibench.cli.build import build_source, create, first_stage_plan, training_options
 from t2ibench.cli.compose import compose_config, config_dir, resolve_conditioning
 from t2ibench.cli.first_stage import cached_targets
 from t2ibench.cli.pipeline import untrained_module, validation_batch
@@ -109,15 +111,26 @@ def test_every_model(model, shared_cache, tmp_path, monkeypatch):
     check_resumed(make, options, tmp_path, monkeypatch, model, validation)
 
 
+def small_stage(stage):
+    """Choices of a first stage with narrow networks and an adversary that enters in the middle."""
+    family = "diffusion/ldm" if stage.startswith("kl") else "autoregressive/vqgan_gpt"
+    module = OmegaConf.load(config_dir() / "autoencoder" / f"{stage}.yaml").module
+    changed = {"discriminator_start_images": 10}
+    if "Published" in module.autoencoder._target_:
+        changed |= {"autoencoder.groups": 4, "autoencoder.blocks": 1, "discriminator.channels": 4}
+        changed["autoencoder.channels"] = [8] * len(module.autoencoder.channels)
+    if module.discriminator is None:
+        changed = {}
+    overrides = [f"first_stage.override.module.{key}={value}" for key, value in changed.items()]
+    return [f"model={family}", f"model.first_stage={stage}", *overrides]
+
+
 @pytest.mark.parametrize("stage", names("autoencoder"))
 def test_every_first_stage(stage, shared_cache, tmp_path, monkeypatch):
-    family = "diffusion/ldm" if stage.startswith("kl") else "autoregressive/vqgan_gpt"
-    cfg = config(shared_cache, f"model={family}", f"autoencoder@model.first_stage={stage}")
-    plan, (_, source) = first_stage_plan(cfg), untrained_module(cfg)
+    cfg = config(shared_cache, *small_stage(stage))
+    plan, source = first_stage_plan(cfg), build_source(cfg)
 
     def make():
-        import torch
-
         torch.manual_seed(1)
         module = create(plan.config["module"], resolution=source.resolution)
 
@@ -130,3 +143,25 @@ def test_every_first_stage(stage, shared_cache, tmp_path, monkeypatch):
 
     options = training_options(cfg, plan.config["training"])
     check_resumed(make, options, tmp_path, monkeypatch, stage)
+
+
+@pytest.mark.parametrize("unit", ["seconds", "flops"])
+def test_every_budget(unit, shared_cache, tmp_path, monkeypatch):
+    cfg = config(shared_cache, "model=gan/gan_int_cls")
+    module, source = untrained_module(cfg)
+
+    def make():
+        def batches(images_seen):
+            split = source.split("train")
+            return BatchStream(split, batch_size=BATCH, seed=0, images_seen=images_seen)
+
+        return untrained_module(cfg)[0], batches
+
+    options = training_options(cfg, cfg.model.training)
+    amount = 1.0 + STEPS * 0.25  # the first stage's second and as many ticks as there are steps
+    if unit == "flops":
+        probe = trained(
+            make, tmp_path / "probe", options, {}, None, Budget("images", BATCH), monkeypatch
+        )
+        amount = 1e6 + STEPS * BATCH * probe[-1].flops_per_image
+    check_resumed(make, options, tmp_path, monkeypatch, unit, budget=Budget(unit, amount))
