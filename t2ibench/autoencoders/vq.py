@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import embedding, one_hot
 
 from t2ibench.autoencoders.base import Autoencoder, Codes, Latents, Reconstruction
 from t2ibench.autoencoders.networks import ConvDecoder, ConvEncoder
+from t2ibench.core.ranks import gathered
 from t2ibench.core.types import Images
 
 LAPLACE_EPSILON = 1e-5
@@ -71,12 +71,9 @@ class VectorQuantizer(nn.Module):
     @torch.no_grad()
     def update(self, vectors: Float[Tensor, "M C"], codes: Int[Tensor, " M"]) -> None:
         """One moving-average step from a batch's vectors and their codes (over all ranks)."""
-        vectors = vectors.float()
+        vectors, codes = gathered(vectors.float()), gathered(codes)
         chosen = one_hot(codes, self.codebook_size).to(vectors.dtype)
         counts, totals = chosen.sum(0), chosen.T @ vectors
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(counts)
-            dist.all_reduce(totals)
         self.sizes.lerp_(counts, 1 - self.decay)
         self.sums.lerp_(totals, 1 - self.decay)
         # One host-free rule for all codes: the dead ones take a random vector as if its use

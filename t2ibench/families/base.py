@@ -25,6 +25,7 @@ from t2ibench.core.errors import ConfigError, NonFiniteLossError
 from t2ibench.core.knobs import Knob, resolve_knobs
 from t2ibench.core.noise import Noise
 from t2ibench.core.pixels import to_pixels
+from t2ibench.core.ranks import own_rows
 from t2ibench.core.types import Batch, Images, PixelImages, TextFeatures
 from t2ibench.text.base import TextEncoder
 
@@ -137,7 +138,8 @@ class TextToImageModule(pl.LightningModule, ABC):
         """
         if self.null_text_probability == 0:
             return text
-        keep = torch.rand(len(text), device=text.pooled.device) >= self.null_text_probability
+        draws = own_rows(lambda n: torch.rand(n, device=text.pooled.device), len(text))
+        keep = draws >= self.null_text_probability
         return text.where(keep, self.text_encoder.null(len(text)).to(text.tokens.device))
 
     def optimise(

@@ -7,20 +7,23 @@ optimiser calls.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 from torch.utils.flop_counter import FlopCounterMode
 
 from t2ibench.core.errors import BudgetError, NonFiniteLossError
 from t2ibench.core.hashing import derive_seed
+from t2ibench.core.ranks import summed, world_size
 from t2ibench.core.types import Batch
 from t2ibench.nn.ema import WeightEMA
 from t2ibench.runs.clock import Budget, Clock
 from t2ibench.runs.folder import MetricsFile
+from t2ibench.training.sharding import is_sharded, part_of, unsharded
 
 Decay = Literal["constant", "cosine", "linear"]
 
@@ -33,27 +36,25 @@ class BudgetClock(pl.Callback):
 
     The FLOPs of one training image are counted on the first batch, forward, backward and the
     optimiser's matrix products (Muon's) of every player, and kept in the checkpoint. It also
-    seeds the global generators from (seed, images seen, rank) before each step, so that a
-    resumed run draws what an uninterrupted one draws.
+    seeds the global generators from (seed, images seen) before each step, so that a resumed run
+    draws what an uninterrupted one draws.
     """
 
     def __init__(self, clock: Clock, budget: Budget, seed: int) -> None:
         self.clock = clock
         self.budget = budget
         self.seed = seed
-        self._counter: FlopCounterMode | None = None
+        self._count: FlopCount | None = None
         self._started = 0.0
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Seeds the step and, on the first, starts counting FLOPs."""
-        torch.manual_seed(
-            derive_seed("step", self.seed, self.clock.images_seen, trainer.global_rank)
-        )
+        # One seed for all ranks: each draws the whole batch's numbers and keeps its own.
+        torch.manual_seed(derive_seed("step", self.seed, self.clock.images_seen, 0))
         if self.clock.flops_per_image == 0:
-            self._counter = FlopCounterMode(display=False)
-            self._counter.__enter__()
+            self._count = FlopCount(trainer.optimizers)
         self._started = time.perf_counter()
 
     def on_train_batch_end(
@@ -69,10 +70,9 @@ class BudgetClock(pl.Callback):
         if trainer.world_size > 1 and self.budget.unit == "seconds":
             spent = self._slowest(trainer, spent)
         self.clock.seconds += spent
-        if self._counter is not None:
-            self._counter.__exit__(None, None, None)
-            self.clock.flops_per_image = self._counter.get_total_flops() / len(batch)
-            self._counter = None
+        if self._count is not None:
+            self.clock.flops_per_image = self._count.an_image(len(batch))
+            self._count = None
             if self.clock.flops_per_image == 0 and self.budget.unit == "flops":
                 raise BudgetError(
                     f"{type(pl_module).__name__} did no countable FLOPs in its first step, so "
@@ -94,6 +94,41 @@ class BudgetClock(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores the clock."""
         self.clock.load_state_dict(state_dict)
+
+
+class FlopCount:
+    """FLOPs of one training step, from its making to ``an_image``.
+
+    What an optimiser does, every rank does; it is counted once, so that an image costs the same on
+    any number of ranks. Captions padded to the longest of fewer images are all that can differ.
+    """
+
+    def __init__(self, optimizers: Sequence[Optimizer]) -> None:
+        self._of_optimizers = 0
+        self._hooks = []
+        for optimizer in optimizers:
+            self._hooks += [
+                optimizer.register_step_pre_hook(lambda *_: self._turn(-1)),
+                optimizer.register_step_post_hook(lambda *_: self._turn(1)),
+            ]
+        self._counter = FlopCounterMode(display=False)
+        self._counter.__enter__()
+
+    def _turn(self, sign: int) -> None:
+        self._of_optimizers += sign * self._counter.get_total_flops()
+
+    def an_image(self, images: int) -> float:
+        """Stops counting.
+
+        Args:
+            images: of this rank in the step.
+        """
+        self._counter.__exit__(None, None, None)
+        for hook in self._hooks:
+            hook.remove()
+        everything = torch.tensor(self._counter.get_total_flops(), dtype=torch.float64)
+        of_ranks = float(summed(everything - self._of_optimizers))
+        return (of_ranks + self._of_optimizers) / (images * world_size())
 
 
 class LearningRate(pl.Callback):
@@ -145,7 +180,9 @@ class AverageWeights(pl.Callback):
         """Starts from the restored average, or from the initial weights."""
         self.ema = WeightEMA(pl_module.sampling_parameters(), self.half_life_images)
         if self._loaded is not None:
-            self.ema.load_state_dict({n: t.to(pl_module.device) for n, t in self._loaded.items()})
+            live = pl_module.sampling_parameters()
+            loaded = {n: part_of(t.to(pl_module.device), live[n]) for n, t in self._loaded.items()}
+            self.ema.load_state_dict(loaded)
             self._loaded = None
 
     def on_train_batch_end(
@@ -162,7 +199,7 @@ class AverageWeights(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The shadow weights."""
-        return {} if self.ema is None else dict(self.ema.state_dict())
+        return {} if self.ema is None else unsharded(self.ema.state_dict())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keeps the restored average until the parameters are there."""
@@ -319,11 +356,15 @@ class ValidationLosses(pl.Callback):
         """Measures where an interval ends, and at the end of training."""
         step = len(batch) * trainer.world_size
         due = self.clock.images_seen % self.every_images < step
-        if not trainer.is_global_zero or not (due or trainer.should_stop):
+        if not (due or trainer.should_stop):
+            return
+        if not trainer.is_global_zero and not is_sharded(pl_module):
             return
         module: Any = pl_module
         with trainer.precision_plugin.forward_context():
             losses = module.validation_losses(self.batch.to(pl_module.device))
+        if not trainer.is_global_zero:
+            return
         row = {name: round(float(value), 6) for name, value in losses.items()}
         self.file.append({"images_seen": self.clock.images_seen, **row})
         if self.track is not None:
