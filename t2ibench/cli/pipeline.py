@@ -111,9 +111,7 @@ def train_run(cfg: DictConfig) -> Trained:
     """
     resolve_conditioning(cfg)
     base_run = resolve_base(cfg, cfg.paths.runs)
-    check_config(cfg)
-    check_accelerator(cfg.trainer.accelerator, cfg.trainer.devices)
-    check_devices(cfg.trainer, cfg.model.training.batch_size)
+    check_run(cfg)
     start = resolve_start(cfg, cfg.paths.runs)
     base = None
     if base_run is not None:
@@ -195,6 +193,21 @@ def train_run(cfg: DictConfig) -> Trained:
         load_weights(whole, run.weights)
         run.set_status("trained", clock=fitted.clock.state_dict())
         return Trained(run, cfg, source, whole.eval(), fitted.clock)
+
+
+def check_run(cfg: DictConfig) -> None:
+    """What can be known of a run to be impossible before any work.
+
+    Raises:
+        ConfigError: the configuration is impossible, here or anywhere.
+    """
+    check_config(cfg)
+    check_accelerator(cfg.trainer.accelerator, cfg.trainer.devices)
+    sizes = [cfg.model.training.batch_size]
+    plan = first_stage_plan(cfg)
+    if plan is not None:
+        sizes.append(plan.config["training"]["batch_size"])
+    check_devices(cfg.trainer, sizes)
 
 
 def validation_batch(source: DataSource, count: int = 64) -> Batch:

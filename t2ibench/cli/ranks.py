@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 
 import torch
@@ -23,6 +23,8 @@ import torch.distributed as dist
 from omegaconf import DictConfig
 
 from t2ibench.cli.compose import to_yaml
+from t2ibench.cli.pipeline import check_run, named_run
+from t2ibench.cli.score_run import asked_of
 from t2ibench.core.errors import DeviceError
 from t2ibench.core.ranks import rank, together, world_size
 from t2ibench.training.devices import Place, given_place, meet
@@ -87,7 +89,7 @@ def ranks_of(cfg: DictConfig) -> Iterator[None]:
                 f"trainer.num_nodes={num_nodes}: a scheduler must start a process for each device "
                 "(srun, torchrun or hydra/launcher=submitit_slurm); or set trainer.num_nodes=1."
             )
-        with started_here(cfg, devices):
+        with nullcontext() if is_settled(cfg) else started_here(cfg, devices):
             yield
         return
     global meeting
@@ -95,6 +97,17 @@ def ranks_of(cfg: DictConfig) -> Iterator[None]:
         meeting = Meeting(meet(place))
     with cell_of(meeting):
         yield
+
+
+def is_settled(cfg: DictConfig) -> bool:
+    """Whether a cell needs no other processes; checks its configuration before any is started.
+
+    Raises:
+        ConfigError: it is impossible.
+    """
+    run = named_run(cfg)
+    check_run(cfg)
+    return (run.path / "status.json").exists() and run.status().get("asked") == asked_of(cfg)
 
 
 @contextmanager

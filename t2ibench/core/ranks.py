@@ -139,6 +139,20 @@ def greatest(value: int) -> int:
     return int(found)
 
 
+class Counting:
+    """While ``on``, ranks pad captions to the longest of all, as one process would.
+
+    Only the step whose FLOPs are counted needs it; padding changes no result.
+    """
+
+    on = False
+
+
+def longest(length: int) -> int:
+    """To how many tokens captions are padded of which this rank's longest has ``length``."""
+    return greatest(length) if Counting.on else length
+
+
 class _Gather(torch.autograd.Function):
     """All ranks' rows; the gradients of all ranks' losses come back to the rows' owner."""
 

@@ -25,7 +25,7 @@ from t2ibench.core.errors import ConfigError, NonFiniteLossError
 from t2ibench.core.knobs import Knob, resolve_knobs
 from t2ibench.core.noise import Noise
 from t2ibench.core.pixels import to_pixels
-from t2ibench.core.ranks import own_rows
+from t2ibench.core.ranks import longest, own_rows
 from t2ibench.core.types import Batch, Images, PixelImages, TextFeatures
 from t2ibench.text.base import TextEncoder
 
@@ -123,7 +123,7 @@ class TextToImageModule(pl.LightningModule, ABC):
     def encode_text(self, batch: Batch) -> TextFeatures:
         """The batch's cached features, or the encoder's output for its captions."""
         if batch.text is not None:
-            return batch.text
+            return batch.text.padded(longest(batch.text.tokens.shape[1]))
         return self.encode_captions(batch.caption)
 
     def encode_captions(self, captions: Sequence[str]) -> TextFeatures:

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from t2ibench.core.errors import BudgetError, NonFiniteLossError
 from t2ibench.core.hashing import derive_seed
-from t2ibench.core.ranks import summed, world_size
+from t2ibench.core.ranks import Counting, summed, world_size
 from t2ibench.core.types import Batch
 from t2ibench.nn.ema import WeightEMA
 from t2ibench.runs.clock import Budget, Clock
@@ -99,8 +99,9 @@ class BudgetClock(pl.Callback):
 class FlopCount:
     """FLOPs of one training step, from its making to ``an_image``.
 
-    What an optimiser does, every rank does; it is counted once, so that an image costs the same on
-    any number of ranks. Captions padded to the longest of fewer images are all that can differ.
+    What an optimiser does, every rank does; it is counted once, and captions are padded to the
+    longest of the whole batch, so that an image costs the same on any number of ranks (but for
+    the null caption, which each rank encodes once a step: less than a thousandth).
     """
 
     def __init__(self, optimizers: Sequence[Optimizer]) -> None:
@@ -111,6 +112,7 @@ class FlopCount:
                 optimizer.register_step_pre_hook(lambda *_: self._turn(-1)),
                 optimizer.register_step_post_hook(lambda *_: self._turn(1)),
             ]
+        Counting.on = True
         self._counter = FlopCounterMode(display=False)
         self._counter.__enter__()
 
@@ -124,6 +126,7 @@ class FlopCount:
             images: of this rank in the step.
         """
         self._counter.__exit__(None, None, None)
+        Counting.on = False
         for hook in self._hooks:
             hook.remove()
         everything = torch.tensor(self._counter.get_total_flops(), dtype=torch.float64)

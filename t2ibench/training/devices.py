@@ -8,6 +8,7 @@ caches, sampling and scoring are shared as training is.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal, get_args
@@ -79,12 +80,12 @@ def given_place(devices: int, num_nodes: int) -> Place | None:
     return place
 
 
-def check_devices(trainer: Any, batch_size: int) -> None:
+def check_devices(trainer: Any, batch_sizes: Sequence[int]) -> None:
     """What can be known to be impossible before any work.
 
     Args:
         trainer: has ``strategy``, ``devices`` and ``num_nodes``.
-        batch_size: of all devices together.
+        batch_sizes: of all devices together, in each training of the run.
 
     Raises:
         ConfigError: an unknown strategy, no device, or a batch that they cannot share.
@@ -103,11 +104,12 @@ def check_devices(trainer: Any, batch_size: int) -> None:
             "trainer.strategy=fsdp shards over several devices; set trainer.devices, or "
             "trainer.strategy=auto."
         )
-    if batch_size % (devices * num_nodes):
+    count = devices * num_nodes
+    odd = [size for size in batch_sizes if size % count]
+    if odd:
         raise ConfigError(
-            f"model.training.batch_size={batch_size} is the whole batch, which "
-            f"{devices * num_nodes} devices cannot share; choose a multiple of "
-            f"{devices * num_nodes}."
+            f"training.batch_size={odd[0]} is the whole batch, which {count} devices cannot share; "
+            f"choose a multiple of {count} (in the model and in its first stage)."
         )
 
 

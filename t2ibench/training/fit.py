@@ -240,6 +240,7 @@ def make_trainer(options: TrainingOptions, callbacks: list[pl.Callback], module:
     warnings.filterwarnings("ignore", message=".*resuming from a checkpoint that ended before.*")
     warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*broadcast_buffers. is deprecated.*")
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec.*")
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     check_accelerator(options.accelerator, options.devices)

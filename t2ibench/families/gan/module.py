@@ -7,7 +7,6 @@ from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from t2ibench.core.knobs import Knob
 from t2ibench.core.noise import Noise
@@ -218,15 +217,12 @@ class TextConditionalGAN(TextToImageModule):
 
 def next_caption(text: TextFeatures) -> TextFeatures:
     """Every image's wrong caption: that of its neighbour in the batch of all ranks."""
-    tokens, mask, pooled = text.tokens, text.mask, text.pooled
-    missing = greatest(tokens.shape[1]) - tokens.shape[1]
-    if missing:  # another rank has longer captions
-        tokens, mask = pad(tokens, (0, 0, 0, missing)), pad(mask, (0, missing))
+    text = text.padded(greatest(text.tokens.shape[1]))
 
     def before(rows: Tensor) -> Tensor:
         return own(gathered(rows).roll(1, 0), len(text))
 
-    return TextFeatures(before(tokens), before(mask), before(pooled))
+    return TextFeatures(before(text.tokens), before(text.mask), before(text.pooled))
 
 
 def halfway(text: TextFeatures) -> TextFeatures:
