@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -83,7 +84,8 @@ def ready_first_stage(
             stream,
             run,
             Budget("images", plan.images),
-            training_options(cfg, training),
+            # Small enough to be replicated, whatever the generator's strategy.
+            replace(training_options(cfg, training), strategy="auto"),
             cfg.first_stage.seed,
             clock,
         )

@@ -19,11 +19,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from t2ibench.core.errors import BudgetError, NonFiniteLossError
 from t2ibench.core.hashing import derive_seed
 from t2ibench.core.ranks import Counting, summed, world_size
+from t2ibench.core.shards import part_of
 from t2ibench.core.types import Batch
 from t2ibench.nn.ema import WeightEMA
 from t2ibench.runs.clock import Budget, Clock
 from t2ibench.runs.folder import MetricsFile
-from t2ibench.training.sharding import is_sharded, part_of, unsharded
+from t2ibench.training.sharding import is_sharded, unsharded
 
 Decay = Literal["constant", "cosine", "linear"]
 

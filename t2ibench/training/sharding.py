@@ -7,17 +7,18 @@ goes on with any strategy.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from pytorch_lightning.plugins.environments import ClusterEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from t2ibench.core.errors import ConfigError
+from t2ibench.core.shards import part_of, whole
 
 METHODS = ("training_step", "validation_losses")
 """What Lightning and our callbacks call of a module while it is sharded."""
@@ -32,6 +33,7 @@ class ShardedStrategy(DDPStrategy):
     def configure_ddp(self) -> None:
         """Shards the module, each of its blocks by itself."""
         module: Any = self.model
+        module.to(memory_format=torch.contiguous_format)  # channels_last weights cannot be sharded
         for block in sharded_blocks(module):
             fully_shard(block)
             if hasattr(block, "prepare"):
@@ -87,19 +89,6 @@ def check_shardable(module: Any) -> None:
 def is_sharded(module: nn.Module) -> bool:
     """Whether a module's weights are spread over ranks, so that all take part in its work."""
     return any(isinstance(p, DTensor) for p in module.parameters())
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """A sharded tensor's whole value, in which every rank takes part; another tensor itself."""
-    return cast(Tensor, tensor.full_tensor()) if isinstance(tensor, DTensor) else tensor
-
-
-def part_of(value: Any, like: Tensor) -> Any:
-    """This rank's part of a whole tensor that is sharded as ``like``; other values themselves."""
-    if not isinstance(like, DTensor) or not isinstance(value, Tensor) or value.ndim == 0:
-        return value
-    on_device = value.to(like.device)
-    return distribute_tensor(on_device, like.device_mesh, like.placements, src_data_rank=None)
 
 
 def unsharded(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
