@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
+from t2ibench.core.ranks import averaged
 from t2ibench.core.types import Images
 
 
@@ -55,7 +56,8 @@ def adaptive_weight(
 ) -> Float[Tensor, ""]:
     """|| grad_L reconstruction || / (|| grad_L adversarial || + 1e-4), in [0, 1e4].
 
-    L are the decoder's last weights, so that both losses pull at the image equally hard.
+    L are the decoder's last weights, so that both losses pull at the image equally hard; the
+    gradients are those of the batch of all ranks.
 
     Args:
         reconstruction: scalar loss with its graph.
@@ -67,4 +69,5 @@ def adaptive_weight(
     """
     (pull,) = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)
     (push,) = torch.autograd.grad(adversarial, last_layer, retain_graph=True)
+    pull, push = averaged(pull), averaged(push)
     return (pull.norm() / (push.norm() + 1e-4)).clamp(0.0, 1e4).detach()

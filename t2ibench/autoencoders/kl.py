@@ -6,12 +6,12 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from t2ibench.autoencoders.base import Autoencoder, Latents, Reconstruction
 from t2ibench.autoencoders.networks import ConvDecoder, ConvEncoder
+from t2ibench.core.ranks import noise_like
 from t2ibench.core.types import Images
 
 
@@ -58,7 +58,7 @@ class GaussianAutoencoder(Autoencoder):
         std = (0.5 * log_variance).exp()
         nats = gaussian_kl(mean, log_variance).mean() / images[0].numel()
         logs = {"posterior_std": std.detach().mean(), "latent_std": mean.detach().std()}
-        return Reconstruction(self.decode(mean + std * torch.randn_like(std)), nats, logs)
+        return Reconstruction(self.decode(mean + std * noise_like(std)), nats, logs)
 
 
 class KLAutoencoder(GaussianAutoencoder):

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from t2ibench.autoencoders.adversarial import adaptive_weight, hinge_discriminator_loss
 from t2ibench.autoencoders.base import Autoencoder
 from t2ibench.core.errors import ConfigError
+from t2ibench.core.ranks import world_size
 from t2ibench.core.types import Batch
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -117,7 +118,7 @@ class AutoencoderModule(pl.LightningModule):
             )
             self._optimise(optimizers[1], started * judged, self.discriminator)
             logs |= {"discriminator": judged, "adversarial_weight": weight}
-        self.images_seen.add_(len(batch))
+        self.images_seen.add_(len(batch) * world_size())
         return {"loss": loss.detach()} | {name: value.detach() for name, value in logs.items()}
 
     def _optimise(self, optimizer: Any, loss: Tensor, part: nn.Module) -> None:

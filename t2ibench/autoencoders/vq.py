@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import embedding, one_hot
 
 from t2ibench.autoencoders.base import Autoencoder, Codes, Latents, Reconstruction
 from t2ibench.autoencoders.networks import ConvDecoder, ConvEncoder
+from t2ibench.core.ranks import gathered, summed
 from t2ibench.core.types import Images
 
 LAPLACE_EPSILON = 1e-5
@@ -73,17 +73,15 @@ class VectorQuantizer(nn.Module):
         """One moving-average step from a batch's vectors and their codes (over all ranks)."""
         vectors = vectors.float()
         chosen = one_hot(codes, self.codebook_size).to(vectors.dtype)
-        counts, totals = chosen.sum(0), chosen.T @ vectors
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(counts)
-            dist.all_reduce(totals)
+        counts, totals = summed(chosen.sum(0)), summed(chosen.T @ vectors)
+        error = gathered((vectors - self.lookup(codes)).square().sum(1))
+        vectors = gathered(vectors)
         self.sizes.lerp_(counts, 1 - self.decay)
         self.sums.lerp_(totals, 1 - self.decay)
         # One host-free rule for all codes: the dead ones take a random vector as if its use
         # were just enough.
         least = self.revive_below * len(vectors) / self.codebook_size
         dead = (self.sizes < least).unsqueeze(1)
-        error = (vectors - self.lookup(codes)).square().sum(1)
         likely = error + torch.finfo(error.dtype).eps * (1 + error.max())
         drawn = vectors[torch.multinomial(likely, self.codebook_size, replacement=True)]
         self.sizes.copy_(torch.where(dead[:, 0], least, self.sizes))

@@ -148,6 +148,8 @@ def training_options(cfg: DictConfig, training: Any) -> TrainingOptions:
         progress=bool(cfg.trainer.progress),
         validate_every_images=int(cfg.trainer.validate_every_images),
         compile=bool(cfg.trainer.compile),
+        strategy=cfg.trainer.strategy,
+        num_nodes=int(cfg.trainer.num_nodes),
     )
 
 

@@ -24,6 +24,7 @@ from t2ibench.cli.interrupt import Interrupted, outcome
 from t2ibench.cli.progress import told_of_wait
 from t2ibench.core.hashing import derive_seed
 from t2ibench.core.pixels import from_pixels
+from t2ibench.core.ranks import barrier, rank
 from t2ibench.data.cache import ArrayCache
 from t2ibench.data.records import DataSource, PreparedSplit
 from t2ibench.evaluation.cost import count_flops
@@ -74,10 +75,13 @@ def ready_clip(
     if towers is None:
         stage = clip_run(cfg, source)
         with stage.locked(told_of_wait(stage)), outcome(stage):
-            if stage.state != "finished":
+            if rank() == 0 and stage.state != "finished":
                 train_clip(cfg, source, stage)
+            barrier()
             clock.load_state_dict(stage.status()["clock"])
-        shutil.copytree(stage.path / "clip", run.path / "clip", dirs_exist_ok=True)
+        if rank() == 0:
+            shutil.copytree(stage.path / "clip", run.path / "clip", dirs_exist_ok=True)
+        barrier()
         towers = DualEncoder.load(folder=run.path / "clip")
         facts["run"] = stage.path.name
     clip = FrozenClip(towers)

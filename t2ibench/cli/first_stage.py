@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from t2ibench.cli.interrupt import Interrupted, outcome
 from t2ibench.cli.progress import told_of_wait
 from t2ibench.core.hashing import derive_seed
 from t2ibench.core.pixels import from_pixels
+from t2ibench.core.ranks import barrier, from_first, rank
 from t2ibench.core.types import Images
 from t2ibench.data.cache import ArrayCache
 from t2ibench.data.records import DataSource, PreparedSplit
@@ -59,19 +61,19 @@ def ready_first_stage(
         torch.manual_seed(derive_seed("init first stage", cfg.first_stage.seed))
         module = create(plan.config["module"], resolution=source.resolution)
         module.to(memory_format=torch.channels_last)
-        if run.state == "finished":
+        if from_first(lambda: run.state == "finished"):
             clock.load_state_dict(run.status()["clock"])
             return FrozenFirstStage.load(weights, module.autoencoder), clock, run
         train = source.split("train")
         training = plan.config["training"]
 
-        def stream(images_seen: int, rank: int, world_size: int) -> BatchStream:
+        def stream(images_seen: int, number: int, world_size: int) -> BatchStream:
             return BatchStream(
                 train,
                 batch_size=training["batch_size"],
                 seed=derive_seed("first stage", cfg.first_stage.seed),
                 images_seen=images_seen,
-                rank=rank,
+                rank=number,
                 world_size=world_size,
             )
 
@@ -82,18 +84,20 @@ def ready_first_stage(
             stream,
             run,
             Budget("images", plan.images),
-            training_options(cfg, training),
+            # Small enough to be replicated, whatever the generator's strategy.
+            replace(training_options(cfg, training), strategy="auto"),
             cfg.first_stage.seed,
             clock,
         )
         if fitted.signal is not None:
             raise Interrupted(fitted.signal)
-        stage = FrozenFirstStage.measure(averaged(module, run), image_batches(train, 2048))
-        stage.save(weights)
-        run.set_status(
-            "finished", clock=clock.state_dict(), reconstruction=held_out_scores(stage, source)
-        )
-        return stage, clock, run
+        if rank() == 0:
+            stage = FrozenFirstStage.measure(averaged(module, run), image_batches(train, 2048))
+            stage.save(weights)
+            scores = held_out_scores(stage, source)
+            run.set_status("finished", clock=clock.state_dict(), reconstruction=scores)
+        barrier()
+        return FrozenFirstStage.load(weights, module.autoencoder), clock, run
 
 
 def averaged(module: Any, run: Run) -> Any:

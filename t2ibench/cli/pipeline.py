@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,7 @@ from t2ibench.cli.start_run import begin_with, resolve_start, started_stage
 from t2ibench.core.files import read_json, write_json
 from t2ibench.core.hashing import derive_seed
 from t2ibench.core.pixels import from_pixels
+from t2ibench.core.ranks import from_first, rank
 from t2ibench.core.types import Batch, TextFeatures
 from t2ibench.data.records import DataSource, PreparedSplit
 from t2ibench.data.stream import BatchStream
@@ -49,6 +51,7 @@ from t2ibench.runs.clock import Clock
 from t2ibench.runs.folder import Run
 from t2ibench.text.base import TextEncoder
 from t2ibench.training.checkpoint import load_weights
+from t2ibench.training.devices import check_devices
 from t2ibench.training.fit import check_accelerator, fit
 from t2ibench.training.tracking import track_run
 
@@ -108,8 +111,7 @@ def train_run(cfg: DictConfig) -> Trained:
     """
     resolve_conditioning(cfg)
     base_run = resolve_base(cfg, cfg.paths.runs)
-    check_config(cfg)
-    check_accelerator(cfg.trainer.accelerator, cfg.trainer.devices)
+    check_run(cfg)
     start = resolve_start(cfg, cfg.paths.runs)
     base = None
     if base_run is not None:
@@ -127,9 +129,10 @@ def train_run(cfg: DictConfig) -> Trained:
     towers = published_towers(cfg)
     run = find_run(cfg)
     with run.locked(), outcome(run):
-        if run.trained:
+        if from_first(lambda: run.trained):
             return open_run(run, source)
-        write_json(run.path / "vocabulary.json", vocabulary)
+        if rank() == 0:
+            write_json(run.path / "vocabulary.json", vocabulary)
         clock, stage, clip = Clock(), None, None
         extra: dict[str, Any] = {}
         if base_run is not None and base is not None:
@@ -154,13 +157,13 @@ def train_run(cfg: DictConfig) -> Trained:
             targets = cached_targets(cfg, stage, train, module.trains_on)
         text = cached_text(cfg, encoder, train)
 
-        def stream(images_seen: int, rank: int, world_size: int) -> BatchStream:
+        def stream(images_seen: int, number: int, world_size: int) -> BatchStream:
             return BatchStream(
                 train,
                 batch_size=cfg.model.training.batch_size,
                 seed=cfg.seed,
                 images_seen=images_seen,
-                rank=rank,
+                rank=number,
                 world_size=world_size,
                 flip=bool(cfg.data.flip) and not targets,
                 text=text,
@@ -171,6 +174,8 @@ def train_run(cfg: DictConfig) -> Trained:
         run.write_manifest(
             data=source.fingerprint, text_encoder=encoder.fingerprint, seed=cfg.seed, **extra
         )
+        # Sharded weights stay with the module that was trained.
+        whole = copy.deepcopy(module) if cfg.trainer.strategy == "fsdp" else module
         with track_run(to_container(cfg)["logger"]["wandb"], run, to_container(cfg)) as track:
             fitted = fit(
                 module,
@@ -185,9 +190,24 @@ def train_run(cfg: DictConfig) -> Trained:
             )
         if fitted.signal is not None:
             raise Interrupted(fitted.signal)
-        load_weights(module, run.weights)
+        load_weights(whole, run.weights)
         run.set_status("trained", clock=fitted.clock.state_dict())
-        return Trained(run, cfg, source, module.eval(), fitted.clock)
+        return Trained(run, cfg, source, whole.eval(), fitted.clock)
+
+
+def check_run(cfg: DictConfig) -> None:
+    """What can be known of a run to be impossible before any work.
+
+    Raises:
+        ConfigError: the configuration is impossible, here or anywhere.
+    """
+    check_config(cfg)
+    check_accelerator(cfg.trainer.accelerator, cfg.trainer.devices)
+    sizes = [cfg.model.training.batch_size]
+    plan = first_stage_plan(cfg)
+    if plan is not None:
+        sizes.append(plan.config["training"]["batch_size"])
+    check_devices(cfg.trainer, sizes)
 
 
 def validation_batch(source: DataSource, count: int = 64) -> Batch:

@@ -15,8 +15,11 @@ from t2ibench.runs.lock import Owner
 
 
 @contextmanager
-def counted(label: str, total: int) -> Iterator[Callable[[int], None]]:
+def counted(label: str, total: int, shown: bool = True) -> Iterator[Callable[[int], None]]:
     """Yields a function that takes the number done; a bar on a terminal, one line elsewhere."""
+    if not shown:
+        yield lambda done: None
+        return
     if sys.stderr.isatty():
         with Progress(
             TextColumn("{task.description}"),

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import cycle, islice
+from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from t2ibench.cli.drawing import drawn
 from t2ibench.cli.instruments import Instruments, build_instruments, make_protocol
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.hashing import hash_json
 from t2ibench.core.knobs import Knob, front_knob, resolve_knobs
 from t2ibench.core.noise import Noise
 from t2ibench.core.pixels import from_pixels, to_pixels
+from t2ibench.core.ranks import from_first, rank, spread
 from t2ibench.evaluation.cost import count_flops, measure_cost
+from t2ibench.evaluation.evaluator import Evaluation, Evaluator
 from t2ibench.evaluation.leakage import Leak, find_leaks, flag
-from t2ibench.evaluation.protocol import Prompts, Protocol
+from t2ibench.evaluation.protocol import Protocol
 from t2ibench.evaluation.results import OperatingPoint, RunScores, Scores, best_point
 from t2ibench.evaluation.samples import SampleSet, save_values
 from t2ibench.runs.folder import Run
+from t2ibench.training.devices import device_here
 
 SCORES_VERSION = 3
 """Raised when a scored run must be scored again: the evaluator says more, or otherwise."""
@@ -60,32 +66,35 @@ def score_run(trained: Any, cfg: DictConfig) -> RunScores:
             "choose_by": choose_by,
         }
     )
-    if run.scores.exists() and run.status().get("scored") == inputs:
-        if run.status().get("asked") != asked_of(cfg):
-            run.set_status("finished", **(kept_of(run) | {"asked": asked_of(cfg)}))
-        return RunScores.read(run.scores)
+    kept = from_first(kept_scores, run, cfg, inputs)
+    if kept is not None:
+        return kept
+    module.to(device_here(cfg.trainer.accelerator))
     instruments = build_instruments(cfg, source)
     evaluator, front_evaluator = instruments.evaluator(test), instruments.evaluator(front)
     leaks = leaks_of(module, instruments)
-    points = []
-    for setting in settings:
-        name = folder_of(knob.name, setting, knobs)
-        found = front_evaluator.evaluate(drawn(trained, cfg, front, setting, name))
-        points.append(
-            OperatingPoint(
-                setting, flag(found.scores, leaks), setting[knob.name], f"samples/{name}"
-            )
-        )
+    names = [folder_of(knob.name, setting, knobs) for setting in settings]
+    sets = [drawn(trained, cfg, front, *point) for point in zip(settings, names, strict=True)]
+    found = spread([partial(scores_in, front_evaluator, folder) for folder in sets])
+    points = [
+        OperatingPoint(setting, flag(scores, leaks), setting[knob.name], f"samples/{name}")
+        for setting, name, scores in zip(settings, names, found, strict=True)
+    ]
     if choose_by is not None:
         # Among the steps that are asked for: more steps are a cost, not a better knob.
         alike = [p for p in points if p.knobs.get(STEPS) == knobs.get(STEPS)]
         knobs = best_point(alike, choose_by).knobs
-    samples = drawn(trained, cfg, test, knobs, "chosen")
-    evaluation = evaluator.evaluate(samples)
-    save_values(run.path / "samples" / "chosen", samples, evaluation.columns)
-    chosen_scores = evaluation.scores
+    jobs: list[Callable[[], Any]] = [
+        partial(scored, evaluator.evaluate, drawn(trained, cfg, test, knobs, "chosen")),
+        partial(references, trained, evaluator, test),
+    ]
     if compose is not None:
-        chosen_scores = chosen_scores | held_out(trained, cfg, instruments, compose, knobs)
+        folder = drawn(trained, cfg, compose, knobs, "compose")
+        jobs.append(partial(held_out, instruments.evaluator(compose), folder))
+    evaluation, reference, *of_compose = spread(jobs)
+    chosen_scores = dict(evaluation.scores)
+    for more in of_compose:
+        chosen_scores |= more
     scores = RunScores(
         model=model_facts(cfg, run.path.name),
         protocol=test.to_dict(),
@@ -93,20 +102,43 @@ def score_run(trained: Any, cfg: DictConfig) -> RunScores:
             knobs, flag(chosen_scores, leaks), knobs[knob.name], "samples/chosen"
         ),
         budget=dict(OmegaConf.to_container(cfg.budget)),  # type: ignore[arg-type]
-        cost=cost_facts(trained, cfg, knobs),
+        cost=from_first(cost_facts, trained, cfg, knobs),
         knob={"name": knob.name, "default": knob.default, "chosen_by": choose_by},
         front=tuple(points),
-        reference=references(trained, evaluator, test),
+        reference=reference,
         leakage=tuple(leak.to_dict() for leak in leaks),
         size_curves={k: [asdict(p) for p in points] for k, points in evaluation.curves.items()},
     )
-    scores.write(run.scores)
+    if rank() == 0:
+        scores.write(run.scores)
     run.set_status("finished", clock=trained.clock.state_dict(), scored=inputs, asked=asked_of(cfg))
     from t2ibench.training.tracking import track_scores
 
     logger: Any = OmegaConf.to_container(cfg.logger, resolve=True)
     track_scores(logger["wandb"], run)
     return scores
+
+
+def kept_scores(run: Run, cfg: DictConfig, inputs: str) -> RunScores | None:
+    """The scores of a run that was scored with the same inputs, else None."""
+    if not run.scores.exists() or run.status().get("scored") != inputs:
+        return None
+    if run.status().get("asked") != asked_of(cfg):
+        run.set_status("finished", **(kept_of(run) | {"asked": asked_of(cfg)}))
+    return RunScores.read(run.scores)
+
+
+def scores_in(evaluator: Evaluator, folder: Path) -> Scores:
+    """Every score of a set on disk."""
+    return evaluator.evaluate(SampleSet.load(folder)).scores
+
+
+def scored(evaluate: Callable[[SampleSet], Evaluation], folder: Path) -> Evaluation:
+    """An evaluation of a set on disk, its values image by image written beside it."""
+    samples = SampleSet.load(folder)
+    evaluation = evaluate(samples)
+    save_values(folder, samples, evaluation.columns)
+    return evaluation
 
 
 def kept_of(run: Run) -> dict[str, Any]:
@@ -151,18 +183,10 @@ def front_settings(
     return [{**knobs, STEPS: count, knob.name: value} for count in steps for value in values]
 
 
-def held_out(
-    trained: Any,
-    cfg: DictConfig,
-    instruments: Instruments,
-    compose: Protocol,
-    knobs: Mapping[str, float],
-) -> Scores:
+def held_out(evaluator: Evaluator, folder: Path) -> Scores:
     """The grader on compositions that training never showed, under ``grader_SKILL_heldout``."""
-    samples = drawn(trained, cfg, compose, knobs, "compose")
-    found = instruments.evaluator(compose).prompted(samples)
-    save_values(trained.run.path / "samples" / "compose", samples, found.columns)
-    graded = [score for score in found.scores.values() if score.metric.startswith("grader_")]
+    scores = scored(evaluator.prompted, folder).scores
+    graded = [score for score in scores.values() if score.metric.startswith("grader_")]
     renamed = [replace(s, key=s.key.replace(s.metric, f"{s.metric}_heldout", 1)) for s in graded]
     return {score.key: score for score in renamed}
 
@@ -172,48 +196,6 @@ def folder_of(knob: str, setting: Mapping[str, float], knobs: Mapping[str, float
     name = f"front-{knob}-{setting[knob]:g}"
     steps = setting.get(STEPS)
     return name if steps == knobs.get(STEPS) else f"{name}-{STEPS}-{steps:g}"
-
-
-def drawn(
-    trained: Any,
-    cfg: DictConfig,
-    protocol: Protocol,
-    knobs: Mapping[str, float],
-    name: str,
-) -> SampleSet:
-    """The run's images for a protocol's prompts, from its folder or drawn now."""
-    from t2ibench.cli.progress import counted
-    from t2ibench.families.base import generate_pixels
-
-    folder = trained.run.path / "samples" / name
-    meta = {"protocol": protocol.to_dict(), "knobs": dict(knobs), "run": trained.run.path.name}
-    prompts = protocol.prompts(trained.source.split(protocol.split))
-    if (folder / "set.json").exists():
-        found = SampleSet.load(folder)
-        if asked_alike(found, meta, prompts):
-            return found
-    with counted(f"sample {trained.run.path.name} {name}", len(prompts)) as advance:
-        pixels = generate_pixels(
-            trained.module,
-            list(prompts.captions),
-            list(prompts.seeds),
-            knobs,
-            int(cfg.protocol.batch_size),
-            advance,
-        )
-    samples = prompts.answered_by(pixels, meta)
-    samples.save(folder)
-    return samples
-
-
-def asked_alike(found: SampleSet, meta: Mapping[str, Any], prompts: Prompts) -> bool:
-    """Whether a set answers the same prompts with the same seeds, knobs and weights.
-
-    Another protocol may ask for the same images; its reference and name do not change them.
-    """
-    same = all(found.meta.get(name) == meta[name] for name in ("knobs", "run"))
-    made = (found.keys, found.captions, found.seeds)
-    return same and made == (prompts.keys, prompts.captions, prompts.seeds)
 
 
 def references(trained: Any, evaluator: Any, protocol: Protocol) -> dict[str, Scores]:

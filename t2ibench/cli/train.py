@@ -265,10 +265,14 @@ def train_and_score(cfg: DictConfig) -> RunScores:
     """One cell: train, sample, score; each part is skipped where it is already done."""
     from t2ibench.cli.interrupt import outcome
     from t2ibench.cli.pipeline import train_run
+    from t2ibench.cli.ranks import ranks_of
     from t2ibench.cli.score_run import score_run
+    from t2ibench.core.ranks import process_rank
 
-    trained = train_run(cfg)
-    with trained.run.locked(), outcome(trained.run):
-        scores = score_run(trained, cfg)
-    sys.stdout.write(f"{trained.run.path}\n")
+    with ranks_of(cfg):
+        trained = train_run(cfg)
+        with trained.run.locked(), outcome(trained.run):
+            scores = score_run(trained, cfg)
+    if process_rank() == 0:
+        sys.stdout.write(f"{trained.run.path}\n")
     return scores

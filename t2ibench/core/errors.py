@@ -17,6 +17,10 @@ class MissingWeightsError(T2IBenchError):
     """Published weights are needed and are not on this machine."""
 
 
+class DeviceError(T2IBenchError):
+    """The devices that a run asks for are not there, or one of its processes died."""
+
+
 class DataError(T2IBenchError):
     """A data set is absent, corrupt beyond its policy, or breaks its own contract."""
 

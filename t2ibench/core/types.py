@@ -81,6 +81,18 @@ class TextFeatures:
             else torch.where(keep[:, None], mine.embedding, theirs.embedding),  # type: ignore[arg-type]
         )
 
+    def padded(self, length: int) -> TextFeatures:
+        """With zeros (mask False) after the tokens up to ``length`` of them."""
+        missing = length - self.tokens.shape[1]
+        if not missing:
+            return self
+        return TextFeatures(
+            torch.nn.functional.pad(self.tokens, (0, 0, 0, missing)),
+            torch.nn.functional.pad(self.mask, (0, missing)),
+            self.pooled,
+            self.embedding,
+        )
+
     @staticmethod
     def cat(features: Sequence[TextFeatures]) -> TextFeatures:
         """Joins batches, padded to the longest L (for guidance in one batch)."""
@@ -96,18 +108,7 @@ class TextFeatures:
 def pad_to_same_length(features: Sequence[TextFeatures]) -> list[TextFeatures]:
     """Pads token axes with zeros (mask False) to the longest L among ``features``."""
     longest = max(f.tokens.shape[1] for f in features)
-    padded = []
-    for f in features:
-        missing = longest - f.tokens.shape[1]
-        if missing:
-            f = TextFeatures(
-                torch.nn.functional.pad(f.tokens, (0, 0, 0, missing)),
-                torch.nn.functional.pad(f.mask, (0, missing)),
-                f.pooled,
-                f.embedding,
-            )
-        padded.append(f)
-    return padded
+    return [f.padded(longest) for f in features]
 
 
 @dataclass(frozen=True)

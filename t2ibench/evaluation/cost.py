@@ -28,7 +28,7 @@ BEST_BATCHES = (4, 16, 64)
 """Batch sizes tried for the best throughput, after batch 1."""
 
 
-OTHER = "other"
+OTHER, OPTIMIZER = "other", "optimizer"
 """What is spent in no part of a model."""
 
 
@@ -106,7 +106,7 @@ def count_flops(call: Callable[[], Any]) -> float:
 class PartFlops(FlopCounterMode):
     """Counts FLOPs as ``count_flops`` does, and by the part of a model that they are spent in.
 
-    What runs in no part (a loss with matrix products, an optimiser) is ``other``.
+    What runs in no part (a loss with matrix products) is ``other``.
 
     Args:
         parts: the networks by name.
@@ -115,6 +115,7 @@ class PartFlops(FlopCounterMode):
     def __init__(self, parts: Mapping[str, nn.Module]) -> None:
         self.by_part: dict[str, float] = {}
         self._parts = dict(parts)
+        self._charged: str | None = None
         self._inside: str = OTHER
         self._before: set[str] = set()
         formulas = {op: self._charging(formula) for op, formula in flop_registry.items()}
@@ -125,10 +126,14 @@ class PartFlops(FlopCounterMode):
         _Naming(self._parts)()
         return self
 
+    def charge(self, name: str | None) -> None:
+        """Names what is spent from now on; None: the part that runs."""
+        self._charged = name
+
     def _charging(self, formula: Callable[..., int]) -> Callable[..., int]:
         def charged(*args: Any, **kwargs: Any) -> int:
             count = formula(*args, **kwargs)
-            part = self._part()
+            part = self._charged or self._part()
             self.by_part[part] = self.by_part.get(part, 0.0) + count
             return count
 

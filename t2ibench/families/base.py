@@ -25,6 +25,7 @@ from t2ibench.core.errors import ConfigError, NonFiniteLossError
 from t2ibench.core.knobs import Knob, resolve_knobs
 from t2ibench.core.noise import Noise
 from t2ibench.core.pixels import to_pixels
+from t2ibench.core.ranks import longest, own_rows
 from t2ibench.core.types import Batch, Images, PixelImages, TextFeatures
 from t2ibench.text.base import TextEncoder
 
@@ -122,7 +123,7 @@ class TextToImageModule(pl.LightningModule, ABC):
     def encode_text(self, batch: Batch) -> TextFeatures:
         """The batch's cached features, or the encoder's output for its captions."""
         if batch.text is not None:
-            return batch.text
+            return batch.text.padded(longest(batch.text.tokens.shape[1]))
         return self.encode_captions(batch.caption)
 
     def encode_captions(self, captions: Sequence[str]) -> TextFeatures:
@@ -137,7 +138,8 @@ class TextToImageModule(pl.LightningModule, ABC):
         """
         if self.null_text_probability == 0:
             return text
-        keep = torch.rand(len(text), device=text.pooled.device) >= self.null_text_probability
+        draws = own_rows(lambda n: torch.rand(n, device=text.pooled.device), len(text))
+        keep = draws >= self.null_text_probability
         return text.where(keep, self.text_encoder.null(len(text)).to(text.tokens.device))
 
     def optimise(

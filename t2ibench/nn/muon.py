@@ -11,6 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from t2ibench.core.shards import part_of, whole
+
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic: it lifts small singular values fastest and leaves all near 1."""
 
@@ -83,7 +85,7 @@ class Muon(Optimizer):
         least_side: int = 32,
     ) -> None:
         def is_matrix(p: Tensor) -> bool:
-            return p.ndim >= 2 and min(p.shape[0], p[0].numel()) >= least_side
+            return p.ndim >= 2 and min(p.shape[0], p.shape[1:].numel()) >= least_side
 
         everything = list(params)
         groups: list[dict[str, Any]] = [
@@ -120,16 +122,17 @@ class Muon(Optimizer):
             assert p.grad is not None
             momentum = self._state(p, "momentum")
             momentum.lerp_(p.grad, 1 - group["momentum"])
-            ahead = p.grad.lerp(momentum, group["momentum"]).flatten(1)
+            # Of a sharded matrix every rank orthogonalises the whole and takes its part.
+            ahead = whole(p.grad.lerp(momentum, group["momentum"])).flatten(1)
             wide = ahead.mT if ahead.shape[0] > ahead.shape[1] else ahead
             batches[(wide.shape[0], wide.shape[1])].append((p, wide))
         for (_, longest), batch in batches.items():
             updates = orthogonalise(torch.stack([wide for _, wide in batch]))
             scale = group["lr"] * ADAM_RMS * longest**0.5
             for (p, _), update in zip(batch, updates, strict=True):
-                turned = update.mT if p.flatten(1).shape[0] > p.flatten(1).shape[1] else update
+                turned = update.mT if p.shape[0] > p.shape[1:].numel() else update
                 p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(turned.reshape(p.shape), alpha=-scale)
+                p.add_(part_of(turned.reshape(p.shape), p), alpha=-scale)
 
     def _step_adam(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         """Adam with bias correction, the decay outside of it.

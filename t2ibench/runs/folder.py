@@ -31,6 +31,7 @@ from t2ibench import __version__
 from t2ibench.core.errors import RunError
 from t2ibench.core.files import atomic_path, read_json, write_json
 from t2ibench.core.hashing import hash_json
+from t2ibench.core.ranks import process_rank
 from t2ibench.runs.lock import Owner, OwnerLock
 
 State = Literal["created", "running", "interrupted", "trained", "finished", "failed"]
@@ -61,6 +62,8 @@ class Run:
             config_yaml: the whole resolved configuration, kept for the reader.
         """
         run = Run.named(root, label, identifying)
+        if process_rank() != 0:
+            return run
         if not (run.path / "status.json").exists():
             run.set_status("created")
         with atomic_path(run.path / "config.yaml") as aside:
@@ -118,14 +121,21 @@ class Run:
         return "clock" in self.status()
 
     def set_status(self, state: State, **extra: Any) -> None:
-        """Writes status.json; how often the run failed is carried over."""
+        """Writes status.json, if this is the first rank; earlier failures are carried over."""
+        if process_rank() != 0:
+            return
         path = self.path / "status.json"
         failures = read_json(path).get("failures") if path.exists() else None
         facts = {"state": state, "identity": self.identity, "pid": os.getpid(), "time": time.time()}
         write_json(path, facts | ({} if failures is None else {"failures": failures}) | extra)
 
     def write_manifest(self, **extra: Any) -> None:
-        """Writes manifest.json: code, packages, hardware, and what the caller adds."""
+        """Writes manifest.json: code, packages, hardware, and what the caller adds.
+
+        Of several ranks the first does, as with everything in a run.
+        """
+        if process_rank() != 0:
+            return
         write_json(self.path / "manifest.json", environment() | extra)
 
     @contextmanager
@@ -157,14 +167,6 @@ class Run:
     def lock(self) -> OwnerLock:
         """Who works on the run."""
         return OwnerLock(self.path / ".lock")
-
-
-def process_rank() -> int:
-    """This process's rank as its launcher says; 0 where there is one process."""
-    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
-        if name in os.environ:
-            return int(os.environ[name])
-    return 0
 
 
 def environment() -> dict[str, Any]:

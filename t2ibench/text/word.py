@@ -21,6 +21,7 @@ from torch.nn.functional import gelu, scaled_dot_product_attention
 
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.hashing import hash_json
+from t2ibench.core.ranks import longest
 from t2ibench.core.types import TextFeatures
 from t2ibench.text.base import (
     TextEncoder,
@@ -108,8 +109,8 @@ class WordTokenizer:
     def __call__(self, captions: Sequence[str]) -> tuple[Int[Tensor, "B L"], Bool[Tensor, "B L"]]:
         """Ids and mask on the CPU, padded to the longest caption."""
         rows = [self.ids(caption) for caption in captions]
-        longest = max(map(len, rows))
-        ids = torch.tensor([row + [PAD] * (longest - len(row)) for row in rows])
+        length = longest(max(map(len, rows)))
+        ids = torch.tensor([row + [PAD] * (length - len(row)) for row in rows])
         return ids, ids != PAD
 
 

@@ -7,20 +7,24 @@ optimiser calls.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from t2ibench.core.errors import BudgetError, NonFiniteLossError
 from t2ibench.core.hashing import derive_seed
+from t2ibench.core.ranks import Counting, summed, world_size
+from t2ibench.core.shards import part_of
 from t2ibench.core.types import Batch
-from t2ibench.evaluation.cost import PartFlops
+from t2ibench.evaluation.cost import OPTIMIZER, PartFlops
 from t2ibench.nn.ema import WeightEMA
 from t2ibench.runs.clock import Budget, Clock
 from t2ibench.runs.folder import MetricsFile
+from t2ibench.training.sharding import is_sharded, unsharded
 
 Decay = Literal["constant", "cosine", "linear"]
 
@@ -38,27 +42,25 @@ class BudgetClock(pl.Callback):
 
     The FLOPs of one training image are counted on the first batch, forward, backward and the
     optimiser's matrix products (Muon's) of every player, and kept in the checkpoint. It also
-    seeds the global generators from (seed, images seen, rank) before each step, so that a
-    resumed run draws what an uninterrupted one draws.
+    seeds the global generators from (seed, images seen) before each step, so that a resumed run
+    draws what an uninterrupted one draws.
     """
 
     def __init__(self, clock: Clock, budget: Budget, seed: int) -> None:
         self.clock = clock
         self.budget = budget
         self.seed = seed
-        self._counter: PartFlops | None = None
+        self._count: FlopCount | None = None
         self._started = 0.0
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Seeds the step and, on the first, starts counting FLOPs."""
-        torch.manual_seed(
-            derive_seed("step", self.seed, self.clock.images_seen, trainer.global_rank)
-        )
+        # One seed for all ranks: each draws the whole batch's numbers and keeps its own.
+        torch.manual_seed(derive_seed("step", self.seed, self.clock.images_seen, 0))
         if self.clock.flops_per_image == 0:
-            self._counter = PartFlops(parts_of(pl_module))
-            self._counter.__enter__()
+            self._count = FlopCount(pl_module, trainer.optimizers)
         self._started = time.perf_counter()
 
     def on_train_batch_end(
@@ -74,12 +76,10 @@ class BudgetClock(pl.Callback):
         if trainer.world_size > 1 and self.budget.unit == "seconds":
             spent = self._slowest(trainer, spent)
         self.clock.seconds += spent
-        if self._counter is not None:
-            self._counter.__exit__(None, None, None)
-            self.clock.flops_per_image = self._counter.get_total_flops() / len(batch)
-            by_part = self._counter.by_part.items()
-            self.clock.flops_by_part = {name: count / len(batch) for name, count in by_part}
-            self._counter = None
+        if self._count is not None:
+            self.clock.flops_by_part = self._count.an_image(len(batch))
+            self.clock.flops_per_image = sum(self.clock.flops_by_part.values())
+            self._count = None
             if self.clock.flops_per_image == 0 and self.budget.unit == "flops":
                 raise BudgetError(
                     f"{type(pl_module).__name__} did no countable FLOPs in its first step, so "
@@ -101,6 +101,42 @@ class BudgetClock(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores the clock."""
         self.clock.load_state_dict(state_dict)
+
+
+class FlopCount:
+    """FLOPs of one training step, from its making to ``an_image``.
+
+    What an optimiser does, every rank does; it is counted once, and captions are padded to the
+    longest of the whole batch, so that an image costs the same on any number of ranks (but for
+    the null caption, which each rank encodes once a step: less than a thousandth).
+    """
+
+    def __init__(self, module: Any, optimizers: Sequence[Optimizer]) -> None:
+        self._counter = PartFlops(parts_of(module))
+        self._hooks = []
+        for optimizer in optimizers:
+            self._hooks += [
+                optimizer.register_step_pre_hook(lambda *_: self._counter.charge(OPTIMIZER)),
+                optimizer.register_step_post_hook(lambda *_: self._counter.charge(None)),
+            ]
+        Counting.on = True
+        self._counter.__enter__()
+
+    def an_image(self, images: int) -> dict[str, float]:
+        """Stops counting: FLOPs of one image by part.
+
+        Args:
+            images: of this rank in the step.
+        """
+        self._counter.__exit__(None, None, None)
+        Counting.on = False
+        for hook in self._hooks:
+            hook.remove()
+        found = dict(sorted(self._counter.by_part.items()))
+        once = found.pop(OPTIMIZER, 0.0)
+        of_ranks = summed(torch.tensor(list(found.values()), dtype=torch.float64)).tolist()
+        by_part = dict(zip(found, of_ranks, strict=True)) | ({OPTIMIZER: once} if once else {})
+        return {name: count / (images * world_size()) for name, count in by_part.items()}
 
 
 class LearningRate(pl.Callback):
@@ -152,7 +188,9 @@ class AverageWeights(pl.Callback):
         """Starts from the restored average, or from the initial weights."""
         self.ema = WeightEMA(pl_module.sampling_parameters(), self.half_life_images)
         if self._loaded is not None:
-            self.ema.load_state_dict({n: t.to(pl_module.device) for n, t in self._loaded.items()})
+            live = pl_module.sampling_parameters()
+            loaded = {n: part_of(t.to(pl_module.device), live[n]) for n, t in self._loaded.items()}
+            self.ema.load_state_dict(loaded)
             self._loaded = None
 
     def on_train_batch_end(
@@ -169,7 +207,7 @@ class AverageWeights(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The shadow weights."""
-        return {} if self.ema is None else dict(self.ema.state_dict())
+        return {} if self.ema is None else unsharded(self.ema.state_dict())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keeps the restored average until the parameters are there."""
@@ -326,11 +364,15 @@ class ValidationLosses(pl.Callback):
         """Measures where an interval ends, and at the end of training."""
         step = len(batch) * trainer.world_size
         due = self.clock.images_seen % self.every_images < step
-        if not trainer.is_global_zero or not (due or trainer.should_stop):
+        if not (due or trainer.should_stop):
+            return
+        if not trainer.is_global_zero and not is_sharded(pl_module):
             return
         module: Any = pl_module
         with trainer.precision_plugin.forward_context():
             losses = module.validation_losses(self.batch.to(pl_module.device))
+        if not trainer.is_global_zero:
+            return
         row = {name: round(float(value), 6) for name, value in losses.items()}
         self.file.append({"images_seen": self.clock.images_seen, **row})
         if self.track is not None:

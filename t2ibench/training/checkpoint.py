@@ -22,7 +22,9 @@ from torch import nn
 
 from t2ibench.core.errors import CheckpointError
 from t2ibench.core.files import atomic_path, flush
+from t2ibench.core.ranks import barrier, process_rank
 from t2ibench.training.preemption import Deferred, install
+from t2ibench.training.sharding import unsharded
 
 log = logging.getLogger(__name__)
 
@@ -203,14 +205,17 @@ def system_errors() -> Iterator[None]:
 
 
 def save_weights(module: nn.Module, path: Path) -> None:
-    """Writes a module's state dict as safetensors, atomically.
+    """Writes a module's state dict as safetensors, atomically; all ranks call, the first writes.
 
     Raises:
         RunError: it cannot be written.
     """
-    tensors = {n: t.detach().cpu().contiguous().clone() for n, t in module.state_dict().items()}
-    with atomic_path(path) as aside, system_errors():
-        save_file(tensors, aside)
+    whole = unsharded(module.state_dict())
+    if process_rank() == 0:
+        tensors = {n: t.detach().cpu().contiguous().clone() for n, t in whole.items()}
+        with atomic_path(path) as aside, system_errors():
+            save_file(tensors, aside)
+    barrier()
 
 
 def load_weights(module: nn.Module, path: Path) -> None:

@@ -19,6 +19,7 @@ from pytorch_lightning.plugins.environments import (
 )
 
 from t2ibench.core.errors import ConfigError
+from t2ibench.core.ranks import process_rank, together
 from t2ibench.core.types import Batch
 from t2ibench.runs.clock import Budget, Clock
 from t2ibench.runs.folder import MetricsFile, Run
@@ -39,7 +40,8 @@ from t2ibench.training.checkpoint import (
     read_clock,
     save_weights,
 )
-from t2ibench.training.preemption import Deferred, deferred, process_rank
+from t2ibench.training.devices import StrategyName, strategy_for
+from t2ibench.training.preemption import Deferred, deferred
 from t2ibench.training.progress import BudgetProgress
 
 StreamFactory = Callable[[int, int, int], Iterator[Batch]]
@@ -57,11 +59,13 @@ class TrainingOptions:
         log_every_images: interval of the learning curves.
         checkpoint_every_seconds: interval of checkpoints.
         accelerator: Lightning's accelerator, ``auto`` by default in conf/trainer.
-        devices: Lightning's devices.
+        devices: of each machine.
         precision: ``auto`` is bf16-mixed on a GPU and 32-true on a CPU.
         progress: whether a progress bar is shown.
         validate_every_images: interval of the losses on the fixed validation batch; 0: none.
         compile: whether the trained networks are compiled (``CompileNetworks``).
+        strategy: how several devices share the work (``devices.strategy_for``).
+        num_nodes: machines with ``devices`` devices each.
     """
 
     warmup_images: int
@@ -75,6 +79,8 @@ class TrainingOptions:
     progress: bool
     validate_every_images: int = 0
     compile: bool = False
+    strategy: StrategyName = "auto"
+    num_nodes: int = 1
 
 
 @dataclass(frozen=True)
@@ -150,17 +156,17 @@ def fit(
             callbacks.append(ValidationLosses(clock, file, every, validation, track))
         if options.compile:
             callbacks.append(CompileNetworks(clock))
-        if options.progress:
+        if options.progress and process_rank() == 0:
             callbacks.append(BudgetProgress(clock, budget, run.path.name))
         callbacks.append(Checkpointer(run.checkpoint, options.checkpoint_every_seconds, stop))
-        trainer = make_trainer(options, callbacks)
+        trainer = make_trainer(options, callbacks, module)
         batches = stream(clock.images_seen, trainer.global_rank, trainer.world_size)
         _fit(trainer, module, batches, found, stop)
         if stop.obeyed:
             return Fitted(clock, stop.number)
         assert averages.ema is not None
         with averages.ema.applied():
-            _export(module, run, trainer.is_global_zero)
+            _export(module, run)
     return Fitted(clock)
 
 
@@ -188,14 +194,14 @@ def _finish_from_checkpoint(module: Any, run: Run, found: Path, clock: Clock) ->
     with torch.no_grad():
         for name, value in state["callbacks"]["AverageWeights"].items():
             parameters[name].copy_(value)
-    _export(module, run, process_rank() == 0)
+    _export(module, run)
     return Fitted(clock)
 
 
-def _export(module: Any, run: Run, writes: bool) -> None:
+def _export(module: Any, run: Run) -> None:
     """Saves the module's weights; from here on nothing falls back to an older checkpoint."""
-    if writes:
-        save_weights(module, run.weights)
+    save_weights(module, run.weights)
+    if process_rank() == 0:
         previous(run.checkpoint).unlink(missing_ok=True)
 
 
@@ -227,13 +233,14 @@ def cluster_environment(devices: int) -> list[ClusterEnvironment]:
     return [LightningEnvironment() if devices == 1 else SLURMEnvironment(auto_requeue=False)]
 
 
-def make_trainer(options: TrainingOptions, callbacks: list[pl.Callback]) -> pl.Trainer:
+def make_trainer(options: TrainingOptions, callbacks: list[pl.Callback], module: Any) -> pl.Trainer:
     """A Lightning Trainer without its own logger, bar, checkpoints or clock."""
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
     warnings.filterwarnings("ignore", message=".*resuming from a checkpoint that ended before.*")
     warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*broadcast_buffers. is deprecated.*")
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec.*")
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     check_accelerator(options.accelerator, options.devices)
@@ -241,9 +248,12 @@ def make_trainer(options: TrainingOptions, callbacks: list[pl.Callback]) -> pl.T
     precision: Any = options.precision
     if precision == "auto":
         precision = "bf16-mixed" if on_gpu else "32-true"
+    strategy = strategy_for(module, options.strategy, options.devices, options.num_nodes)
     return pl.Trainer(
         accelerator=options.accelerator,
         devices=options.devices,
+        num_nodes=options.num_nodes,
+        strategy=strategy,
         precision=precision,
         max_epochs=-1,
         logger=False,
@@ -252,5 +262,5 @@ def make_trainer(options: TrainingOptions, callbacks: list[pl.Callback]) -> pl.T
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
-        plugins=[WholeFiles(), *cluster_environment(options.devices)],
+        plugins=[WholeFiles(), *([] if together() else cluster_environment(options.devices))],
     )

@@ -109,6 +109,15 @@ class Block(nn.Module):
         """What depends on the prompts alone."""
         return None if self.text is None else self.text.prepare(text)
 
+    def forward(
+        self, x: Float[Tensor, "B M D"], text: TextFeatures, mask: Bool[Tensor, "B 1 M M"] | None
+    ) -> Float[Tensor, "B M D"]:
+        """The whole sequence at once; without a mask, each position sees those before it."""
+        normed = self.norm_attention(x)
+        keys, values = self.attention.keys_values(normed)
+        x = x + self.dropout(self.attend(normed, keys, values, mask, mask is None))
+        return self.rest(x, self.prepare(text))
+
     def attend(
         self,
         x: Float[Tensor, "B M D"],
@@ -177,6 +186,10 @@ class CodeTransformer(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, codebook_size)
 
+    def blocks_to_shard(self) -> list[nn.Module]:
+        """What is gathered one after the other where weights are sharded."""
+        return list(self.blocks)
+
     def positions(self) -> Float[Tensor, "N D"]:
         """The embedding of each position in raster order."""
         return (self.row[:, None] + self.column[None]).flatten(0, 1)
@@ -199,10 +212,7 @@ class CodeTransformer(nn.Module):
             own = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
             mask = ((real[:, None, :] & order) | own)[:, None]
         for block in self.blocks:
-            normed = block.norm_attention(x)
-            keys, values = block.attention.keys_values(normed)
-            x = x + block.dropout(block.attend(normed, keys, values, mask, mask is None))
-            x = block.rest(x, block.prepare(text))
+            x = block(x, text, mask)
         return self.head(self.norm(x[:, skip:]))
 
     def start_cache(self, text: TextFeatures) -> Cache:

@@ -209,6 +209,10 @@ class DiT(nn.Module):
         """The blocks, with the type that ``nn.ModuleList`` forgets."""
         return [cast(DiTBlock, block) for block in self.blocks]
 
+    def blocks_to_shard(self) -> list[nn.Module]:
+        """What is gathered one after the other where weights are sharded, the inner first."""
+        return [unit for block in self.stack() for unit in (block.text, block) if unit is not None]
+
     @torch.no_grad()
     def _initialise(self) -> None:
         """Xavier everywhere, then zeros where a residual branch or the output begins.

@@ -11,6 +11,7 @@ from torch.nn.functional import adaptive_max_pool2d
 
 from t2ibench.core.edits import Inpainting
 from t2ibench.core.errors import ConfigError
+from t2ibench.core.ranks import own_rows
 from t2ibench.core.types import Images
 from t2ibench.samplers.deterministic import Between
 from t2ibench.samplers.levels import Levels
@@ -80,9 +81,13 @@ def random_masks(images: Images) -> Bool[Tensor, "B 1 H W"]:
     """
     count, _, height, width = images.shape
     device = images.device
-    extent = 0.25 + 0.75 * torch.rand(count, 2, device=device)
-    extent = torch.where(torch.rand(count, 1, device=device) < WHOLE_IMAGE, 1.0, extent)
-    start = torch.rand(count, 2, device=device) * (1 - extent)
+
+    def uniform(columns: int) -> Tensor:
+        return own_rows(lambda n: torch.rand(n, columns, device=device), count)
+
+    extent = 0.25 + 0.75 * uniform(2)
+    extent = torch.where(uniform(1) < WHOLE_IMAGE, 1.0, extent)
+    start = uniform(2) * (1 - extent)
 
     def inside(axis: int, length: int) -> Tensor:
         place = (torch.arange(length, device=device) + 0.5) / length

@@ -186,6 +186,10 @@ class EfficientUNet(nn.Module):
         for parameter in self.conv_out.parameters():
             nn.init.zeros_(parameter)
 
+    def blocks_to_shard(self) -> list[nn.Module]:
+        """What is gathered one after the other where weights are sharded."""
+        return [stage for level in (*self.down, *self.up) for stage in cast(nn.ModuleList, level)]
+
     def prepare(self, text: TextFeatures) -> Contexts:
         """What depends on the prompts alone: once a prompt, not once a step.
 
@@ -195,7 +199,7 @@ class EfficientUNet(nn.Module):
         """
         tokens, pooled = self.text_norm(text.tokens), self.text_norm(text.pooled)
         normed = TextFeatures(tokens, text.mask, pooled)
-        stages = [stage for level in (*self.down, *self.up) for stage in cast(nn.ModuleList, level)]
+        stages = self.blocks_to_shard()
         contexts = [s.prepare(normed) for s in stages if isinstance(s, LevelAttention)]
         return [self.pooled(pooled), *contexts]
 

@@ -213,6 +213,10 @@ class UNet(nn.Module):
         groups = [*_lists(self.down), self.middle, *_lists(self.up)]
         return [cast(TextStage, stage) for group in groups for stage in group]
 
+    def blocks_to_shard(self) -> list[nn.Module]:
+        """What is gathered one after the other where weights are sharded, the inner first."""
+        return [unit for stage in self.stages() for unit in (stage.text, stage)]
+
     def prepare(self, text: TextFeatures) -> Contexts:
         """What depends on the prompts alone: once a prompt, not once a step."""
         return [stage.text.prepare(text) for stage in self.stages()]

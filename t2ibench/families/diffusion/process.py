@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.knobs import Knob
 from t2ibench.core.noise import Noise
+from t2ibench.core.ranks import noise_like, own_rows
 from t2ibench.families.diffusion.denoiser import Predict, make_denoiser, parted
 from t2ibench.families.diffusion.losses import Posterior, variance_bound, weighted_errors
 from t2ibench.samplers.deterministic import Between, unchanged
@@ -162,7 +164,11 @@ class DiffusionProcess(nn.Module):
         Differs: none.
         """
         device = self.alpha.device
-        u = (torch.arange(count, device=device) + torch.rand(1, device=device)) / count
+
+        def spread(whole: int) -> Tensor:
+            return (torch.arange(whole, device=device) + torch.rand(1, device=device)) / whole
+
+        u = own_rows(spread, count)
         if self.timestep_spread > 0:
             normal = torch.special.ndtri(u)
             u = torch.sigmoid(self.timestep_location + self.timestep_spread * normal)
@@ -174,10 +180,12 @@ class DiffusionProcess(nn.Module):
         Source: Guttenberg 2023 (Diffusion with offset noise).
         Differs: none.
         """
-        eps = torch.randn_like(x0)
+        eps = noise_like(x0)
         if self.noise_offset > 0:
-            shape = [*x0.shape[:2], *[1] * (x0.ndim - 2)]
-            eps = eps + self.noise_offset * torch.randn(shape, device=x0.device, dtype=x0.dtype)
+            shape = [x0.shape[1], *[1] * (x0.ndim - 2)]
+            kind: Any = {"device": x0.device, "dtype": x0.dtype}
+            offset = own_rows(lambda n: torch.randn(n, *shape, **kind), len(x0))
+            eps = eps + self.noise_offset * offset
         return eps
 
     def training_loss(self, predict: Predict, x0: Latent) -> Float[Tensor, ""]:

@@ -21,6 +21,7 @@ from t2ibench.core.edits import Edit, Upscaling
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.knobs import Knob
 from t2ibench.core.noise import Noise
+from t2ibench.core.ranks import noise_like, own_rows
 from t2ibench.core.types import Batch, Images, TextFeatures
 from t2ibench.families.base import OptimizerFactory, TextToImageModule
 from t2ibench.families.diffusion.base_stage import FrozenBase
@@ -181,9 +182,10 @@ class SuperResolution(TextToImageModule):
         Differs: none.
         """
         low, count = shrink(batch.image, self.upscale_factor), len(batch)
-        level = self.max_augmentation * torch.rand(count, device=low.device)
+        draws = own_rows(lambda n: torch.rand(n, device=low.device), count)
+        level = self.max_augmentation * draws
         if self.max_augmentation > 0:
-            low = augment(low, level, torch.randn_like(low))
+            low = augment(low, level, noise_like(low))
         contexts = []
         if self.reads_text:
             text = replace(self.encode_text(batch), embedding=None)

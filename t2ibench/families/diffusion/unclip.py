@@ -22,6 +22,7 @@ from t2ibench.core.edits import Edit, ImageInterpolation, Variation, slerp
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.knobs import Knob
 from t2ibench.core.noise import Noise
+from t2ibench.core.ranks import own_rows
 from t2ibench.core.types import Batch, Images, TextFeatures
 from t2ibench.families.base import OptimizerFactory, Target, TextToImageModule
 from t2ibench.families.diffusion.clip import FrozenClip
@@ -162,7 +163,8 @@ class UnCLIP(TextToImageModule):
 
     def without(self, text: TextFeatures, probability: float) -> TextFeatures:
         """Replaces each caption by ``null_text`` with a probability."""
-        keep = torch.rand(len(text), device=self.device) >= probability
+        draws = own_rows(lambda n: torch.rand(n, device=self.device), len(text))
+        keep = draws >= probability
         return text.where(keep, self.null_text(len(text)))
 
     # ---- training ----
@@ -195,7 +197,8 @@ class UnCLIP(TextToImageModule):
         Differs: see the class.
         """
         text = self.without(text, self.decoder_null_text_probability)
-        keep = torch.rand(len(text), 1, device=self.device) >= self.null_embedding_probability
+        draws = own_rows(lambda n: torch.rand(n, 1, device=self.device), len(text))
+        keep = draws >= self.null_embedding_probability
         vector = self.clip.scaled(embeddings) * keep
         contexts = self.network.prepare(self.condition(vector, text))
         return self.process.training_loss(

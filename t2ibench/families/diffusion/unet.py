@@ -206,11 +206,15 @@ class PublishedUNet(nn.Module):
         out_channels = 2 * latent_channels if learned_variance else latent_channels
         self.conv_out = zero_init(nn.Conv2d(channels[0], out_channels, 3, padding=1))
 
-    def transformers(self) -> list[SpatialTransformer]:
-        """Those with text, in the order of the forward pass."""
+    def blocks_to_shard(self) -> list[nn.Module]:
+        """What is gathered one after the other where weights are sharded."""
         levels = [*self.down_blocks, self.mid_block, *self.up_blocks]
         stages = [stage for level in levels for stage in level.stages()]  # type: ignore[operator]
-        return [a for _, a in stages if isinstance(a, SpatialTransformer)]
+        return [part for stage in stages for part in stage if part is not None]
+
+    def transformers(self) -> list[SpatialTransformer]:
+        """Those with text, in the order of the forward pass."""
+        return [part for part in self.blocks_to_shard() if isinstance(part, SpatialTransformer)]
 
     def prepare(self, text: TextFeatures) -> list[Any]:
         """What depends on the prompts alone, once a prompt: an entry a text layer."""

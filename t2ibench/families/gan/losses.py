@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, relu, softplus
 
 from t2ibench.core.errors import ConfigError
+from t2ibench.core.ranks import gathered, own, world_size
 
 AdversarialLoss = Literal["non_saturating", "hinge"]
 Matching = Literal["wrong_text", "contrastive"]
@@ -71,7 +72,8 @@ def matching_loss(
     wrong_text: binary cross-entropy of scale * cos, label 1 for (image i, caption i) and 0 for
     (image i, caption i + 1), the matching-aware pairs of GAN-CLS.
     contrastive: every caption of the batch is the wrong one of the others,
-    (CE(S) + CE(S^T)) / 2 with S = scale * image text^T.
+    (CE(S) + CE(S^T)) / 2 with S = scale * image text^T. The batch is that of all ranks; each has
+    the mean over its own rows.
 
     Args:
         kind: which pairs.
@@ -86,12 +88,13 @@ def matching_loss(
     Differs: the matching score stands apart from the realism score, in both kinds.
     """
     if kind == "contrastive":
-        similarity = scale * image @ text.T
-        own = torch.arange(len(image), device=image.device)
-        return (cross_entropy(similarity, own) + cross_entropy(similarity.T, own)) / 2
+        similarity = scale * image @ gathered(text).T
+        mine = own(torch.arange(len(image) * world_size(), device=image.device), len(image))
+        captions = own(gathered(similarity).T, len(image))
+        return (cross_entropy(similarity, mine) + cross_entropy(captions, mine)) / 2
     if kind == "wrong_text":
         right = scale * (image * text).sum(1)
-        wrong = scale * (image * text.roll(1, 0)).sum(1)
+        wrong = scale * (image * own(gathered(text).roll(1, 0), len(text))).sum(1)
         return binary_cross_entropy_with_logits(
             torch.cat([right, wrong]), torch.cat([torch.ones_like(right), torch.zeros_like(wrong)])
         )

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from t2ibench.core.knobs import Knob
 from t2ibench.core.noise import Noise
-from t2ibench.core.types import Batch, Images, TextFeatures
+from t2ibench.core.ranks import gathered, greatest, noise_like, own, own_rows
+from t2ibench.core.types import Batch, Images, TextFeatures, pad_to_same_length
 from t2ibench.families.base import OptimizerFactory, TextToImageModule
 from t2ibench.families.gan.gan_int_cls import Judgement
 from t2ibench.families.gan.losses import (
@@ -150,7 +151,7 @@ class TextConditionalGAN(TextToImageModule):
         told, matching = self._told(real, judge.embed_text(text), batch)
         loss = adversarial + told
         if self.gradient_penalty_weight > 0:
-            nudged = judge(batch.image + NUDGE * torch.randn_like(batch.image))
+            nudged = judge(batch.image + NUDGE * noise_like(batch.image))
             penalty = gradient_penalty(right, judge.belief(nudged, known), NUDGE)
             loss = loss + 0.5 * self.gradient_penalty_weight * penalty
         self.optimise(optimizer, loss, [*judge.parameters(), *self._text_parameters()])
@@ -207,15 +208,21 @@ class TextConditionalGAN(TextToImageModule):
         return self.generator(text, knobs["truncation_psi"] * z)
 
     def _noise(self, text: TextFeatures) -> Tensor:
-        return torch.randn(len(text), self.generator.noise_width, device=text.pooled.device)
+        width, device = self.generator.noise_width, text.pooled.device
+        return own_rows(lambda n: torch.randn(n, width, device=device), len(text))
 
     def _text_parameters(self) -> list[nn.Parameter]:
         return [p for p in self.text_encoder.parameters() if p.requires_grad]
 
 
 def next_caption(text: TextFeatures) -> TextFeatures:
-    """Every image's wrong caption: that of its neighbour in the batch."""
-    return TextFeatures(text.tokens.roll(1, 0), text.mask.roll(1, 0), text.pooled.roll(1, 0))
+    """Every image's wrong caption: that of its neighbour in the batch of all ranks."""
+    text = text.padded(greatest(text.tokens.shape[1]))
+
+    def before(rows: Tensor) -> Tensor:
+        return own(gathered(rows).roll(1, 0), len(text))
+
+    return TextFeatures(before(text.tokens), before(text.mask), before(text.pooled))
 
 
 def halfway(text: TextFeatures) -> TextFeatures:
@@ -226,7 +233,7 @@ def halfway(text: TextFeatures) -> TextFeatures:
     Source: Reed et al. 2016 (GAN-INT-CLS), section 4.3, beta = 0.5.
     Differs: token features are interpolated too, for cross-attention.
     """
-    other = next_caption(text)
+    text, other = pad_to_same_length([text, next_caption(text)])
     weight = text.mask.float().unsqueeze(-1)
     others = other.mask.float().unsqueeze(-1)
     tokens = (weight * text.tokens + others * other.tokens) / (weight + others).clamp(min=1)

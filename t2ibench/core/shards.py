@@ -1,0 +1,21 @@
+"""Tensors that are spread over ranks: the whole of one, and a rank's part of a whole."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A sharded tensor's whole value, in which every rank takes part; another tensor itself."""
+    return cast(Tensor, tensor.full_tensor()) if isinstance(tensor, DTensor) else tensor
+
+
+def part_of(value: Any, like: Tensor) -> Any:
+    """This rank's part of a whole tensor that is sharded as ``like``; other values themselves."""
+    if not isinstance(like, DTensor) or not isinstance(value, Tensor) or value.ndim == 0:
+        return value
+    on_device = value.to(like.device)
+    return distribute_tensor(on_device, like.device_mesh, like.placements, src_data_rank=None)

@@ -1,0 +1,97 @@
+"""Fully sharded training (FSDP2): each rank holds a part of every weight, gradient and moment.
+
+The blocks of a network are gathered one after the other as they are needed; the rest of the module
+for the whole step. Checkpoints hold whole tensors, so that a run begun on any number of devices
+goes on with any strategy.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pytorch_lightning.plugins.environments import ClusterEnvironment
+from pytorch_lightning.strategies import DDPStrategy
+from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+
+from t2ibench.core.errors import ConfigError
+from t2ibench.core.shards import part_of, whole
+
+METHODS = ("training_step", "validation_losses")
+"""What Lightning and our callbacks call of a module while it is sharded."""
+
+
+class ShardedStrategy(DDPStrategy):
+    """DDP with the module sharded in place of replicated; runs on CPUs (gloo) as on GPUs."""
+
+    def __init__(self, environment: ClusterEnvironment | None) -> None:
+        super().__init__(cluster_environment=environment)
+
+    def configure_ddp(self) -> None:
+        """Shards the module, each of its blocks by itself."""
+        module: Any = self.model
+        module.to(memory_format=torch.contiguous_format)  # channels_last weights cannot be sharded
+        for block in sharded_blocks(module):
+            fully_shard(block)
+            if hasattr(block, "prepare"):
+                register_fsdp_forward_method(block, "prepare")
+        fully_shard(module, reshard_after_forward=False)
+        for name in METHODS:
+            register_fsdp_forward_method(module, name)
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """Whole tensors, on the CPU; every rank takes part."""
+        assert self.lightning_module is not None
+        return {n: whole(t).cpu() for n, t in self.lightning_module.state_dict().items()}
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """As of an optimiser that is not sharded."""
+        state = optimizer.state_dict()
+        kept = {
+            index: {n: whole(v) if isinstance(v, Tensor) else v for n, v in values.items()}
+            for index, values in state["state"].items()
+        }
+        return state | {"state": kept}
+
+    def load_optimizer_state_dict(self, checkpoint: Any) -> None:
+        """Takes each rank's part of whole tensors."""
+        for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            parts = {
+                index: {n: part_of(v, parameters[index]) for n, v in values.items()}
+                for index, values in state["state"].items()
+            }
+            optimizer.load_state_dict(state | {"state": parts})
+
+
+def sharded_blocks(module: Any) -> list[nn.Module]:
+    """The blocks of a module's network, if it tells of them (``blocks_to_shard``)."""
+    network = getattr(module, "network", None)
+    return list(network.blocks_to_shard()) if hasattr(network, "blocks_to_shard") else []
+
+
+def check_shardable(module: Any) -> None:
+    """Whether a module can be trained with ``trainer.strategy=fsdp``.
+
+    Raises:
+        ConfigError: its network has no blocks to gather one by one.
+    """
+    if not sharded_blocks(module):
+        raise ConfigError(
+            f"trainer.strategy=fsdp shards transformers and UNets block by block, and "
+            f"{type(module).__name__} has no such network; set trainer.strategy=ddp."
+        )
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Whether a module's weights are spread over ranks, so that all take part in its work."""
+    return any(isinstance(p, DTensor) for p in module.parameters())
+
+
+def unsharded(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Whole tensors of a state dict or an average."""
+    with torch.no_grad():
+        return {name: whole(tensor) for name, tensor in tensors.items()}
