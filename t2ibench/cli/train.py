@@ -267,7 +267,7 @@ def train_and_score(cfg: DictConfig) -> RunScores:
     from t2ibench.cli.pipeline import train_run
     from t2ibench.cli.ranks import ranks_of
     from t2ibench.cli.score_run import score_run
-    from t2ibench.core.ranks import process_rank
+    from t2ibench.core.launch import process_rank
 
     with ranks_of(cfg):
         trained = train_run(cfg)

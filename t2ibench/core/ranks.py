@@ -11,7 +11,6 @@ so that the mean of the ranks' gradients is the gradient of the mean over the ba
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
@@ -38,16 +37,6 @@ def rank() -> int:
 def world_size() -> int:
     """How many processes work together."""
     return dist.get_world_size() if together() else 1
-
-
-def process_rank() -> int:
-    """``rank``, or before the processes have met, what their launcher says; else 0."""
-    if together():
-        return rank()
-    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
-        if name in os.environ:
-            return int(os.environ[name])
-    return 0
 
 
 def barrier() -> None:

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -19,3 +20,12 @@ def part_of(value: Any, like: Tensor) -> Any:
         return value
     on_device = value.to(like.device)
     return distribute_tensor(on_device, like.device_mesh, like.placements, src_data_rank=None)
+
+
+def stepped(optimizer: Optimizer) -> list[Tensor]:
+    """The sharded parameters that an optimiser steps; none where they are not sharded.
+
+    They carry the gradients, while in a training step the module shows gathered ones that do not.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    return parameters if any(isinstance(p, DTensor) for p in parameters) else []

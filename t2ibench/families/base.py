@@ -26,6 +26,7 @@ from t2ibench.core.knobs import Knob, resolve_knobs
 from t2ibench.core.noise import Noise
 from t2ibench.core.pixels import to_pixels
 from t2ibench.core.ranks import longest, own_rows
+from t2ibench.core.shards import stepped
 from t2ibench.core.types import Batch, Images, PixelImages, TextFeatures
 from t2ibench.text.base import TextEncoder
 
@@ -149,7 +150,8 @@ class TextToImageModule(pl.LightningModule, ABC):
         optimizer.zero_grad(set_to_none=True)
         self.manual_backward(loss)
         if self.gradient_clip_norm > 0:
-            torch.nn.utils.clip_grad_norm_(parameters, self.gradient_clip_norm)
+            clipped = stepped(optimizer) or parameters
+            torch.nn.utils.clip_grad_norm_(clipped, self.gradient_clip_norm)
         optimizer.step()
 
     @torch.no_grad()

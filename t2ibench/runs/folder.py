@@ -31,7 +31,7 @@ from t2ibench import __version__
 from t2ibench.core.errors import RunError
 from t2ibench.core.files import atomic_path, read_json, write_json
 from t2ibench.core.hashing import hash_json
-from t2ibench.core.ranks import process_rank
+from t2ibench.core.launch import process_rank
 from t2ibench.runs.lock import Owner, OwnerLock
 
 State = Literal["created", "running", "interrupted", "trained", "finished", "failed"]

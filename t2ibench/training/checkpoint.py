@@ -22,7 +22,8 @@ from torch import nn
 
 from t2ibench.core.errors import CheckpointError
 from t2ibench.core.files import atomic_path, flush
-from t2ibench.core.ranks import barrier, process_rank
+from t2ibench.core.launch import process_rank
+from t2ibench.core.ranks import barrier
 from t2ibench.training.preemption import Deferred, install
 from t2ibench.training.sharding import unsharded
 

@@ -19,7 +19,8 @@ from pytorch_lightning.plugins.environments import (
 )
 
 from t2ibench.core.errors import ConfigError
-from t2ibench.core.ranks import process_rank, together
+from t2ibench.core.launch import process_rank
+from t2ibench.core.ranks import together
 from t2ibench.core.types import Batch
 from t2ibench.runs.clock import Budget, Clock
 from t2ibench.runs.folder import MetricsFile, Run

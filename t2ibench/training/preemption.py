@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from t2ibench.core.ranks import process_rank
+from t2ibench.core.launch import process_rank
 
 log = logging.getLogger(__name__)
 

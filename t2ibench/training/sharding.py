@@ -42,6 +42,12 @@ class ShardedStrategy(DDPStrategy):
         for name in METHODS:
             register_fsdp_forward_method(module, name)
 
+    def teardown(self) -> None:
+        """Leaves the module sharded, where it is: its whole weights are on disk."""
+        self.precision_plugin.teardown()
+        if self.accelerator is not None:
+            self.accelerator.teardown()
+
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """Whole tensors, on the CPU; every rank takes part."""
         assert self.lightning_module is not None

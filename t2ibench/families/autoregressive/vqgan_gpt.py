@@ -116,7 +116,7 @@ class Block(nn.Module):
         normed = self.norm_attention(x)
         keys, values = self.attention.keys_values(normed)
         x = x + self.dropout(self.attend(normed, keys, values, mask, mask is None))
-        return self.rest(x, self.prepare(text))
+        return self.rest(x, None if self.text is None else self.text.prepare(text))
 
     def attend(
         self,
