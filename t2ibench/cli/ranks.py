@@ -79,10 +79,10 @@ def ranks_of(cfg: DictConfig) -> Iterator[None]:
         DeviceError: another process of the cell died.
     """
     devices, num_nodes = int(cfg.trainer.devices), int(cfg.trainer.num_nodes)
-    place = given_place(devices, num_nodes)
     if devices * num_nodes == 1:
         yield
         return
+    place = given_place(devices, num_nodes)
     if place is None:
         if num_nodes > 1:
             raise DeviceError(

@@ -1,17 +1,19 @@
-"""What the program that started this process says of its place; needs no torch."""
+"""This process's number among those of its run, known before they have met; needs no torch."""
 
 from __future__ import annotations
 
-import os
+_rank = 0
 
 
 def process_rank() -> int:
     """This process's number among those of its run, from 0: the first alone writes files.
 
-    It is known before the processes have met (``core/ranks.py``): torchrun, SLURM and
-    ``cli/ranks.py`` tell each of those that they start.
+    It is 0 wherever a run is one process, also in a job of many tasks that share an allocation.
     """
-    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
-        if name in os.environ:
-            return int(os.environ[name])
-    return 0
+    return _rank
+
+
+def stand_at(rank: int) -> None:
+    """Tells this process its number, before its first work."""
+    global _rank
+    _rank = rank

@@ -19,6 +19,7 @@ from pytorch_lightning.plugins.environments import ClusterEnvironment, SLURMEnvi
 from pytorch_lightning.strategies import DDPStrategy, Strategy
 
 from t2ibench.core.errors import ConfigError
+from t2ibench.core.launch import stand_at
 from t2ibench.core.ranks import together
 from t2ibench.training.sharding import ShardedStrategy, check_shardable
 
@@ -120,6 +121,7 @@ def meet(place: Place, store: dist.TCPStore | None = None) -> dist.Store:
         place: of this process.
         store: rank 0's, where it already listens.
     """
+    stand_at(place.rank)
     if store is None:
         store = dist.TCPStore(
             place.address, place.port, place.world_size, place.rank == 0, timeout=PATIENCE

@@ -33,8 +33,8 @@ def test_a_sweep_killed_at_twenty_moments_has_the_same_scores(tmp_path):
 
 def check_equal(whole, killed):
     """Runs of the same names, states, weights and scores; nothing half-written left."""
-    names = sorted(path.name for path in whole.iterdir())
-    assert names == sorted(path.name for path in killed.iterdir())
+    names = sorted(path.parent.name for path in whole.glob("*/status.json"))
+    assert names == sorted(path.parent.name for path in killed.glob("*/status.json"))
     assert len([name for name in names if not name.startswith("first_stage")]) == 2
     for name in names:
         assert read_json(killed / name / "status.json")["state"] == "finished"

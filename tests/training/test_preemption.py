@@ -14,6 +14,7 @@ from pytorch_lightning.plugins.environments import LightningEnvironment, SLURMEn
 from training.painter import Painter, make_run, make_split, painter, train
 from training.resuming import differences, kept_state
 
+from t2ibench.core import launch
 from t2ibench.runs.clock import Budget
 from t2ibench.training.fit import cluster_environment
 from t2ibench.training.preemption import SIGNALS, deferred, handled_by, requeue
@@ -106,8 +107,7 @@ def scontrol(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     monkeypatch.setenv("STATE", "RUNNING Reason=None")
     monkeypatch.setenv("SLURM_JOB_ID", "17")
-    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK", "SUBMITIT_EXECUTOR"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("SUBMITIT_EXECUTOR", raising=False)
     return lambda: calls.read_text().splitlines() if calls.exists() else []
 
 
@@ -119,16 +119,17 @@ def test_a_slurm_job_is_requeued(scontrol, monkeypatch, state):
 
 
 @pytest.mark.parametrize(
-    "number, name, value",
+    "number, state, rank",
     [
-        (signal.SIGINT, "STATE", "RUNNING Reason=None"),
-        (signal.SIGTERM, "STATE", "COMPLETING Reason=None"),
-        (signal.SIGUSR1, "SLURM_PROCID", "1"),
+        (signal.SIGINT, "RUNNING Reason=None", 0),
+        (signal.SIGTERM, "COMPLETING Reason=None", 0),
+        (signal.SIGUSR1, "RUNNING Reason=None", 1),
     ],
     ids=["keyboard", "cancelled", "rank 1"],
 )
-def test_what_nobody_wants_back_is_not_requeued(scontrol, monkeypatch, number, name, value):
-    monkeypatch.setenv(name, value)
+def test_what_nobody_wants_back_is_not_requeued(scontrol, monkeypatch, number, state, rank):
+    monkeypatch.setenv("STATE", state)
+    monkeypatch.setattr(launch, "_rank", rank)
     requeue(number)
     assert not [call for call in scontrol() if call.startswith("requeue")]
 

@@ -14,6 +14,7 @@ from training.painter import OPTIONS, make_run, make_split, painter
 
 from t2ibench.data.stream import BatchStream
 from t2ibench.runs.clock import Budget
+from t2ibench.training.devices import given_place, meet
 from t2ibench.training.fit import fit
 
 
@@ -32,6 +33,9 @@ def main(folder, name, rank_of_signal=-1, when=-1):
             yield batch
 
     run = make_run(Path(folder), name)
+    place = given_place(2, 1)
+    assert place is not None
+    meet(place)
     options = replace(OPTIONS, devices=2)
     fitted = fit(painter(), stream, run, Budget("images", 56), options, seed=1)
     sys.stdout.write(f"rank {os.environ['RANK']}: {fitted.clock.images_seen} {fitted.signal}\n")

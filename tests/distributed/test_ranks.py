@@ -1,0 +1,206 @@
+"""The real command on two processes gives what it gives on one, at the same batch."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from t2ibench.core.files import read_json
+from t2ibench.runs.folder import Run
+
+pytestmark = pytest.mark.timeout(280)
+
+ROOT = Path(__file__).parents[2]
+SMALL = [
+    "budget=images", "budget.amount=96", "first_stage.images=96",
+    "data.source.num_train=192", "data.source.num_val=64", "data.source.num_test=48",
+    "protocol.test.num_images=48", "protocol.test.reference_size=48", "protocol.batch_size=8",
+    "protocol.front.num_images=16", "protocol.front.reference_size=16",
+    "protocol.cost_seconds=0.02", "protocol.knob_sweep=[1.0]",
+    "trainer=cpu", "trainer.log_every_images=32", "trainer.progress=false",
+]  # fmt: skip
+MODELS = {
+    "gan": "gan/gan_int_cls",
+    "autoregressive": "autoregressive/vqgan_gpt",
+    "diffusion": "diffusion/ldm",
+}
+
+
+class Place:
+    """A folder of runs, and the command in it."""
+
+    def __init__(self, root, cache):
+        self.runs = root / "runs"
+        self.environment = os.environ | {
+            "T2IBENCH_RUNS": str(self.runs),
+            "T2IBENCH_CACHE": str(cache),
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+        }
+
+    def started(self, family, *words):
+        """`t2ibench train`, running."""
+        command = [sys.executable, "-m", "t2ibench.cli.main", "train", f"model={MODELS[family]}"]
+        return subprocess.Popen(
+            [*command, *SMALL, *words],
+            cwd=ROOT,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def trained(self, family, *words):
+        """`t2ibench train`, to its end."""
+        process = self.started(family, *words)
+        told, _ = process.communicate(timeout=200)
+        assert process.returncode == 0, told
+        return self.run(family)
+
+    def run(self, family):
+        """The family's only run."""
+        (found,) = self.runs.glob(f"{family}-*")
+        return Run.at(found)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, shared_cache):
+    """A place where each family was trained by one process."""
+    place = Place(tmp_path_factory.mktemp("alone"), shared_cache)
+    for family in MODELS:
+        place.trained(family)
+    return place
+
+
+@pytest.fixture
+def place(tmp_path, shared_cache):
+    return Place(tmp_path, shared_cache)
+
+
+def curves(run):
+    header, *rows = [line.split(",") for line in (run.path / "metrics.csv").read_text().split()]
+    kept = [i for i, name in enumerate(header) if name != "seconds"]
+    return [header[i] for i in kept], torch.tensor([[float(row[i]) for i in kept] for row in rows])
+
+
+def assert_same_training(found, wanted):
+    """Equal but for the order of sums: curves, counted FLOPs and weights.
+
+    Adam turns rounding into steps of full length where gradients are all but zero (a bias before
+    a normalisation), so that weights are compared as one vector.
+    """
+    assert found.path.name == wanted.path.name
+    (names, one), (same, two) = curves(wanted), curves(found)
+    assert names == same
+    torch.testing.assert_close(two, one, rtol=2e-4, atol=1e-5)
+    clocks = [run.status()["clock"] for run in (wanted, found)]
+    assert clocks[0]["images_seen"] == clocks[1]["images_seen"] == 96
+    assert clocks[0]["flops_by_part"] == clocks[1]["flops_by_part"]
+    weights, others = load_file(wanted.weights), load_file(found.weights)
+    assert {n: t.shape for n, t in weights.items()} == {n: t.shape for n, t in others.items()}
+    one, two = (torch.cat([w[n].double().flatten() for n in weights]) for w in (weights, others))
+    assert (two - one).norm() < 1e-3 * one.norm()
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_two_processes_train_as_one_does(alone, place, family):
+    found, wanted = place.trained(family, "trainer.devices=2"), alone.run(family)
+    assert_same_training(found, wanted)
+    for folder in place.runs.glob("first_stage-*"):
+        assert_same_training(Run.at(folder), Run.at(alone.runs / folder.name))
+
+
+@pytest.mark.parametrize("family", ["autoregressive", "diffusion"])
+def test_sharded_weights_train_as_whole_ones_do(alone, place, family):
+    shutil.copytree(alone.runs, place.runs, ignore=shutil.ignore_patterns(f"{family}-*"))
+    found = place.trained(family, "trainer.devices=2", "trainer.strategy=fsdp")
+    assert_same_training(found, alone.run(family))
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_samples_and_scores_are_those_of_one_process(alone, place, family):
+    shutil.copytree(alone.runs, place.runs)
+    run, wanted = place.run(family), alone.run(family)
+    shutil.rmtree(run.path / "samples")
+    run.scores.unlink()
+    run.set_status("trained", clock=run.status()["clock"])
+    place.trained(family, "trainer.devices=2")
+    assert_same_samples_and_scores(run, wanted)
+
+
+def assert_same_samples_and_scores(run, wanted):
+    sets = sorted(path.name for path in (wanted.path / "samples").iterdir())
+    assert sets == sorted(path.name for path in (run.path / "samples").iterdir())
+    for path in (wanted.path / "samples").rglob("*.npy"):
+        same = run.path / path.relative_to(wanted.path)
+        assert same.read_bytes() == path.read_bytes(), path
+    one, two = read_json(wanted.scores), read_json(run.scores)
+    for part in ("chosen", "front", "reference", "knob", "protocol"):
+        assert one[part] == two[part], part
+
+
+def until(condition, process, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < end, f"waited {seconds} s"
+        time.sleep(0.01)
+
+
+def test_drawing_that_was_killed_goes_on_on_more_devices(alone, place):
+    family = "autoregressive"
+    shutil.copytree(alone.runs, place.runs)
+    run, wanted = place.run(family), alone.run(family)
+    shutil.rmtree(run.path / "samples")
+    run.scores.unlink()
+    run.set_status("trained", clock=run.status()["clock"])
+    process = place.started(family)
+    until(lambda: list(run.path.glob("samples/*/parts-*/*.npy")), process)
+    process.kill()
+    process.communicate()
+    kept = {path: path.stat().st_mtime_ns for path in run.path.glob("samples/*/parts-*/*.npy")}
+    assert kept and not run.scores.exists()
+    place.trained(family, "trainer.devices=2")
+    assert_same_samples_and_scores(run, wanted)
+
+
+def test_a_dead_rank_ends_the_run_and_another_number_goes_on(alone, place):
+    family = "autoregressive"
+    shutil.copytree(alone.runs, place.runs, ignore=shutil.ignore_patterns(f"{family}-*"))
+    words = ["trainer.checkpoint_every_seconds=0", "trainer.devices=2", "trainer.strategy=fsdp"]
+    process = place.started(family, *words)
+    until(lambda: list(place.runs.glob(f"{family}-*/checkpoints/last.ckpt")), process)
+    (peer,) = psutil.Process(process.pid).children()
+    peer.kill()
+    told, _ = process.communicate(timeout=100)
+    assert process.returncode == 2, told
+    assert f"rank 1 (exit {-signal.SIGKILL}) of this run ended early" in told
+    assert "Traceback" not in told
+    run = place.run(family)
+    assert not run.trained
+    place.trained(family)  # alone, from the sharded run's checkpoint
+    assert_same_training(run, alone.run(family))
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["trainer.devices=3"], "training.batch_size=32 is the whole batch, which 3 devices"),
+        (["trainer.num_nodes=2"], "a scheduler must start a process for each device"),
+        (["trainer.strategy=fsdp"], "fsdp shards over several devices"),
+        (["trainer.strategy=fsdp", "trainer.devices=2"], "GANINTCLS"),
+        (["trainer.strategy=zero"], "trainer.strategy=zero is unknown"),
+    ],
+)
+def test_what_cannot_be_is_said_first(place, words, said):
+    process = place.started("gan", *words)
+    told, _ = process.communicate(timeout=100)
+    assert process.returncode == 2 and said in told and "Traceback" not in told, told
