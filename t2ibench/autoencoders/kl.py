@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from t2ibench.autoencoders.base import Autoencoder, Latents, Reconstruction
 from t2ibench.autoencoders.networks import ConvDecoder, ConvEncoder
-from t2ibench.core.ranks import noise_like
+from t2ibench.core.ranks import gathered, noise_like
 from t2ibench.core.types import Images
 
 
@@ -57,7 +57,7 @@ class GaussianAutoencoder(Autoencoder):
         mean, log_variance = self.posterior(images)
         std = (0.5 * log_variance).exp()
         nats = gaussian_kl(mean, log_variance).mean() / images[0].numel()
-        logs = {"posterior_std": std.detach().mean(), "latent_std": mean.detach().std()}
+        logs = {"posterior_std": std.detach().mean(), "latent_std": gathered(mean.detach()).std()}
         return Reconstruction(self.decode(mean + std * noise_like(std)), nats, logs)
 
 

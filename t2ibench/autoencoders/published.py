@@ -16,6 +16,7 @@ from t2ibench.autoencoders.base import Latents, Reconstruction
 from t2ibench.autoencoders.kl import GaussianAutoencoder
 from t2ibench.autoencoders.published_blocks import Decoder, Encoder
 from t2ibench.autoencoders.vq import CodebookAutoencoder, perplexity
+from t2ibench.core.ranks import gathered
 from t2ibench.core.types import Images
 
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
@@ -198,8 +199,8 @@ class PublishedVQ(CodebookAutoencoder):
         penalty = codebook_loss(latents, quantised, beta=self.beta, legacy=self.legacy_beta)
         through = latents + (quantised - latents).detach()
         logs = {
-            "codebook_perplexity": perplexity(codes, self.codebook_size),
-            "latent_std": latents.detach().std(),
+            "codebook_perplexity": perplexity(gathered(codes), self.codebook_size),
+            "latent_std": gathered(latents.detach()).std(),
         }
         return Reconstruction(self.decode_vectors(through), penalty, logs)
 

