@@ -46,11 +46,11 @@ class Place:
             "OMP_NUM_THREADS": "1",
         }
 
-    def started(self, family, *words):
+    def started(self, family, *words, by=()):
         """`t2ibench train`, running."""
-        command = [sys.executable, "-m", "t2ibench.cli.main", "train", f"model={MODELS[family]}"]
+        command = ["-m", *by, "t2ibench.cli.main", "train", f"model={MODELS[family]}"]
         return subprocess.Popen(
-            [*command, *SMALL, *words],
+            [sys.executable, *command, *SMALL, *words],
             cwd=ROOT,
             env=self.environment,
             stdout=subprocess.PIPE,
@@ -58,9 +58,9 @@ class Place:
             text=True,
         )
 
-    def trained(self, family, *words):
+    def trained(self, family, *words, **options):
         """`t2ibench train`, to its end."""
-        process = self.started(family, *words)
+        process = self.started(family, *words, **options)
         told, _ = process.communicate(timeout=200)
         assert process.returncode == 0, told
         return self.run(family)
@@ -118,6 +118,14 @@ def test_two_processes_train_as_one_does(alone, place, family):
     assert_same_training(found, wanted)
     for folder in place.runs.glob("first_stage-*"):
         assert_same_training(Run.at(folder), Run.at(alone.runs / folder.name))
+
+
+def test_torchrun_may_start_them(alone, place):
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
+    assert_same_training(place.trained("gan", "trainer.devices=2", by=launcher), alone.run("gan"))
+    process = place.started("gan", "trainer.devices=3", by=launcher)
+    told, _ = process.communicate(timeout=100)
+    assert process.returncode and "are 3 processes" in told and "started 2" in told, told
 
 
 @pytest.mark.parametrize("family", ["autoregressive", "diffusion"])
