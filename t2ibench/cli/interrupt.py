@@ -11,8 +11,8 @@ from t2ibench.core.files import remove_leftovers, storage_error
 from t2ibench.runs.folder import Run
 from t2ibench.training.preemption import handled_by
 
-LASTING = ("clock",)
-"""What a status keeps when later work on the run ends early: that it is trained."""
+LASTING = ("clock", "scored", "asked")
+"""What a status keeps when later work on the run ends early: that it is trained, and scored."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -84,11 +84,13 @@ def outcome(run: Run) -> Iterator[None]:
 
 
 def tell(run: Run, state: str, reason: str | None = None) -> None:
-    """Writes the status of a run that is not finished, where it can still be written."""
+    """Writes how work on a run ended, where it can still be written; what is finished stays so."""
     try:
         status = run.status()
         if status["state"] == "finished":
-            return
+            if reason is None:
+                return
+            state = "finished"
         extra = {name: status[name] for name in LASTING if name in status}
         if reason is not None:
             extra |= {"reason": reason, "failures": status.get("failures", 0) + 1}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from t2ibench.cli.compose import compose_config, config_dir, one_sentence, with_knobs
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.files import read_json
+from t2ibench.runs.folder import Run
 from t2ibench.runs.ledger import Cell, Ledger, Progress
 
 GRID = "BasicSweeper"
@@ -88,6 +90,14 @@ def read_typed(overrides: Sequence[str]) -> Typed:
     )
 
 
+PARAMS = re.compile(r"^\+{0,2}hydra\.sweeper\.params\.")
+
+
+def without_params(override: str) -> str:
+    """``hydra.sweeper.params.K=V`` of a command line as ``K=V``, which means the same."""
+    return PARAMS.sub("", override)
+
+
 def is_hydra(key: str) -> bool:
     """Whether a key is Hydra's own."""
     return key.lstrip("+~").startswith(("hydra/", "hydra."))
@@ -95,16 +105,11 @@ def is_hydra(key: str) -> bool:
 
 @dataclass(frozen=True)
 class Planned:
-    """A cell, its configuration and how far it is.
-
-    Attributes:
-        done: whether it is finished, under the protocol that is asked for now.
-    """
+    """A cell, its configuration and how far it is with all that is asked for now."""
 
     cell: Cell
     cfg: DictConfig
     progress: Progress
-    done: bool
 
 
 def plan(typed: Typed, ledger: Ledger) -> list[Planned]:
@@ -115,7 +120,6 @@ def plan(typed: Typed, ledger: Ledger) -> list[Planned]:
     """
     from t2ibench.cli.build import check_config
     from t2ibench.cli.pipeline import named_run
-    from t2ibench.cli.score_run import asked_of
 
     assert typed.cells is not None, "a grid"
     found: dict[str, Planned] = {}
@@ -133,15 +137,30 @@ def plan(typed: Typed, ledger: Ledger) -> list[Planned]:
                 f"the cells {found[cell.run].cell.label} and {label} are one run: they differ in "
                 "nothing that changes training; sweep such keys with `t2ibench score`."
             )
-        progress = ledger.progress(cell)
-        done = progress.state == "finished" and run.status().get("asked") == asked_of(cfg)
-        found[cell.run] = Planned(cell, cfg, progress, done)
+        found[cell.run] = Planned(cell, cfg, asked_progress(ledger, cell, cfg))
     return list(found.values())
+
+
+def asked_progress(ledger: Ledger, cell: Cell, cfg: DictConfig) -> Progress:
+    """How far a cell is; one that is scored under another protocol is not through."""
+    from t2ibench.cli.score_run import asked_of
+
+    progress = ledger.progress(cell)
+    if progress.state != "finished":
+        return progress
+    status = Run(ledger.root / cell.run, cell.identity).status()
+    if status.get("asked") == asked_of(cfg):
+        return progress
+    if "reason" in status:
+        return replace(progress, state="failed", detail=status["reason"])
+    return replace(progress, state="interrupted", detail="scored under another protocol")
 
 
 def to_do(planned: Iterable[Planned], retries: int) -> list[Planned]:
     """The cells that are neither finished nor given up."""
-    return [p for p in planned if not p.done and not given_up(p.progress, retries)]
+    return [
+        p for p in planned if p.progress.state != "finished" and not given_up(p.progress, retries)
+    ]
 
 
 def given_up(progress: Progress, retries: int) -> bool:

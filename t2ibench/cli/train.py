@@ -26,7 +26,7 @@ from omegaconf import DictConfig
 from t2ibench.core.errors import ConfigError, RunBusyError, RunError, T2IBenchError
 
 if TYPE_CHECKING:
-    from t2ibench.cli.study import Typed
+    from t2ibench.cli.study import Planned, Typed
     from t2ibench.evaluation.results import RunScores
     from t2ibench.runs.ledger import Cell, Ledger
 
@@ -50,13 +50,13 @@ def run(arguments: Sequence[str]) -> int:
 def dispatched(words: list[str]) -> int:
     """One run, a study, or whatever Hydra itself is asked for."""
     from t2ibench.cli.compose import compose_config, run_hydra
-    from t2ibench.cli.study import read_typed
+    from t2ibench.cli.study import read_typed, without_params
 
     flags = {word for word in words if word.startswith("-")}
     if flags - {*MANY, DRY_RUN}:
         run_hydra(job, words)
         return 0
-    overrides = [word for word in words if word not in flags]
+    overrides = [without_params(word) for word in words if word not in flags]
     typed, dry = read_typed(overrides), DRY_RUN in flags
     if (typed.many or flags & MANY) and typed.cells is None:
         if dry:
@@ -103,7 +103,7 @@ def study(typed: Typed, dry: bool) -> int:
     ledger.register([p.cell for p in planned])
     if todo:
         launch(typed, ledger, [p.cell for p in todo])
-    return conclude(ledger, [p.cell for p in planned], cfg.study.retries)
+    return conclude(ledger, planned, cfg.study.retries)
 
 
 QUEUED = {
@@ -150,19 +150,19 @@ def wait_for_jobs(folder: Path, launcher: str, began: float) -> None:
             kind(folder=path.parent, job_id=path.name.removesuffix("_submitted.pkl")).wait()
 
 
-def conclude(ledger: Ledger, cells: Sequence[Cell], retries: int) -> int:
+def conclude(ledger: Ledger, planned: Sequence[Planned], retries: int) -> int:
     """Says what became of the cells.
 
     Raises:
         RunError: not all are finished.
     """
-    from t2ibench.cli.study import given_up
+    from t2ibench.cli.study import asked_progress, given_up
     from t2ibench.runs.ledger import summary
 
-    found = [ledger.progress(cell) for cell in cells]
-    for cell, progress in zip(cells, found, strict=True):
+    found = [asked_progress(ledger, p.cell, p.cfg) for p in planned]
+    for p, progress in zip(planned, found, strict=True):
         if progress.state == "failed":
-            sys.stderr.write(f"{cell.label or cell.run}: {progress.detail}\n")
+            sys.stderr.write(f"{p.cell.label or p.cell.run}: {progress.detail}\n")
     told = f"study {ledger.name}: {summary(found)}"
     unfinished = [progress for progress in found if progress.state != "finished"]
     if unfinished:

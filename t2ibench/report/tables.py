@@ -132,22 +132,38 @@ def _rank(group: Group, column: Column) -> tuple[bool, float]:
 
 
 def _references(groups: Sequence[Group]) -> list[ReferenceRow]:
-    """Shared floors and ground truths once, each group's own ceiling by name."""
+    """Shared floors and ground truths once, each ceiling by the groups that stand on it."""
     rows: list[ReferenceRow] = []
     floor = _merged(groups, "floor")
     if floor:
         meaning = "Other real images of the same number: what a perfect model would score."
         rows.append(ReferenceRow("Real vs real", meaning, floor))
-    for group in groups:
-        ceiling = group.runs[0].scores.reference.get("ceiling")
-        if ceiling:
-            meaning = "Real images through its first stage and back: what it cannot beat."
-            rows.append(ReferenceRow(f"First stage of {group.label}", meaning, ceiling))
+    for ceiling, labels in _ceilings(groups):
+        more = f" and {len(labels) - 1} more" if len(labels) > 1 else ""
+        meaning = (
+            f"Real images through the first stage and back: what {', '.join(labels)} cannot beat."
+        )
+        rows.append(ReferenceRow(f"First stage of {labels[0]}{more}", meaning, ceiling))
     truth = _merged(groups, "ground_truth")
     if truth:
         meaning = "The real images of the prompts: what the instruments say of the truth."
         rows.append(ReferenceRow("Real images", meaning, truth))
     return rows
+
+
+def _ceilings(groups: Sequence[Group]) -> list[tuple[Scores, list[str]]]:
+    """Each first stage's scores with the labels of the groups on it."""
+    found: list[tuple[Scores, list[str]]] = []
+    for group in groups:
+        ceiling = group.runs[0].scores.reference.get("ceiling")
+        if not ceiling:
+            continue
+        labels = next((labels for scores, labels in found if scores == ceiling), None)
+        if labels is None:
+            found.append((ceiling, [group.label]))
+        else:
+            labels.append(group.label)
+    return found
 
 
 def _merged(groups: Sequence[Group], name: str) -> Scores:

@@ -165,6 +165,28 @@ def test_another_protocol_scores_again_without_training(runs, capsys):
     assert set(states(capsys).values()) == {"finished"}
 
 
+def test_a_protocol_that_fails_costs_nothing_that_was_scored(runs, capsys):
+    assert main(words("seed=0")) == 0
+    trained, scored = weights(runs), stamps(runs, "scores.json")
+    (path,) = runs.glob("gan-*/samples/chosen")
+    shutil.rmtree(path)
+    path.write_text("")  # where samples cannot be written
+    other = ["protocol.test.num_images=40", "protocol.test.reference_size=40"]
+    assert main(words("seed=0", *other)) == 2
+    assert "study s: 1 failed" in capsys.readouterr().err
+    assert (weights(runs), stamps(runs, "scores.json")) == (trained, scored)
+    assert set(states(capsys).values()) == {"finished"}, "what it holds is whole"
+    path.unlink()
+    assert main(words("seed=0", *other)) == 0
+    assert weights(runs) == trained
+    assert all(read_json(path)["protocol"]["num_images"] == 40 for path in scored)
+
+
+def test_grids_may_be_typed_as_an_experiment_writes_them(runs, capsys):
+    assert main(words("hydra.sweeper.params.seed=0,1", "--dry-run")) == 0
+    assert "2 of 2 cells would run" in capsys.readouterr().out
+
+
 def test_a_failed_cell_stops_no_other_and_is_tried_again_so_often(runs, capsys):
     command = words(DIVERGES, "study.retries=1", "study.cells_per_job=2")
     bad = "model.module.generator_optimizer.lr=1e+30"

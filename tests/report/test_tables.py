@@ -88,9 +88,14 @@ def test_a_changed_configuration_is_another_row(tmp_path):
         write_run(tmp_path, "diffusion/ldm", 1, model={"conditioning": "concat"}),
         write_run(tmp_path, "diffusion/ldm", 2, config={"lr": 0.1}),
     ]
-    labels = {g.label for g in leaderboard(gather(runs)[0]).groups}
+    board = leaderboard(gather(runs)[0])
+    labels = {g.label for g in board.groups}
     assert len(labels) == 3
     assert "ldm (conditioning=concat)" in labels
+    (ceiling,) = (r for r in board.references if r.label.startswith("First stage of"))
+    assert ceiling.label.endswith(" and 2 more") and all(
+        label in ceiling.meaning for label in labels
+    )
 
 
 def test_references_stand_under_the_models(board):
