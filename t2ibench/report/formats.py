@@ -27,12 +27,15 @@ def knob_text(group: Group) -> str:
     return f"{name} " + "–".join(f"{value:g}" for value in dict.fromkeys([values[0], values[-1]]))
 
 
+BRIEF = {"discriminator": "D", "generator": "G", "text_encoder": "text", "optimizer": "optim."}
+
+
 def parts_text(group: Group) -> str:
-    """``discriminator 62 %, generator 32 %, text_encoder 6 %``; what is under 1 % is left out."""
+    """``D 62, G 32, text 6``: percents of the training FLOPs; what is under 1 is left out."""
     parts = group.flops_by_part
     whole = sum(parts.values())
-    shares = [(name, 100 * flops / whole) for name, flops in parts.items()]
-    return ", ".join(f"{name} {share:.0f} %" for name, share in shares if share >= 1) or "–"
+    shares = [(BRIEF.get(name, name), 100 * flops / whole) for name, flops in parts.items()]
+    return ", ".join(f"{name} {share:.0f}" for name, share in shares if share >= 1) or "–"
 
 
 COSTS: tuple[tuple[str, Callable[[Group], str]], ...] = (
@@ -40,7 +43,7 @@ COSTS: tuple[tuple[str, Callable[[Group], str]], ...] = (
     ("Parameters", lambda g: count_text(g.parameters)),
     ("Train images", lambda g: count_text(g.cost("train_images"))),
     ("Train FLOPs", lambda g: flops_text(g.training_flops)),
-    ("of which", parts_text),
+    ("of which, %", parts_text),
     ("Train time", lambda g: seconds_text(g.training_seconds)),
     ("FLOPs/image", lambda g: flops_text(g.cost("sample_flops_per_image"))),
     ("Time/image, batch 1", lambda g: seconds_text(g.cost("seconds_per_image_batch_1"))),

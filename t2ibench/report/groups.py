@@ -104,7 +104,7 @@ class Group:
         told = self.runs[0].scores.cost
         parts = dict(told.get("train_flops_by_part") or {})
         if parts and told.get("first_stage_flops"):
-            parts["first stage's training"] = told["first_stage_flops"]
+            parts["stage 1"] = told["first_stage_flops"]
         return dict(sorted(parts.items(), key=lambda part: -part[1]))
 
     @property

@@ -129,6 +129,9 @@ def write_run(root, model, seed, /, **changes):
         cost={
             "train_images": 60000.0 if latent else 90000.0,
             "train_flops": 6e12,
+            "train_flops_by_part": {"network": 5.7e12, "text_encoder": 0.27e12, "other": 0.03e12}
+            if latent
+            else {"discriminator": 3.6e12, "generator": 2.4e12},
             "train_seconds": 130.0,
             "first_stage_flops": 2e12 if latent else 0,
             "first_stage_seconds": 45.0 if latent else 0,

@@ -10,7 +10,7 @@ from t2ibench.core.types import Score
 from t2ibench.report.analysis import analyse, score_notes
 from t2ibench.report.columns import flops_text, in_order, metric_of, seconds_text
 from t2ibench.report.folders import read_run
-from t2ibench.report.formats import to_csv, to_markdown
+from t2ibench.report.formats import parts_text, to_csv, to_markdown
 from t2ibench.report.groups import aggregate
 from t2ibench.report.holes import gather
 from t2ibench.report.tables import leaderboard
@@ -112,6 +112,12 @@ def test_costs_include_the_first_stage(board):
     costs = {g.label: (g.training_flops, g.training_seconds, g.parameters) for g in board.groups}
     assert costs["ldm"] == (8e12, 175.0, 2_610_000)
     assert costs["gan_int_cls"] == (6e12, 130.0, 2_610_000)
+
+
+def test_costs_are_told_by_part(board):
+    told = {g.label: parts_text(g) for g in board.groups}
+    assert told["gan_int_cls"] == "D 60, G 40"
+    assert told["ldm"] == "network 71, stage 1 25, text 3"
 
 
 def test_csv_keeps_every_digit_and_key(board, found):
