@@ -1,9 +1,8 @@
 """The processes of a run on several devices: started here unless a scheduler has.
 
-Every process does one cell from beginning to end (``train_and_score``): it trains its share of
-each batch, draws its share of the samples, and waits while the first writes and scores. Here they
-are started from the resolved configuration, not from the words of the command line, so that it
-works alike under every launcher.
+Every process does the same work from beginning to end: it trains its share of each batch, draws
+its share of the samples, and waits while the first writes. Those that are started here are told the
+work (``cli/peer.py``), not the words of the command line, so that it is alike under every launcher.
 """
 
 from __future__ import annotations
@@ -14,17 +13,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from omegaconf import DictConfig
 
-from t2ibench.cli.compose import to_yaml
-from t2ibench.cli.pipeline import check_run, named_run
-from t2ibench.cli.score_run import asked_of
 from t2ibench.core.errors import DeviceError
 from t2ibench.core.ranks import rank, together, world_size
 from t2ibench.training.devices import Place, given_place, meet
@@ -71,14 +67,20 @@ meeting: Meeting | None = None
 
 
 @contextmanager
-def ranks_of(cfg: DictConfig) -> Iterator[None]:
-    """Inside, as many processes work on the cell as ``trainer`` asks for.
+def ranks_of(
+    devices: int, num_nodes: int, work: Callable[[], Mapping[str, Any] | None]
+) -> Iterator[None]:
+    """Inside, as many processes work together as are asked for.
+
+    Args:
+        devices: of each machine.
+        num_nodes: machines.
+        work: makes what those that are started here are told; None: there is nothing to share.
 
     Raises:
         ConfigError: the scheduler started another number of processes.
-        DeviceError: another process of the cell died.
+        DeviceError: there is no scheduler for several machines, or another process died.
     """
-    devices, num_nodes = int(cfg.trainer.devices), int(cfg.trainer.num_nodes)
     if devices * num_nodes == 1:
         yield
         return
@@ -89,7 +91,11 @@ def ranks_of(cfg: DictConfig) -> Iterator[None]:
                 f"trainer.num_nodes={num_nodes}: a scheduler must start a process for each device "
                 "(srun, torchrun or hydra/launcher=submitit_slurm); or set trainer.num_nodes=1."
             )
-        with nullcontext() if is_settled(cfg) else started_here(cfg, devices):
+        told = work()
+        if told is None:
+            yield
+            return
+        with started_here(told, devices):
             yield
         return
     global meeting
@@ -97,17 +103,6 @@ def ranks_of(cfg: DictConfig) -> Iterator[None]:
         meeting = Meeting(meet(place))
     with cell_of(meeting):
         yield
-
-
-def is_settled(cfg: DictConfig) -> bool:
-    """Whether a cell needs no other processes; checks its configuration before any is started.
-
-    Raises:
-        ConfigError: it is impossible.
-    """
-    run = named_run(cfg)
-    check_run(cfg)
-    return (run.path / "status.json").exists() and run.status().get("asked") == asked_of(cfg)
 
 
 @contextmanager
@@ -126,7 +121,7 @@ def cell_of(met: Meeting) -> Iterator[None]:
     except BaseException as error:
         met.tell(str(error))
         if not met.all_ended():
-            sys.stderr.write(f"t2ibench train: rank {rank()}: {type(error).__name__}: {error}\n")
+            sys.stderr.write(f"t2ibench: rank {rank()}: {type(error).__name__}: {error}\n")
             sys.stderr.flush()
             os._exit(1)
         raise
@@ -135,13 +130,13 @@ def cell_of(met: Meeting) -> Iterator[None]:
 
 
 @contextmanager
-def started_here(cfg: DictConfig, devices: int) -> Iterator[None]:
+def started_here(work: Mapping[str, Any], devices: int) -> Iterator[None]:
     """This process as the first of ``devices`` on this machine, the others started and ended."""
     store = dist.TCPStore("127.0.0.1", 0, devices, True, wait_for_workers=False)
     if "OMP_NUM_THREADS" not in os.environ:
         threads = max(1, torch.get_num_threads() // devices)
         torch.set_num_threads(threads)
-    peers = [start_peer(cfg, number, devices, store.port) for number in range(1, devices)]
+    peers = [start_peer(work, number, devices, store.port) for number in range(1, devices)]
     watch = threading.Thread(target=watch_over, args=(peers,), daemon=True)
     try:
         met = Meeting(meet(Place(0, devices, 0, "127.0.0.1", store.port), store))
@@ -169,8 +164,10 @@ def started_here(cfg: DictConfig, devices: int) -> Iterator[None]:
             dist.destroy_process_group()
 
 
-def start_peer(cfg: DictConfig, number: int, devices: int, port: int) -> subprocess.Popen[str]:
-    """Another rank: it reads the configuration from its input, whose end is the end of its work."""
+def start_peer(
+    work: Mapping[str, Any], number: int, devices: int, port: int
+) -> subprocess.Popen[str]:
+    """Another rank: it reads its work from its input, whose end is the end of its work."""
     given = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": devices, "MASTER_PORT": port}
     environment = os.environ | {name: str(value) for name, value in given.items()}
     environment |= {"MASTER_ADDR": "127.0.0.1"}
@@ -183,7 +180,7 @@ def start_peer(cfg: DictConfig, number: int, devices: int, port: int) -> subproc
         text=True,
     )
     assert peer.stdin is not None
-    peer.stdin.write(json.dumps(to_yaml(cfg)) + "\n")
+    peer.stdin.write(json.dumps(work) + "\n")
     peer.stdin.flush()
     return peer
 
@@ -195,9 +192,7 @@ def watch_over(peers: list[subprocess.Popen[str]]) -> None:
     if any(peer.poll() for peer in peers):
         time.sleep(GRACE_SECONDS)
         if together():
-            sys.stderr.write(
-                "t2ibench train: a process of this run died; type the command again.\n"
-            )
+            sys.stderr.write("t2ibench: a process of this run died; type the command again.\n")
             sys.stderr.flush()
             os._exit(1)
 

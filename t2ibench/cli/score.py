@@ -3,6 +3,7 @@
 t2ibench score runs/NAME                              the run under its own protocol
 t2ibench score runs/NAME protocol=standard data.source.num_test=10000
 t2ibench score runs/NAME protocol.steps_sweep=[5,10,20]   sampling steps as a second axis
+t2ibench score runs/NAME trainer.devices=4            drawn and scored by four processes
 t2ibench score runs/NAME --protocols all              its images under every convention that fits
 t2ibench score runs/NAME --protocols quick,dev        under these protocols alone
 t2ibench score PICTURES data=shapes name=theirs       a folder of images with captions
@@ -21,6 +22,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -92,30 +94,42 @@ def take_protocols(arguments: Sequence[str]) -> tuple[list[str], str]:
     return rest, found
 
 
-def score_trained(folder: Path, overrides: Sequence[str], protocols: str) -> None:
+def score_trained(folder: Path, overrides: Sequence[str], protocols: str = "") -> None:
     """A run under its protocol, or the images it has under several."""
     from t2ibench.cli.pipeline import open_run
+    from t2ibench.cli.ranks import ranks_of
     from t2ibench.cli.score_run import score_run
+    from t2ibench.core.launch import process_rank
     from t2ibench.runs.folder import Run
+    from t2ibench.training.fit import check_accelerator
 
-    trained = open_run(Run.at(folder))
-    cfg = scoring_config(trained.cfg, overrides)
-    if any(o.startswith(TEST_SIZES) for o in overrides):
-        from t2ibench.cli.build import build_source
+    run = Run.at(folder)
+    stored: Any = OmegaConf.load(run.path / "config.yaml")
+    cfg = scoring_config(stored, overrides)
+    check_accelerator(cfg.trainer.accelerator, cfg.trainer.devices)
+    devices, num_nodes = (1, 1) if protocols else (cfg.trainer.devices, cfg.trainer.num_nodes)
+    work = {"score": str(folder), "overrides": list(overrides)}
+    with ranks_of(devices, num_nodes, lambda: work):
+        trained = open_run(run)
+        if any(o.startswith(TEST_SIZES) for o in overrides):
+            from t2ibench.cli.build import build_source
 
-        trained = replace(trained, source=build_source(cfg))
-    if not protocols:
-        scores = score_run(trained, cfg)
-        sys.stdout.write(skills_text(scores.chosen.scores))
-        return
-    from t2ibench.cli.sensitivity import score_sensitivity
+            trained = replace(trained, source=build_source(cfg))
+        if not protocols:
+            scores = score_run(trained, cfg)
+            if process_rank() == 0:
+                sys.stdout.write(skills_text(scores.chosen.scores))
+            return
+        from t2ibench.cli.sensitivity import score_sensitivity
 
-    samples = SampleSet.load(folder / "samples" / "chosen")
-    score_sensitivity(samples, trained.source, cfg, protocols, overrides, folder)
+        samples = SampleSet.load(folder / "samples" / "chosen")
+        score_sensitivity(samples, trained.source, cfg, protocols, overrides, folder)
 
 
 def scoring_config(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
-    """The run's configuration with another protocol, evaluator, logger or knobs.
+    """The run's configuration with another protocol, evaluator, logger, trainer or knobs.
+
+    Where nothing is said of devices, one draws and scores, on however many it was trained.
 
     Raises:
         ConfigError: an override of what the run was trained with.
@@ -124,12 +138,15 @@ def scoring_config(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
 
     fresh = compose_config(overrides)
     named = {o.split("=")[0] for o in overrides}
-    for key in ("protocol", "evaluator", "knobs", "logger"):
+    kept: tuple[str, ...] = ("protocol", "evaluator", "knobs", "logger", "trainer")
+    for name in ("devices", "num_nodes"):
+        OmegaConf.update(cfg, f"trainer.{name}", 1, force_add=True)
+    for key in kept:
         if any(name.split(".")[0] == key for name in named):
             cfg[key] = fresh[key]
     for name in named & set(TEST_SIZES):
         OmegaConf.update(cfg, name, OmegaConf.select(fresh, name))
-    kept = ("protocol", "evaluator", "knobs", "logger", "paths")
+    kept += ("paths",)
     other = sorted(n for n in named - set(TEST_SIZES) if n.split(".")[0] not in kept)
     if other:
         raise ConfigError(

@@ -18,6 +18,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -261,6 +262,23 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
 
 
+def work_of(cfg: DictConfig) -> dict[str, str] | None:
+    """What other processes of a cell are told; None where it is finished.
+
+    Raises:
+        ConfigError: the cell is impossible, before any process is started.
+    """
+    from t2ibench.cli.compose import to_yaml
+    from t2ibench.cli.pipeline import check_run, named_run
+    from t2ibench.cli.score_run import asked_of
+
+    run = named_run(cfg)
+    check_run(cfg)
+    if (run.path / "status.json").exists() and run.status().get("asked") == asked_of(cfg):
+        return None
+    return {"train": to_yaml(cfg)}
+
+
 def train_and_score(cfg: DictConfig) -> RunScores:
     """One cell: train, sample, score; each part is skipped where it is already done."""
     from t2ibench.cli.interrupt import outcome
@@ -269,7 +287,7 @@ def train_and_score(cfg: DictConfig) -> RunScores:
     from t2ibench.cli.score_run import score_run
     from t2ibench.core.launch import process_rank
 
-    with ranks_of(cfg):
+    with ranks_of(cfg.trainer.devices, cfg.trainer.num_nodes, partial(work_of, cfg)):
         trained = train_run(cfg)
         with trained.run.locked(), outcome(trained.run):
             scores = score_run(trained, cfg)

@@ -65,6 +65,13 @@ class Place:
         assert process.returncode == 0, told
         return self.run(family)
 
+    def said(self, *words):
+        """What `t2ibench WORDS` said."""
+        command = [sys.executable, "-m", "t2ibench.cli.main", *map(str, words)]
+        return subprocess.run(
+            command, cwd=ROOT, env=self.environment, capture_output=True, text=True, check=True
+        ).stdout
+
     def run(self, family):
         """The family's only run."""
         (found,) = self.runs.glob(f"{family}-*")
@@ -142,7 +149,7 @@ def test_samples_and_scores_are_those_of_one_process(alone, place, family):
     shutil.rmtree(run.path / "samples")
     run.scores.unlink()
     run.set_status("trained", clock=run.status()["clock"])
-    place.trained(family, "trainer.devices=2")
+    assert "scored" in place.said("score", run.path, "trainer=cpu", "trainer.devices=2")
     assert_same_samples_and_scores(run, wanted)
 
 
