@@ -19,7 +19,7 @@ def table_rows(found: Analysis) -> dict[str, list[list[Any]]]:
     board = found.board
     measured = [column.key for column in board.columns]
     spread = [f"{key}/{part}" for key in measured for part in ("ci_low", "ci_high", "sd")]
-    costs = list(cost_values(board.groups[0]))
+    costs = list(dict.fromkeys(name for group in board.groups for name in cost_values(group)))
     standings = [f"pareto: {COSTS[front.cost]}" for front in found.pareto]
     rows: list[list[Any]] = [["model", "family", "seeds", *measured, *spread, *costs, *standings]]
     for group in board.groups:
@@ -29,7 +29,7 @@ def table_rows(found: Analysis) -> dict[str, list[list[Any]]]:
             [group.label, group.family, group.seeds_text]
             + [None if cell is None else cell.value for cell in cells]
             + [end for of_cell in ends for end in of_cell]
-            + list(cost_values(group).values())
+            + [cost_values(group).get(name) for name in costs]
             + [front.standing(group.label) for front in found.pareto]
         )
     verdicts: list[list[Any]] = [

@@ -80,10 +80,14 @@ def terminal_text(found: Analysis, width: int = 160, colour: bool = False) -> st
     return buffer.getvalue()
 
 
+LEAST_WIDTH = 96
+
+
 def comparison_text(comparisons: Sequence[Comparison], width: int = 120) -> str:
     """Each pair as a table of verdicts, then what differs in the configurations."""
     buffer = io.StringIO()
-    console = Console(file=buffer, width=width, no_color=True)
+    # A narrower terminal breaks lines; a narrower table would lose the verdict.
+    console = Console(file=buffer, width=max(width, LEAST_WIDTH), no_color=True)
     for pair in comparisons:
         first, second = escape(pair.first), escape(pair.second)
         table = Table(title=f"{first} against {second}", title_justify="left")
