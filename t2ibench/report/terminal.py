@@ -11,7 +11,7 @@ from rich.table import Table
 
 from t2ibench.report.analysis import Analysis
 from t2ibench.report.columns import metric_of, titles_of
-from t2ibench.report.compare import NO_DIFFERENCE, Comparison, family_sentence
+from t2ibench.report.compare import Comparison, family_sentence
 from t2ibench.report.formats import (
     COSTS,
     caption,
@@ -80,13 +80,13 @@ def terminal_text(found: Analysis, width: int = 160, colour: bool = False) -> st
     return buffer.getvalue()
 
 
-LEAST_WIDTH = 96
+LEAST_WIDTH, WIDTH_WITH_TEST = 92, 112
+"""Of a table of verdicts: a narrower terminal breaks its lines; without the column of tests."""
 
 
 def comparison_text(comparisons: Sequence[Comparison], width: int = 120) -> str:
     """Each pair as a table of verdicts, then what differs in the configurations."""
     buffer = io.StringIO()
-    # A narrower terminal breaks lines; a narrower table would lose the verdict.
     console = Console(file=buffer, width=max(width, LEAST_WIDTH), no_color=True)
     for pair in comparisons:
         first, second = escape(pair.first), escape(pair.second)
@@ -97,23 +97,25 @@ def comparison_text(comparisons: Sequence[Comparison], width: int = 120) -> str:
             (second, "right"),
             ("Difference, 95% interval", "right"),
             ("p (Holm)", "right"),
-            ("Test", "left"),
         ):
             table.add_column(name, justify=justify)  # type: ignore[arg-type]
-        table.add_column("Verdict", min_width=len(NO_DIFFERENCE))
+        if width >= WIDTH_WITH_TEST:
+            table.add_column("Test")
+        table.add_column("Verdict", no_wrap=True)
         titles = titles_of([row.key for row in pair.differences])
         for row in pair.differences:
             metric = metric_of(row.key)
             gap, low, high = (
                 metric.text(v, like=row.first) for v in (row.difference, row.low, row.high)
             )
+            test = [row.method.split(" (")[0]] if width >= WIDTH_WITH_TEST else []
             table.add_row(
                 titles[row.key],
                 metric.text(row.first),
                 metric.text(row.second),
                 f"{gap} \\[{low}, {high}]",
                 f"{row.adjusted:.3f}" if row.adjusted >= 0.001 else "< 0.001",
-                row.method.split(" (")[0],
+                *test,
                 escape(row.verdict(pair.first, pair.second)),
             )
         console.print(table)
