@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 import yaml
-from pytorch_lightning.utilities import rank_zero_only
 
 from t2ibench.core.files import read_json, write_json
 from t2ibench.core.hashing import hash_json
+from t2ibench.core.launch import process_rank
 from t2ibench.evaluation.results import RunScores
 from t2ibench.evaluation.samples import SampleSet, load_values
 from t2ibench.runs.folder import Run
@@ -237,7 +237,7 @@ def samples_table(run: Run, scores: RunScores) -> Any:
 
 def _mode_here(settings: Mapping[str, Any] | None) -> str | None:
     """The mode of this process: None where there is no logger or another rank has it."""
-    if settings is None or getattr(rank_zero_only, "rank", 0) != 0:
+    if settings is None or process_rank() != 0:
         return None
     mode = mode_of(settings)
     return None if mode == "disabled" else mode

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 from PIL import Image
-from pytorch_lightning.utilities import rank_zero_only
 from report.run_folders import KEYS, write_run
 from training.wandb_file import sessions
 
+from t2ibench.core import launch
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.files import read_json
 from t2ibench.runs.folder import MetricsFile, Run
@@ -203,7 +203,7 @@ def test_no_logger_logs_nothing(run, settings):
 
 
 def test_only_the_first_rank_logs(run, monkeypatch):
-    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    monkeypatch.setattr(launch, "_rank", 1)
     train(run, [8])
     track_scores(OFFLINE, run)
     assert not (run.path / "wandb").exists()
