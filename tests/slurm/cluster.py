@@ -65,7 +65,7 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 SlurmctldParameters=preempt_send_user_signal
 JobRequeue=1
-ReturnToService=2
+ReturnToService=1
 KillWait=10
 MinJobAge=3600
 SchedulerParameters=batch_sched_delay=1,sched_interval=5,bf_interval=5
