@@ -22,7 +22,7 @@ from fid import interleaved, show, write_pictures, write_weights
 
 from t2ibench.data.folder import FolderSource
 from t2ibench.evaluation.evaluator import Evaluator
-from t2ibench.evaluation.foreign import read_folder
+from t2ibench.evaluation.external import read_folder
 from t2ibench.evaluation.protocol import Protocol
 from t2ibench.metrics.dual_encoder import DualEncoder
 from t2ibench.metrics.extractors.inception import InceptionV3
@@ -56,7 +56,7 @@ def ours(root: Path, side: int, count: int, network: InceptionV3, encoder: DualE
             protocol=protocol,
             reference=source.split("test"),
             extractors=[network],
-            aligners=[encoder],
+            dual_encoders=[encoder],
             train=source.split("test"),
         )
         generated = read_folder(root / "generated", side, Path(cache))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from t2ibench.core.knobs import Knob
 from t2ibench.core.noise import Noise
 from t2ibench.core.types import Batch, Images, TextFeatures
-from t2ibench.families.base import OptimizerFactory, TextToImageModule
+from t2ibench.families.contract import OptimizerFactory, TextToImageModule
 
 
 class ColourField(TextToImageModule):

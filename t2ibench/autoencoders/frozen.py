@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from t2ibench.autoencoders.base import Autoencoder, Codes, Latents
+from t2ibench.autoencoders.contract import Autoencoder, Codes, Latents
 from t2ibench.autoencoders.vq import CodebookAutoencoder
 from t2ibench.core.errors import CheckpointError, ConfigError
 from t2ibench.core.files import atomic_path

@@ -9,7 +9,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from t2ibench.autoencoders.base import Autoencoder, Latents, Reconstruction
+from t2ibench.autoencoders.contract import Autoencoder, Latents, Reconstruction
 from t2ibench.autoencoders.networks import ConvDecoder, ConvEncoder
 from t2ibench.core.ranks import gathered, noise_like
 from t2ibench.core.types import Images

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from t2ibench.autoencoders.adversarial import adaptive_weight, hinge_discriminator_loss
-from t2ibench.autoencoders.base import Autoencoder
+from t2ibench.autoencoders.contract import Autoencoder
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.ranks import world_size
 from t2ibench.core.types import Batch

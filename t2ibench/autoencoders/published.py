@@ -12,7 +12,7 @@ from typing import Any
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from t2ibench.autoencoders.base import Latents, Reconstruction
+from t2ibench.autoencoders.contract import Latents, Reconstruction
 from t2ibench.autoencoders.kl import GaussianAutoencoder
 from t2ibench.autoencoders.published_blocks import Decoder, Encoder
 from t2ibench.autoencoders.vq import CodebookAutoencoder, perplexity

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import embedding, one_hot
 
-from t2ibench.autoencoders.base import Autoencoder, Codes, Latents, Reconstruction
+from t2ibench.autoencoders.contract import Autoencoder, Codes, Latents, Reconstruction
 from t2ibench.autoencoders.networks import ConvDecoder, ConvEncoder
 from t2ibench.core.ranks import gathered, summed
 from t2ibench.core.types import Images

@@ -15,7 +15,7 @@ from t2ibench.cli.compose import config_dir, without_paths
 from t2ibench.core.errors import CheckpointError, ConfigError
 from t2ibench.core.files import read_json
 from t2ibench.core.hashing import hash_tensors
-from t2ibench.families.base import TextToImageModule
+from t2ibench.families.contract import TextToImageModule
 from t2ibench.runs.clock import Budget, Clock
 from t2ibench.runs.folder import Run
 
@@ -103,7 +103,7 @@ def check_base(cfg: DictConfig, run: Run) -> None:
             f"stage, which asks for text={cfg.text.name}; give text={base.text.name} with the same "
             "options."
         )
-    budget = Budget(cfg.budget.unit, float(cfg.budget.amount), bool(cfg.budget.include_first_stage))
+    budget = Budget(cfg.budget.unit, float(cfg.budget.amount), bool(cfg.budget.include_parts))
     charged(Clock(), cost_of(run)).progress(budget)
 
 
@@ -116,8 +116,8 @@ def cost_of(run: Run) -> Clock:
 
 def charged(clock: Clock, base: Clock) -> Clock:
     """A stage's clock with all that its base cost, the base's own stages included."""
-    clock.first_stage_flops += base.flops + base.first_stage_flops
-    clock.first_stage_seconds += base.seconds + base.first_stage_seconds
+    clock.parts_flops += base.flops + base.parts_flops
+    clock.parts_seconds += base.seconds + base.parts_seconds
     return clock
 
 

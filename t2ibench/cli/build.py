@@ -17,10 +17,10 @@ from t2ibench.cli.compose import config_dir, to_container
 from t2ibench.core.errors import ConfigError, T2IBenchError
 from t2ibench.core.hashing import derive_seed
 from t2ibench.data.records import DataSource, PreparedSplit
-from t2ibench.families.base import TextToImageModule
-from t2ibench.families.diffusion.clip import FrozenClip
+from t2ibench.families.contract import TextToImageModule
+from t2ibench.families.frozen_clip import FrozenClip
 from t2ibench.runs.clock import Budget
-from t2ibench.text.base import TextEncoder
+from t2ibench.text.contract import TextEncoder
 from t2ibench.text.word import build_vocabulary
 from t2ibench.training.fit import TrainingOptions
 
@@ -131,7 +131,7 @@ def build_module(
 
 def build_budget(cfg: DictConfig) -> Budget:
     """The budget, checked."""
-    return Budget(cfg.budget.unit, float(cfg.budget.amount), bool(cfg.budget.include_first_stage))
+    return Budget(cfg.budget.unit, float(cfg.budget.amount), bool(cfg.budget.include_parts))
 
 
 def training_options(cfg: DictConfig, training: Any) -> TrainingOptions:

@@ -28,7 +28,7 @@ from t2ibench.core.ranks import barrier, rank
 from t2ibench.data.cache import ArrayCache
 from t2ibench.data.records import DataSource, PreparedSplit
 from t2ibench.evaluation.cost import count_flops
-from t2ibench.families.diffusion.clip import FrozenClip
+from t2ibench.families.frozen_clip import FrozenClip
 from t2ibench.metrics.dual_encoder import DualEncoder, Vocabulary
 from t2ibench.metrics.dual_encoder_training import (
     ContrastiveBatch,

@@ -22,7 +22,7 @@ from t2ibench.core.hashing import hash_json
 from t2ibench.core.ranks import barrier, from_first, rank, world_size
 from t2ibench.evaluation.protocol import Prompts, Protocol
 from t2ibench.evaluation.samples import SampleSet
-from t2ibench.families.base import generate_pixels
+from t2ibench.families.contract import generate_pixels
 
 
 def drawn(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from t2ibench.core.edits import Edit
-    from t2ibench.families.base import TextToImageModule
+    from t2ibench.families.contract import TextToImageModule
 
 OPTIONS = {
     "img2img": ("image", "strength"),

@@ -52,13 +52,13 @@ def run(arguments: Sequence[str]) -> int:
     if action == "check":
         found = check(name, data, options["twin"], options["keep"] == "true")
     else:
-        from t2ibench.evaluation import own_encoders
+        from t2ibench.evaluation import dual_encoder_recipes
 
         steps = int(number("steps", options["steps"])) if options["steps"] else None
         folder = Path(options["out"]) if options["out"] else None
         train, place = {
-            "shapes": (own_encoders.train_shapes_encoder, data / "shapes_evaluator"),
-            "emoji_styles": (own_encoders.train_emoji_encoder, data / "emoji_styles"),
+            "shapes": (dual_encoder_recipes.train_shapes_encoder, data / "shapes_evaluator"),
+            "emoji_styles": (dual_encoder_recipes.train_emoji_encoder, data / "emoji_styles"),
         }[name]
         found = train(place, folder, steps, options["device"], seed)
     sys.stdout.write(f"{json.dumps(found, indent=2)}\n")
@@ -68,21 +68,21 @@ def run(arguments: Sequence[str]) -> int:
 def check(name: str, data: Path, twin: str, keep: bool) -> dict[str, Any]:
     """Measures the shipped encoder, and a twin beside it."""
     from t2ibench.core.files import read_json, write_json
-    from t2ibench.evaluation import own_encoders
+    from t2ibench.evaluation import dual_encoder_recipes
     from t2ibench.metrics.dual_encoder import WEIGHTS, DualEncoder
 
     shapes = name == "shapes"
-    recipe = own_encoders.SHAPES if shapes else own_encoders.EMOJI
+    recipe = dual_encoder_recipes.SHAPES if shapes else dual_encoder_recipes.EMOJI
 
     def measure(encoder: DualEncoder) -> dict[str, Any]:
         if shapes:
-            return own_encoders.check_shapes_encoder(encoder, data / "shapes_evaluator")
-        return own_encoders.check_emoji_encoder(encoder, data / "emoji_styles")
+            return dual_encoder_recipes.check_shapes_encoder(encoder, data / "shapes_evaluator")
+        return dual_encoder_recipes.check_emoji_encoder(encoder, data / "emoji_styles")
 
     found = measure(DualEncoder.load(recipe.name))
     if twin:
         other = DualEncoder.load(folder=twin)
-        found["twin"] = own_encoders.twin_facts(found, other, measure(other))
+        found["twin"] = dual_encoder_recipes.twin_facts(found, other, measure(other))
     if keep:
         card = WEIGHTS / recipe.name / "card.json"
         write_json(card, read_json(card) | found)

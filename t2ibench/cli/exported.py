@@ -47,7 +47,7 @@ NETWORK = {
 }
 """Switches of ``PublishedUNet`` that Stable Diffusion v1 has so."""
 
-PROCESS = {"shift": 1.0, "zero_terminal_snr": False, "clip": False, "threshold": 0.0}
+PROCESS = {"shift": 1.0, "zero_terminal_snr": False, "clip_sample": False, "threshold": 0.0}
 """Options of ``DiffusionProcess`` that diffusers' pipeline has so."""
 
 TEXT = {"tokens": "last", "pooled": "hidden", "padding": "max_length"}
@@ -250,7 +250,7 @@ def training_facts(trained: Trained) -> dict[str, Any]:
     return {
         "data": f"`{trained.cfg.data.name}`",
         "images seen": f"{clock.images_seen:,}",
-        "counted FLOPs": f"{clock.flops + clock.first_stage_flops:.3g}, the first stage's included",
+        "counted FLOPs": f"{clock.flops + clock.parts_flops:.3g}, the first stage's included",
         "seed": trained.cfg.seed,
     }
 

@@ -14,7 +14,7 @@ from t2ibench.cli.instruments import build_instruments, make_protocol
 from t2ibench.core.errors import ScoreError
 from t2ibench.data.prompts import read_prompts
 from t2ibench.evaluation.evaluator import Evaluator
-from t2ibench.evaluation.foreign import ForeignImages, fitted_rows, read_foreign
+from t2ibench.evaluation.external import ExternalImages, fitted_rows, read_external
 from t2ibench.evaluation.results import OperatingPoint, RunScores
 from t2ibench.evaluation.samples import SampleSet, save_values
 
@@ -27,7 +27,7 @@ def foreign_images(path: Path, cfg: DictConfig, prompts: str) -> tuple[SampleSet
     """
     source = build_source(cfg)
     theirs = _read(path, source, cfg, prompts)
-    if not isinstance(theirs, ForeignImages):
+    if not isinstance(theirs, ExternalImages):
         raise ScoreError(f"{path} holds features of one network; --protocols needs the images.")
     return theirs.samples, source
 
@@ -36,7 +36,7 @@ def score_foreign(path: Path, cfg: DictConfig, options: Mapping[str, str]) -> Ru
     """Scores images or features against a data set's reference split, beside its floor.
 
     Args:
-        path: see ``evaluation.foreign``.
+        path: see ``evaluation.external``.
         cfg: data, protocol and evaluator to score under.
         options: name, prompts, extractor and out as typed.
 
@@ -46,7 +46,7 @@ def score_foreign(path: Path, cfg: DictConfig, options: Mapping[str, str]) -> Ru
     source = build_source(cfg)
     protocol = make_protocol(cfg, "test")
     theirs = _read(path, source, cfg, options["prompts"])
-    count = len(theirs.samples if isinstance(theirs, ForeignImages) else theirs.features)
+    count = len(theirs.samples if isinstance(theirs, ExternalImages) else theirs.features)
     rows = fitted_rows(count, protocol)
     if rows is not None:
         sys.stderr.write(f"{path}: the protocol scores {len(rows)} of {count}, chosen by a hash\n")
@@ -54,7 +54,7 @@ def score_foreign(path: Path, cfg: DictConfig, options: Mapping[str, str]) -> Ru
     out = Path(options["out"]) if options["out"] else path
     out = out if out.is_dir() or not out.suffix else out.with_name(f"{out.name}.scored")
     out.mkdir(parents=True, exist_ok=True)
-    if isinstance(theirs, ForeignImages):
+    if isinstance(theirs, ExternalImages):
         samples = theirs.samples if rows is None else theirs.samples.select(rows)
         judged = evaluator.evaluate if theirs.prompted else evaluator.unprompted
         evaluation = judged(samples)
@@ -84,7 +84,7 @@ def score_foreign(path: Path, cfg: DictConfig, options: Mapping[str, str]) -> Ru
 
 def _read(path: Path, source: Any, cfg: DictConfig, prompts: str) -> Any:
     asked = read_prompts(prompts) if prompts else ()
-    return read_foreign(path, source.resolution, Path(cfg.paths.cache), asked)
+    return read_external(path, source.resolution, Path(cfg.paths.cache), asked)
 
 
 def _floor(evaluator: Evaluator, source: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from t2ibench.cli.compose import compose_config, identifying, resolve_conditioni
 from t2ibench.cli.pipeline import carry_text_encoder, skeleton_stage
 from t2ibench.core.files import atomic_path, write_json
 from t2ibench.core.hashing import hash_json
-from t2ibench.families.base import TextToImageModule
+from t2ibench.families.contract import TextToImageModule
 from t2ibench.interop.published import Published, TextTower
 from t2ibench.interop.text_folder import save_tensors, text_network, text_width, write_text_folder
 from t2ibench.runs.clock import Clock

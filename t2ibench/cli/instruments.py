@@ -15,11 +15,11 @@ from t2ibench.core.files import read_json
 from t2ibench.data.cache import ArrayCache
 from t2ibench.data.records import DataSource
 from t2ibench.evaluation.evaluator import Evaluator
-from t2ibench.evaluation.interfaces import Aligner, Judge
+from t2ibench.evaluation.interfaces import ExactGrader, ImageTextEncoder
 from t2ibench.evaluation.measures import HardNegatives
 from t2ibench.evaluation.protocol import Protocol
 from t2ibench.metrics.dual_encoder import WEIGHTS, DualEncoder
-from t2ibench.metrics.extractors.base import FeatureExtractor
+from t2ibench.metrics.extractors.contract import FeatureExtractor
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +31,8 @@ class Instruments:
     Attributes:
         source: the data set.
         extractors: networks of the distances.
-        aligners: dual encoders.
-        judge: the exact grader, or None.
+        dual_encoders: dual encoders.
+        grader: the exact grader, or None.
         meaning: caption to what it says, or None.
         negatives: nearly true captions, or None.
         cache: of reference features.
@@ -40,8 +40,8 @@ class Instruments:
 
     source: DataSource
     extractors: tuple[FeatureExtractor, ...]
-    aligners: tuple[Aligner, ...]
-    judge: Judge | None
+    dual_encoders: tuple[ImageTextEncoder, ...]
+    grader: ExactGrader | None
     meaning: Callable[[str], Hashable] | None
     negatives: HardNegatives | None
     cache: ArrayCache
@@ -57,8 +57,8 @@ class Instruments:
             protocol=protocol,
             reference=self.source.split(protocol.reference_split),
             extractors=self.extractors,
-            aligners=self.aligners,
-            judge=self.judge,
+            dual_encoders=self.dual_encoders,
+            grader=self.grader,
             meaning=self.meaning,
             negatives=self.negatives,
             cache=self.cache,
@@ -68,11 +68,11 @@ class Instruments:
     def networks(self) -> dict[str, nn.Module]:
         """Every network by its key, for the leakage guard."""
         found: dict[str, Any] = {e.key: e for e in self.extractors}
-        return found | {a.key: a for a in self.aligners if isinstance(a, nn.Module)}
+        return found | {a.key: a for a in self.dual_encoders if isinstance(a, nn.Module)}
 
 
 def make_protocol(cfg: DictConfig, part: str) -> Protocol:
-    """``protocol.test``, ``protocol.front`` or ``protocol.compose``."""
+    """``protocol.test``, ``protocol.front`` or ``protocol.heldout``."""
     whole: Any = OmegaConf.to_container(cfg.protocol, resolve=True)
     name = whole["name"] if part == "test" else f"{whole['name']}-{part}"
     shared = {key: whole[key] for key in ("extractor", "r_precision_folds")}
@@ -98,8 +98,8 @@ def build_instruments(cfg: DictConfig, source: DataSource) -> Instruments:
     return Instruments(
         source=source,
         extractors=extractors,
-        aligners=dual_encoders(cfg, source.name),
-        judge=judge,
+        dual_encoders=dual_encoders(cfg, source.name),
+        grader=judge,
         meaning=meaning,
         negatives=hard_negatives_of(source),
         cache=ArrayCache(cache_root(cfg) / "features"),
@@ -136,9 +136,9 @@ def hard_negatives_of(source: DataSource) -> HardNegatives | None:
     return None
 
 
-def shapes_judge(source: Any) -> tuple[Judge, Callable[[str], Hashable]]:
+def shapes_judge(source: Any) -> tuple[ExactGrader, Callable[[str], Hashable]]:
     """The exact grader bound to the procedural world of ``source``."""
-    from t2ibench.evaluation.judge import WorldJudge
+    from t2ibench.evaluation.shapes_grading import ShapesGrader
 
-    judge = WorldJudge(source.world)
+    judge = ShapesGrader(source.world)
     return judge, judge.meaning

@@ -45,11 +45,11 @@ from t2ibench.core.ranks import from_first, rank
 from t2ibench.core.types import Batch, TextFeatures
 from t2ibench.data.records import DataSource, PreparedSplit
 from t2ibench.data.stream import BatchStream
-from t2ibench.families.base import TextToImageModule
-from t2ibench.families.diffusion.base_stage import BaseText
+from t2ibench.families.contract import TextToImageModule
+from t2ibench.families.frozen_base import BaseText
 from t2ibench.runs.clock import Clock
 from t2ibench.runs.folder import Run
-from t2ibench.text.base import TextEncoder
+from t2ibench.text.contract import TextEncoder
 from t2ibench.training.checkpoint import load_weights
 from t2ibench.training.devices import check_devices
 from t2ibench.training.fit import check_accelerator, fit
@@ -143,12 +143,12 @@ def train_run(cfg: DictConfig) -> Trained:
             stage = started_stage(skeleton_stage(cfg, source.resolution), start)
         elif plan is not None:
             stage, spent, stage_run = ready_first_stage(cfg, plan, source)
-            clock.first_stage_flops, clock.first_stage_seconds = spent.flops, spent.seconds
+            clock.parts_flops, clock.parts_seconds = spent.flops, spent.seconds
             extra["first_stage"] = stage_run.path.name
         if cfg.model.get("clip") is not None:
             clip, spent, extra["clip"] = ready_clip(cfg, source, run, towers)
-            clock.first_stage_flops += spent.flops
-            clock.first_stage_seconds += spent.seconds
+            clock.parts_flops += spent.flops
+            clock.parts_seconds += spent.seconds
         module = build_module(cfg, encoder, stage, clip, base)
         if start is not None:
             begin_with(module, start)

@@ -79,7 +79,7 @@ def run(arguments: Sequence[str]) -> int:
     from t2ibench.cli.pipeline import open_run
     from t2ibench.cli.progress import counted
     from t2ibench.core.noise import sample_seeds
-    from t2ibench.families.base import generate_pixels
+    from t2ibench.families.contract import generate_pixels
     from t2ibench.runs.folder import Run
 
     module = open_run(Run.at(folder)).module

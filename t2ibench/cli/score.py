@@ -159,7 +159,7 @@ def scoring_config(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
 def with_own_protocol_keys(cfg: DictConfig) -> DictConfig:
     """Keys that protocols have got since the run was made, with the values that change nothing."""
     for key, value in {
-        "compose": None,
+        "heldout": None,
         "images": {"resolution": 0, "crop": "", "resize": ""},
         "extractor": "",
         "r_precision_folds": 0,

@@ -45,9 +45,9 @@ def score_run(trained: Any, cfg: DictConfig) -> RunScores:
     """
     run, module, source = trained.run, trained.module, trained.source
     test, front = make_protocol(cfg, "test"), make_protocol(cfg, "front")
-    compose = make_protocol(cfg, "compose") if cfg.protocol.compose else None
-    if compose is not None and compose.split not in source.splits:
-        compose = None
+    heldout = make_protocol(cfg, "heldout") if cfg.protocol.heldout else None
+    if heldout is not None and heldout.split not in source.splits:
+        heldout = None
     told = told_knobs(cfg, module.knobs)
     knobs = resolve_knobs(module.knobs, told)
     knob = front_knob(module.knobs)
@@ -58,7 +58,7 @@ def score_run(trained: Any, cfg: DictConfig) -> RunScores:
             "version": SCORES_VERSION,
             "test": test.to_dict(),
             "front": front.to_dict(),
-            "compose": compose.to_dict() if compose else None,
+            "heldout": heldout.to_dict() if heldout else None,
             "settings": settings,
             "evaluator": OmegaConf.to_container(cfg.evaluator, resolve=True),
             "source": source.fingerprint,
@@ -88,9 +88,9 @@ def score_run(trained: Any, cfg: DictConfig) -> RunScores:
         partial(scored, evaluator.evaluate, drawn(trained, cfg, test, knobs, "chosen")),
         partial(references, trained, evaluator, test),
     ]
-    if compose is not None:
-        folder = drawn(trained, cfg, compose, knobs, "compose")
-        jobs.append(partial(held_out, instruments.evaluator(compose), folder))
+    if heldout is not None:
+        folder = drawn(trained, cfg, heldout, knobs, "heldout")
+        jobs.append(partial(held_out, instruments.evaluator(heldout), folder))
     evaluation, reference, *of_compose = spread(jobs)
     chosen_scores = dict(evaluation.scores)
     for more in of_compose:
@@ -292,6 +292,6 @@ def cost_facts(trained: Any, cfg: DictConfig, knobs: Mapping[str, float]) -> dic
         },
         "frozen_flops": frozen_flops(trained),
         "train_seconds": clock.seconds,
-        "first_stage_flops": clock.first_stage_flops,
-        "first_stage_seconds": clock.first_stage_seconds,
+        "parts_flops": clock.parts_flops,
+        "parts_seconds": clock.parts_seconds,
     } | report.to_dict()

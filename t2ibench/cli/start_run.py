@@ -16,7 +16,7 @@ from torch import Tensor
 from t2ibench.autoencoders.frozen import FrozenFirstStage
 from t2ibench.cli.base_run import charged, cost_of, locate
 from t2ibench.core.errors import CheckpointError, ConfigError
-from t2ibench.families.base import TextToImageModule
+from t2ibench.families.contract import TextToImageModule
 from t2ibench.runs.clock import Budget, Clock
 from t2ibench.runs.folder import Run
 
@@ -37,7 +37,7 @@ def resolve_start(cfg: DictConfig, root: str | Path) -> Run | None:
             "with it."
         )
     cfg.start = run.identity
-    budget = Budget(cfg.budget.unit, float(cfg.budget.amount), bool(cfg.budget.include_first_stage))
+    budget = Budget(cfg.budget.unit, float(cfg.budget.amount), bool(cfg.budget.include_parts))
     charged(Clock(), cost_of(run)).progress(budget)
     return run
 

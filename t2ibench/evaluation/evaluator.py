@@ -1,8 +1,8 @@
 """The evaluator: one pass over a sample set's pixels gives every score with its interval.
 
 It reads images and captions from anybody and knows no family. Its instruments are of three
-kinds: extractors (distances between image sets), aligners (image and caption towers) and a
-grader (an exact judge, where the data set has one).
+kinds: extractors (distances between image sets), dual encoders (image and caption towers) and a
+grader (exact, where the data set has one).
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from t2ibench.core.errors import ScoreError
 from t2ibench.core.hashing import hash_json
 from t2ibench.core.types import PixelImages
 from t2ibench.data.records import PreparedSplit
-from t2ibench.evaluation.interfaces import Aligner, FeatureCache, Judge
+from t2ibench.evaluation.interfaces import ExactGrader, FeatureCache, ImageTextEncoder
 from t2ibench.evaluation.measures import (
     Evaluation,
     HardNegatives,
-    aligner_distances,
+    dual_encoder_distances,
     extractor_distances,
     hard_alignment,
     memorisation,
@@ -31,7 +31,7 @@ from t2ibench.evaluation.measures import (
 from t2ibench.evaluation.protocol import Protocol, hashed_order
 from t2ibench.evaluation.results import Scores
 from t2ibench.evaluation.samples import SampleSet
-from t2ibench.metrics.extractors.base import FeatureExtractor
+from t2ibench.metrics.extractors.contract import FeatureExtractor
 
 CHUNK = 256
 """Images handed to each instrument at a time."""
@@ -48,9 +48,9 @@ class Evaluator:
         reference: the protocol's reference split.
         extractors: networks for Fréchet and kernel distances, precision and recall; the
             first is the main one.
-        aligners: dual encoders for CLIP-score and R-precision; they also give a Fréchet and
+        dual_encoders: dual encoders for CLIP-score and R-precision; they also give a Fréchet and
             a CMMD-style distance.
-        judge: exact grader, or None for data without one.
+        grader: exact grader, or None for data without one.
         meaning: maps a caption to what it says, so that paraphrases never distract one
             another in R-precision; None: the caption itself, without case.
         negatives: nearly true captions for R-precision among hard negatives, or None.
@@ -68,8 +68,8 @@ class Evaluator:
         protocol: Protocol,
         reference: PreparedSplit,
         extractors: Sequence[FeatureExtractor] = (),
-        aligners: Sequence[Aligner] = (),
-        judge: Judge | None = None,
+        dual_encoders: Sequence[ImageTextEncoder] = (),
+        grader: ExactGrader | None = None,
         meaning: Callable[[str], Hashable] | None = None,
         negatives: HardNegatives | None = None,
         cache: FeatureCache | None = None,
@@ -78,8 +78,8 @@ class Evaluator:
         self.protocol = protocol
         self.reference = reference
         self.extractors = tuple(extractors)
-        self.aligners = tuple(aligners)
-        self.judge = judge
+        self.dual_encoders = tuple(dual_encoders)
+        self.grader = grader
         self.meaning = meaning or str.casefold
         self.negatives = negatives
         self.cache = cache
@@ -93,8 +93,8 @@ class Evaluator:
     def fingerprints(self) -> dict[str, str]:
         """Instrument key -> fingerprint, for the run's manifest."""
         found = {e.key: e.fingerprint for e in self.extractors}
-        found |= {a.key: a.fingerprint for a in self.aligners}
-        return found | ({} if self.judge is None else {self.judge.key: ""})
+        found |= {a.key: a.fingerprint for a in self.dual_encoders}
+        return found | ({} if self.grader is None else {self.grader.key: ""})
 
     def evaluate(self, samples: SampleSet) -> Evaluation:
         """Every score of a set made under the protocol.
@@ -110,9 +110,11 @@ class Evaluator:
         if self.train is not None and self.extractors:
             main = self.extractors[0]
             self._memorisation(evaluation, main, extracted[main.key], samples.keys)
-        for aligner in self.aligners:
-            self._alignment(evaluation, aligner, aligned[aligner.key], samples)
-            self._aligner_distances(evaluation, aligner, aligned[aligner.key], samples.keys)
+        for dual_encoder in self.dual_encoders:
+            self._alignment(evaluation, dual_encoder, aligned[dual_encoder.key], samples)
+            self._dual_encoder_distances(
+                evaluation, dual_encoder, aligned[dual_encoder.key], samples.keys
+            )
         self._skills(evaluation, skills, samples)
         return evaluation
 
@@ -125,8 +127,8 @@ class Evaluator:
         self._check(samples)
         evaluation = Evaluation()
         _, aligned, skills = self._pass(samples.pixels, samples.captions)
-        for aligner in self.aligners:
-            self._alignment(evaluation, aligner, aligned[aligner.key], samples)
+        for dual_encoder in self.dual_encoders:
+            self._alignment(evaluation, dual_encoder, aligned[dual_encoder.key], samples)
         self._skills(evaluation, skills, samples)
         return evaluation
 
@@ -182,8 +184,10 @@ class Evaluator:
         extracted, aligned, _ = self._pass(samples.pixels, None)
         for extractor in self.extractors:
             self._distances(evaluation, extractor, extracted[extractor.key], samples.keys)
-        for aligner in self.aligners:
-            self._aligner_distances(evaluation, aligner, aligned[aligner.key], samples.keys)
+        for dual_encoder in self.dual_encoders:
+            self._dual_encoder_distances(
+                evaluation, dual_encoder, aligned[dual_encoder.key], samples.keys
+            )
         return evaluation
 
     def floor(self, real: PreparedSplit) -> Scores:
@@ -230,16 +234,16 @@ class Evaluator:
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, np.ndarray]]:
         """Features of every instrument and, with captions, the judge's skills."""
         extracted: dict[str, list[Tensor]] = {e.key: [] for e in self.extractors}
-        aligned: dict[str, list[Tensor]] = {a.key: [] for a in self.aligners}
+        aligned: dict[str, list[Tensor]] = {a.key: [] for a in self.dual_encoders}
         judged: dict[str, list[np.ndarray]] = {}
         for start in range(0, len(pixels), CHUNK):
             chunk = pixels[start : start + CHUNK]
             for extractor in self.extractors:
                 extracted[extractor.key].append(extractor.features(chunk))
-            for aligner in self.aligners:
-                aligned[aligner.key].append(aligner.image_features(chunk).float().cpu())
-            if self.judge is not None and captions is not None:
-                answers = self.judge.judge(chunk, captions[start : start + CHUNK])
+            for dual_encoder in self.dual_encoders:
+                aligned[dual_encoder.key].append(dual_encoder.image_features(chunk).float().cpu())
+            if self.grader is not None and captions is not None:
+                answers = self.grader.grade(chunk, captions[start : start + CHUNK])
                 for skill, values in answers.items():
                     judged.setdefault(skill, []).append(np.asarray(values, dtype=np.float64))
         return (
@@ -289,15 +293,15 @@ class Evaluator:
         self._split_features[place] = features
         return features
 
-    def _encoded(self, aligner: Aligner, captions: Sequence[str]) -> Tensor:
+    def _encoded(self, dual_encoder: ImageTextEncoder, captions: Sequence[str]) -> Tensor:
         """(len(captions), D) caption features; each distinct caption is encoded once."""
         kept = self._caption_features
-        missing = sorted({c for c in captions if (aligner.key, c) not in kept})
+        missing = sorted({c for c in captions if (dual_encoder.key, c) not in kept})
         for start in range(0, len(missing), CHUNK):
             chunk = missing[start : start + CHUNK]
-            features = aligner.text_features(chunk).float().cpu()
-            kept.update(zip(((aligner.key, c) for c in chunk), features, strict=True))
-        return torch.stack([kept[aligner.key, caption] for caption in captions])
+            features = dual_encoder.text_features(chunk).float().cpu()
+            kept.update(zip(((dual_encoder.key, c) for c in chunk), features, strict=True))
+        return torch.stack([kept[dual_encoder.key, caption] for caption in captions])
 
     # ---- scores ----
 
@@ -327,20 +331,26 @@ class Evaluator:
         device = device_of(extractor)
         memorisation(evaluation, inner, x.to(device), y.to(device), keys)
 
-    def _aligner_distances(
-        self, evaluation: Evaluation, aligner: Aligner, x: Tensor, keys: Sequence[str]
+    def _dual_encoder_distances(
+        self, evaluation: Evaluation, dual_encoder: ImageTextEncoder, x: Tensor, keys: Sequence[str]
     ) -> None:
-        """Distances in an aligner's image space."""
-        y = self._reference_of(aligner.key, aligner.fingerprint, aligner.image_features)
-        inner = self._distance_key(aligner.key, aligner.fingerprint, len(x))
-        aligner_distances(evaluation, aligner.key, inner, x, y, keys)
+        """Distances in a dual encoder's image space."""
+        y = self._reference_of(
+            dual_encoder.key, dual_encoder.fingerprint, dual_encoder.image_features
+        )
+        inner = self._distance_key(dual_encoder.key, dual_encoder.fingerprint, len(x))
+        dual_encoder_distances(evaluation, dual_encoder.key, inner, x, y, keys)
 
     def _alignment(
-        self, evaluation: Evaluation, aligner: Aligner, image: Tensor, samples: SampleSet
+        self,
+        evaluation: Evaluation,
+        dual_encoder: ImageTextEncoder,
+        image: Tensor,
+        samples: SampleSet,
     ) -> None:
-        """What one aligner says of images and their own captions."""
-        text = self._encoded(aligner, samples.captions)
-        inner = f"{aligner.key}|{aligner.fingerprint[:8]}|{self._prompt_key(samples)}"
+        """What one dual encoder says of images and their own captions."""
+        text = self._encoded(dual_encoder, samples.captions)
+        inner = f"{dual_encoder.key}|{dual_encoder.fingerprint[:8]}|{self._prompt_key(samples)}"
         meanings = [self.meaning(caption) for caption in samples.captions]
         folds = self.protocol.r_precision_folds
         prompt_alignment(evaluation, inner, image, text, meanings, samples.keys, folds)
@@ -350,7 +360,7 @@ class Evaluator:
         asked = np.array([len(found) == self.negatives.count for found in rivals])
         if asked.any():
             flat = [c for found, keep in zip(rivals, asked, strict=True) if keep for c in found]
-            features = self._encoded(aligner, flat).unflatten(0, (-1, self.negatives.count))
+            features = self._encoded(dual_encoder, flat).unflatten(0, (-1, self.negatives.count))
             name = self.negatives.name
             hard_alignment(evaluation, inner, image, text, features, asked, name, samples.keys)
 
@@ -359,8 +369,8 @@ class Evaluator:
     ) -> None:
         """The judge's skills, each over the images that were asked for it."""
         for skill, values in skills.items():
-            if self.judge is not None and not np.isnan(values).all():
-                key = f"grader_{skill}[{self.judge.key}|{self._prompt_key(samples)}]"
+            if self.grader is not None and not np.isnan(values).all():
+                key = f"grader_{skill}[{self.grader.key}|{self._prompt_key(samples)}]"
                 evaluation.add_mean(key, values, samples.keys)
 
     def _distance_key(self, instrument: str, fingerprint: str, n: int) -> str:

@@ -1,4 +1,4 @@
-"""What the evaluator asks of its instruments: aligners, a judge, a cache."""
+"""What the evaluator asks of its parts: dual encoders, a grader, a cache."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from t2ibench.core.types import PixelImages
 
 
 @runtime_checkable
-class Aligner(Protocol):
+class ImageTextEncoder(Protocol):
     """An image tower and a caption tower with one space (``metrics.dual_encoder``, CLIP)."""
 
     @property
@@ -32,12 +32,12 @@ class Aligner(Protocol):
 
 
 @runtime_checkable
-class Judge(Protocol):
+class ExactGrader(Protocol):
     """An exact grader with its parser (``metrics.grader`` bound to a world)."""
 
     key: str
 
-    def judge(
+    def grade(
         self, pixels: PixelImages, captions: Sequence[str]
     ) -> Mapping[str, Float[np.ndarray, " B"]]:
         """Skill -> one number an image; NaN where the caption does not ask for the skill."""

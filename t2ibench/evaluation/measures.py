@@ -130,17 +130,17 @@ def memorisation(
     found.add_mean(f"authpct[{inner}]", values, clusters)
 
 
-def aligner_distances(
+def dual_encoder_distances(
     found: Evaluation,
-    aligner: str,
+    dual_encoder: str,
     inner: str,
     x: Float[Tensor, "N D"],
     y: Float[Tensor, "M other"],
     clusters: Sequence[Hashable],
 ) -> None:
-    """Fréchet and CMMD-style distance in an aligner's image space."""
+    """Fréchet and CMMD-style distance in an dual_encoder's image space."""
     found.add(f"fd[{inner}]", frechet_estimate(x, y, clusters=clusters), len(x))
-    found.add(f"{cmmd_name(aligner)}[{inner}]", cmmd_estimate(x, y, clusters=clusters), len(x))
+    found.add(f"{cmmd_name(dual_encoder)}[{inner}]", cmmd_estimate(x, y, clusters=clusters), len(x))
 
 
 def prompt_alignment(

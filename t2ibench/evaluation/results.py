@@ -67,8 +67,8 @@ class RunScores:
             images has family ``external``.
         protocol: the protocol's fields.
         budget: unit and amount, or empty.
-        cost: train_images, train_flops, train_seconds, first_stage_flops,
-            first_stage_seconds, parameters (part -> count) and the sampling cost
+        cost: train_images, train_flops, train_seconds, parts_flops,
+            parts_seconds, parameters (part -> count) and the sampling cost
             (``CostReport.to_dict``).
         knob: name and default of the fidelity-alignment knob and ``chosen_by``, the metric that
             chose its value on the front's prompts (None: the user or the default did); or empty.

@@ -22,7 +22,7 @@ from t2ibench.evaluation.interfaces import FeatureCache
 from t2ibench.evaluation.protocol import Protocol
 from t2ibench.evaluation.results import Scores, by_metric
 from t2ibench.evaluation.samples import SampleSet
-from t2ibench.metrics.extractors.base import FeatureExtractor
+from t2ibench.metrics.extractors.contract import FeatureExtractor
 
 SMALLEST = 16
 """Fewer images than this give no row of their own."""

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from torch import Tensor
 
 from t2ibench.core.errors import CheckpointError, ConfigError
-from t2ibench.interop.names import Part, UNetLevels, to_ours, unet_parts
+from t2ibench.interop.tensor_names import Part, UNetLevels, to_ours, unet_parts
 
 QKVOrder = Literal["legacy", "new"]
 """``legacy``: head by head, each its q, k, v. ``new``: q of all heads, then k, then v."""

@@ -20,7 +20,8 @@ from t2ibench.interop.layouts import (
     shape,
     unet_from_shapes,
 )
-from t2ibench.interop.names import (
+from t2ibench.interop.published import Component, Published, Schedule, TextTower
+from t2ibench.interop.tensor_names import (
     POSITION_MAP,
     averaged,
     clip_parts,
@@ -28,7 +29,6 @@ from t2ibench.interop.names import (
     ldm_bert_parts,
     unet_parts,
 )
-from t2ibench.interop.published import Component, Published, Schedule, TextTower
 
 UNET = "model.diffusion_model."
 AVERAGES = "model_ema."

@@ -13,8 +13,8 @@ from t2ibench.core.files import read_json
 from t2ibench.core.hashing import hash_file
 from t2ibench.interop.files import read_tensors
 from t2ibench.interop.layouts import first_stage_from_config, unet_from_config
-from t2ibench.interop.names import POSITION_MAP, clip_parts, modern_name
 from t2ibench.interop.published import Component, Published, Schedule, TextTower
+from t2ibench.interop.tensor_names import POSITION_MAP, clip_parts, modern_name
 
 FOLDERS = {
     "unet": ("unet",),

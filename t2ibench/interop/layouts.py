@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from t2ibench.core.errors import CheckpointError
-from t2ibench.interop.names import FirstStageLevels, UNetLevels
+from t2ibench.interop.tensor_names import FirstStageLevels, UNetLevels
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Tensor name -> shape."""

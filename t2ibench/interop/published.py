@@ -11,7 +11,7 @@ from torch import Tensor
 
 from t2ibench.interop.check import check_fit
 from t2ibench.interop.layouts import FirstStageLayout, UNetLayout
-from t2ibench.interop.names import Part, split_known, to_published
+from t2ibench.interop.tensor_names import Part, split_known, to_published
 
 TextKind = Literal["clip", "ldm_bert"]
 

@@ -24,7 +24,7 @@ from t2ibench.core.files import atomic_path, read_json, write_json
 from t2ibench.core.hashing import hash_file
 from t2ibench.core.pixels import from_pixels
 from t2ibench.core.types import PixelImages
-from t2ibench.metrics.extractors.base import FeatureExtractor
+from t2ibench.metrics.extractors.contract import FeatureExtractor
 
 WEIGHTS = Path(__file__).parent / "weights"
 """Where the package keeps its own encoders."""

@@ -18,7 +18,7 @@ from torchmetrics import Metric
 
 from t2ibench.core.types import PixelImages
 from t2ibench.metrics.diversity import vendi_score
-from t2ibench.metrics.extractors.base import FeatureExtractor
+from t2ibench.metrics.extractors.contract import FeatureExtractor
 from t2ibench.metrics.frechet import Moments, frechet_distance
 from t2ibench.metrics.kernel import cmmd, kid
 from t2ibench.metrics.neighbours import neighbours

@@ -230,10 +230,10 @@ def cost_values(group: Group) -> dict[str, float | None]:
     return {
         "parameters": group.parameters,
         "train_images": group.cost("train_images"),
-        "train_flops_with_first_stage": group.training_flops,
+        "train_flops_with_parts": group.training_flops,
         **{f"train_flops of {name}": flops for name, flops in group.flops_by_part.items()},
-        "train_seconds_with_first_stage": group.training_seconds,
-        "first_stage_flops": group.cost("first_stage_flops"),
+        "train_seconds_with_parts": group.training_seconds,
+        "parts_flops": group.cost("parts_flops"),
         "sample_flops_per_image": group.cost("sample_flops_per_image"),
         "seconds_per_image_batch_1": group.cost("seconds_per_image_batch_1"),
         "seconds_per_image_best": group.cost("seconds_per_image_best"),

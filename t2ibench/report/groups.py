@@ -96,22 +96,22 @@ class Group:
     def training_flops(self) -> float | None:
         """Of the generator and its first stage together."""
         own = self.cost("train_flops")
-        return None if own is None else own + (self.cost("first_stage_flops") or 0.0)
+        return None if own is None else own + (self.cost("parts_flops") or 0.0)
 
     @property
     def flops_by_part(self) -> dict[str, float]:
         """``training_flops`` by part, the largest first; empty where it was not counted so."""
         told = self.runs[0].scores.cost
         parts = dict(told.get("train_flops_by_part") or {})
-        if parts and told.get("first_stage_flops"):
-            parts["stage 1"] = told["first_stage_flops"]
+        if parts and told.get("parts_flops"):
+            parts["stage 1"] = told["parts_flops"]
         return dict(sorted(parts.items(), key=lambda part: -part[1]))
 
     @property
     def training_seconds(self) -> float | None:
         """Of the generator and its first stage together."""
         own = self.cost("train_seconds")
-        return None if own is None else own + (self.cost("first_stage_seconds") or 0.0)
+        return None if own is None else own + (self.cost("parts_seconds") or 0.0)
 
 
 def aggregate(scores: Sequence[Score]) -> Cell | None:

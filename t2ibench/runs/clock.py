@@ -21,9 +21,9 @@ class Budget:
 
     Attributes:
         unit: what is limited.
-        amount: how much of it, for the generator and, with ``include_first_stage``, the
+        amount: how much of it, for the generator and, with ``include_parts``, the
             first stage together.
-        include_first_stage: whether what the first stage cost is charged to this budget
+        include_parts: whether what the first stage cost is charged to this budget
             (FLOPs and seconds; images are always the generator's own).
 
     Raises:
@@ -32,7 +32,7 @@ class Budget:
 
     unit: BudgetUnit
     amount: float
-    include_first_stage: bool = True
+    include_parts: bool = True
 
     def __post_init__(self) -> None:
         if self.unit not in get_args(BudgetUnit):
@@ -52,17 +52,17 @@ class Clock:
         flops_per_image: counted FLOPs of one training image, all players, forward, backward
             and the optimiser's matrix products; 0 until the first step is counted.
         seconds: wall seconds inside training steps.
-        first_stage_flops: what training everything below the generator cost: the first stage,
+        parts_flops: what training everything below the generator cost: the first stage,
             or the runs that a stage of a cascade stands on.
-        first_stage_seconds: likewise, in seconds.
+        parts_seconds: likewise, in seconds.
         flops_by_part: ``flops_per_image`` by part of the model (G and D, text encoder …).
     """
 
     images_seen: int = 0
     flops_per_image: float = 0.0
     seconds: float = 0.0
-    first_stage_flops: float = 0.0
-    first_stage_seconds: float = 0.0
+    parts_flops: float = 0.0
+    parts_seconds: float = 0.0
     flops_by_part: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -72,26 +72,26 @@ class Clock:
 
     def spent(self, budget: Budget) -> float:
         """How much of the budget's unit is used up."""
-        first = budget.include_first_stage
+        first = budget.include_parts
         if budget.unit == "images":
             return float(self.images_seen)
         if budget.unit == "flops":
-            return self.flops + (self.first_stage_flops if first else 0.0)
-        return self.seconds + (self.first_stage_seconds if first else 0.0)
+            return self.flops + (self.parts_flops if first else 0.0)
+        return self.seconds + (self.parts_seconds if first else 0.0)
 
     def progress(self, budget: Budget) -> float:
         """Share of the generator's own part of the budget that is used up, in [0, 1]."""
         start = 0.0
-        if budget.include_first_stage and budget.unit == "flops":
-            start = self.first_stage_flops
-        elif budget.include_first_stage and budget.unit == "seconds":
-            start = self.first_stage_seconds
+        if budget.include_parts and budget.unit == "flops":
+            start = self.parts_flops
+        elif budget.include_parts and budget.unit == "seconds":
+            start = self.parts_seconds
         own = budget.amount - start
         if own <= 0:
             raise BudgetError(
                 f"budget.amount={budget.amount:g} {budget.unit} is less than the first stage "
                 f"or base alone cost ({start:g}); raise it or set "
-                "budget.include_first_stage=false."
+                "budget.include_parts=false."
             )
         return min((self.spent(budget) - start) / own, 1.0)
 

@@ -18,7 +18,7 @@ from t2ibench.core.errors import ConfigError
 from t2ibench.core.files import atomic_path
 from t2ibench.core.hashing import hash_json
 from t2ibench.core.types import TextFeatures
-from t2ibench.text.base import TextEncoder
+from t2ibench.text.contract import TextEncoder
 
 log = logging.getLogger(__name__)
 

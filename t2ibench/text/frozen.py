@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from t2ibench.core.errors import CheckpointError, ConfigError, MissingWeightsError
 from t2ibench.core.hashing import hash_json, hash_tensors
 from t2ibench.core.types import TextFeatures
-from t2ibench.text.base import TextEncoder, TokenReport, clear_padding, repeat_features
+from t2ibench.text.contract import TextEncoder, TokenReport, clear_padding, repeat_features
 
 Padding = Literal["longest", "max_length"]
 """``longest``: to the longest caption of the batch, masked. ``max_length``: always to

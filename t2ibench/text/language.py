@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from t2ibench.text.base import mean_of_real_tokens
+from t2ibench.text.contract import mean_of_real_tokens
 from t2ibench.text.frozen import (
     Dtype,
     HubTextEncoder,

@@ -19,7 +19,7 @@ from torch.nn.functional import gelu, scaled_dot_product_attention
 from t2ibench.core.errors import ConfigError, MissingWeightsError
 from t2ibench.core.hashing import hash_json
 from t2ibench.core.types import TextFeatures
-from t2ibench.text.base import TextEncoder, TokenReport, mean_of_real_tokens, repeat_features
+from t2ibench.text.contract import TextEncoder, TokenReport, mean_of_real_tokens, repeat_features
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 INITIAL_STD = 0.02

@@ -23,7 +23,7 @@ from t2ibench.core.errors import ConfigError
 from t2ibench.core.hashing import hash_json
 from t2ibench.core.ranks import longest
 from t2ibench.core.types import TextFeatures
-from t2ibench.text.base import (
+from t2ibench.text.contract import (
     TextEncoder,
     TokenReport,
     clear_padding,

@@ -315,7 +315,7 @@ class LearningCurves(pl.Callback):
         means = self._means(pl_module)
         row: dict[str, Any] = {
             "images_seen": self.clock.images_seen,
-            "flops": f"{self.clock.flops + self.clock.first_stage_flops:.6e}",
+            "flops": f"{self.clock.flops + self.clock.parts_flops:.6e}",
             "seconds": round(self.clock.seconds, 3),
         }
         row |= {name: round(value, 6) for name, value in means.items()}

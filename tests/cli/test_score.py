@@ -31,7 +31,7 @@ SMALL = [
     "protocol.test.reference_size=48",
     "protocol.front.num_images=16",
     "protocol.front.reference_size=16",
-    "protocol.compose.num_images=24",
+    "protocol.heldout.num_images=24",
     "protocol.knob_sweep=[1,2]",
     "protocol.steps_sweep=[1,3]",
     "protocol.cost_seconds=0.05",
@@ -79,7 +79,7 @@ def test_held_out_compositions_stand_beside_the_iid_skills(run, capsys):
     assert {"grader_colour", "grader_shape", "grader_exact"} <= iid
     assert skills - iid == {f"{name}_heldout" for name in iid}
     kept = [
-        json.loads(x) for x in (run / "samples/compose/manifest.jsonl").read_text().splitlines()
+        json.loads(x) for x in (run / "samples/heldout/manifest.jsonl").read_text().splitlines()
     ]
     assert len(kept) == 24 and all("test_heldout" in row["key"] for row in kept)
     capsys.readouterr()

@@ -47,9 +47,7 @@ def test_a_larger_resolution_begins_with_the_weights_of_a_smaller(small, root):
     assert mine.keys() == theirs.keys()
     for name, tensor in mine.items():
         torch.testing.assert_close(tensor, theirs[name], msg=name)
-    assert large.clock.first_stage_flops == pytest.approx(
-        small.clock.flops + small.clock.first_stage_flops
-    )
+    assert large.clock.parts_flops == pytest.approx(small.clock.flops + small.clock.parts_flops)
     assert large.module.generate(["a ring"], Noise([0])).shape == (1, 3, 32, 32)
 
 

@@ -62,8 +62,8 @@ def judged_by(encoder, root):
     return Instruments(
         source=build_source(config(root)),
         extractors=(),
-        aligners=(encoder,),
-        judge=None,
+        dual_encoders=(encoder,),
+        grader=None,
         meaning=None,
         negatives=None,
         cache=ArrayCache(root),
@@ -88,7 +88,7 @@ def test_the_clip_is_a_run_of_its_own_and_the_generator_keeps_a_copy(trained, ro
     assert kept.fingerprint == manifest["fingerprint"] == trained.module.clip.fingerprint
     card = read_json(stage.path / "clip" / "card.json")
     assert any(name.startswith("r@1") for name in card)
-    assert trained.clock.first_stage_flops > stage.status()["clock"]["flops_per_image"] * 24
+    assert trained.clock.parts_flops > stage.status()["clock"]["flops_per_image"] * 24
     # Its weights are nobody else's.
     shutil.rmtree(stage.path)
     again = open_run(trained.run)

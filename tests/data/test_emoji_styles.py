@@ -124,7 +124,7 @@ def test_everything_drawn_is_there_and_everything_refused_is_named(prepared):
 @pytest.mark.parametrize("protocol", ["compose", "zeroshot"])
 @pytest.mark.parametrize("resolution", [32, 64])
 def test_the_source_keeps_every_promise(prepared, protocol, resolution):
-    source = open_source(prepared, protocol=protocol, resolution=resolution)
+    source = open_source(prepared, holdout=protocol, resolution=resolution)
     assert isinstance(source, DataSource)
     report = check_source(source)
     assert report.ok, str(report)
@@ -143,7 +143,7 @@ def test_compose_holds_out_pairs_of_known_concepts_and_styles(prepared):
 
 
 def test_zeroshot_holds_out_whole_groups(prepared):
-    records = records_of(open_source(prepared, protocol="zeroshot"))
+    records = records_of(open_source(prepared, holdout="zeroshot"))
     groups = {name: {r.group for r in found} for name, found in records.items()}
     assert groups["test"] and not groups["train"] & (groups["test"] | groups["val"])
 
@@ -224,14 +224,14 @@ def test_unprepared_or_impossible_requests_say_what_to_do(prepared, tmp_path):
     with pytest.raises(DataError, match="no split 'dev'"):
         open_source(prepared).split("dev")
     with pytest.raises(ConfigError, match="compose or zeroshot"):
-        EmojiStylesSource(tmp_path, protocol="style")
+        EmojiStylesSource(tmp_path, holdout="style")
     with pytest.raises(ConfigError, match="64 and 32"):
         EmojiStylesSource(tmp_path, resolution=128)
 
 
 def test_fingerprints_differ_by_what_differs(tmp_path):
     prints = {
-        EmojiStylesSource(tmp_path, protocol=p, resolution=r).fingerprint
+        EmojiStylesSource(tmp_path, holdout=p, resolution=r).fingerprint
         for p in ("compose", "zeroshot")
         for r in (32, 64)
     }

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from t2ibench.core.errors import ScoreError
+from t2ibench.evaluation.dual_encoder_recipes import EMOJI, SHAPES, shapes_pairs
 from t2ibench.evaluation.encoder_trials import (
     MOVES,
     damaged_sets,
@@ -13,7 +14,6 @@ from t2ibench.evaluation.encoder_trials import (
     rank_agreement,
     trial,
 )
-from t2ibench.evaluation.own_encoders import EMOJI, SHAPES, shapes_pairs
 from t2ibench.metrics.dual_encoder import WEIGHTS, DualEncoder
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from instruments import BrightnessJudge, PictureAligner, Projection, make_split
+from toy_networks import BrightnessJudge, PictureAligner, Projection, make_split
 
 from t2ibench.core.errors import ScoreError
 from t2ibench.evaluation.evaluator import Evaluator
@@ -26,8 +26,8 @@ def evaluator(split, **changes):
         "protocol": PROTOCOL,
         "reference": split,
         "extractors": [Projection()],
-        "aligners": [PictureAligner()],
-        "judge": BrightnessJudge(),
+        "dual_encoders": [PictureAligner()],
+        "grader": BrightnessJudge(),
     }
     return Evaluator(**(fields | changes))
 

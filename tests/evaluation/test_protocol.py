@@ -1,6 +1,6 @@
 import pytest
-from instruments import make_split
 from PIL import Image
+from toy_networks import make_split
 
 from t2ibench.core.errors import ScoreError
 from t2ibench.data.folder import FolderSource

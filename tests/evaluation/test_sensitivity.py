@@ -4,7 +4,7 @@ import csv
 import io
 
 import pytest
-from instruments import Projection, make_split
+from toy_networks import Projection, make_split
 
 from t2ibench.evaluation.evaluator import Evaluator
 from t2ibench.evaluation.protocol import Protocol

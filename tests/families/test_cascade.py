@@ -15,8 +15,7 @@ from t2ibench.core.errors import ConfigError
 from t2ibench.core.knobs import Knob, front_knob
 from t2ibench.core.noise import Noise
 from t2ibench.core.types import Batch, TextFeatures
-from t2ibench.families.base import TextToImageModule
-from t2ibench.families.diffusion.base_stage import BaseText, FrozenBase
+from t2ibench.families.contract import TextToImageModule
 from t2ibench.families.diffusion.imagen import EfficientUNet
 from t2ibench.families.diffusion.process import DiffusionProcess
 from t2ibench.families.diffusion.sr3 import BigGANBlock, SR3UNet
@@ -26,6 +25,7 @@ from t2ibench.families.diffusion.super_resolution import (
     augment,
     shrink,
 )
+from t2ibench.families.frozen_base import BaseText, FrozenBase
 from t2ibench.samplers.schedules import cosine_schedule
 from t2ibench.text.word import WordTransformer
 

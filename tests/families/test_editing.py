@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from t2ibench.core.edits import ImageToImage, Inpainting, Interpolation, PromptMixing, extended
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.noise import Noise
-from t2ibench.families.base import generate_pixels
+from t2ibench.families.contract import generate_pixels
 from t2ibench.families.diffusion.editing import keep_known, latent_mask, random_masks
 from t2ibench.samplers.prediction import add_noise
 

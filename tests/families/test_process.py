@@ -342,7 +342,7 @@ def test_clipping_and_thresholding_keep_the_image_in_range():
     def shout(x, t):
         return torch.full_like(x, 7.0) * torch.sign(x)
 
-    for changes in ({"clip": True}, {"threshold": 0.9}):
+    for changes in ({"clip_sample": True}, {"threshold": 0.9}):
         own = process(prediction_type="x0", **changes)
         end = own.sample(shout, x, Noise([1, 2]))
         torch.testing.assert_close(end.abs(), torch.ones_like(end))

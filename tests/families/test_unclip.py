@@ -19,11 +19,11 @@ from t2ibench.core.knobs import Knob, front_knob
 from t2ibench.core.noise import Noise
 from t2ibench.core.pixels import from_pixels, to_pixels
 from t2ibench.core.types import Batch, TextFeatures
-from t2ibench.families.diffusion.clip import FrozenClip
 from t2ibench.families.diffusion.ldm import UNet
 from t2ibench.families.diffusion.unclip import UnCLIP
 from t2ibench.families.diffusion.unclip_prior import CausalTransformer, DiffusionPrior, closest
 from t2ibench.families.diffusion.unclip_prior_ar import AutoregressivePrior
+from t2ibench.families.frozen_clip import FrozenClip
 from t2ibench.metrics.dual_encoder import DualEncoder, Vocabulary
 from t2ibench.text.word import WordTransformer
 

@@ -5,7 +5,7 @@ import torch
 
 from t2ibench.core.errors import CheckpointError, ConfigError
 from t2ibench.interop.adm import adm_parts, import_adm, split_attention
-from t2ibench.interop.names import UNetLevels
+from t2ibench.interop.tensor_names import UNetLevels
 
 
 def packed_attention(x, qkv, heads, order):

@@ -13,8 +13,8 @@ from t2ibench.core.errors import CheckpointError
 from t2ibench.core.hashing import hash_file
 from t2ibench.interop.compvis import read_schedule, read_single_file
 from t2ibench.interop.diffusers_folder import read_folder
-from t2ibench.interop.names import without_dots
 from t2ibench.interop.published import Schedule
+from t2ibench.interop.tensor_names import without_dots
 
 STABLE_DIFFUSION = Schedule("scaled_linear", 0.00085, 0.012, 1000, "epsilon")
 

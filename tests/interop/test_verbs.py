@@ -338,7 +338,7 @@ def test_another_family_is_no_diffusers_pipeline(gan, tmp_path, capsys):
         ("model.module.process.solver", "heun", "solver=heun with spacing=uniform"),
         ("model.module.process.spacing", "karras", "solver=ddim with spacing=karras"),
         ("model.module.process.schedule", "cosine", "schedule=cosine"),
-        ("model.module.process.clip", True, "clip=True"),
+        ("model.module.process.clip_sample", True, "clip_sample=True"),
         ("model.module.network.scale_shift", True, "scale_shift=True"),
         ("model.module.network.heads", 0, "heads=0"),
         ("text.encoder.padding", "longest", "padding=longest"),

@@ -133,8 +133,8 @@ def write_run(root, model, seed, /, **changes):
             if latent
             else {"discriminator": 3.6e12, "generator": 2.4e12},
             "train_seconds": 130.0,
-            "first_stage_flops": 2e12 if latent else 0,
-            "first_stage_seconds": 45.0 if latent else 0,
+            "parts_flops": 2e12 if latent else 0,
+            "parts_seconds": 45.0 if latent else 0,
             "parameters": {"network": 2_400_000, "text_encoder": 210_000},
             "sample_flops_per_image": 8e10 * seconds,
             "seconds_per_image_batch_1": seconds * 2,

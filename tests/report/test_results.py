@@ -45,7 +45,7 @@ def priced(run, **changes):
 def three(tmp_path, *changes):
     """Three models with chosen costs and distances."""
     models = ("diffusion/ldm", "gan/gan_int_cls", "autoregressive/vqgan_gpt")
-    free = {"first_stage_flops": 0, "first_stage_seconds": 0}
+    free = {"parts_flops": 0, "parts_seconds": 0}
     runs = [
         priced(write_run(tmp_path, model, 0), **(free | change))
         for model, change in zip(models, changes, strict=True)

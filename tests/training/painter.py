@@ -7,7 +7,7 @@ from torch import nn
 from t2ibench.core.noise import Noise
 from t2ibench.data.records import PreparedSplit, Record
 from t2ibench.data.stream import BatchStream
-from t2ibench.families.base import TextToImageModule
+from t2ibench.families.contract import TextToImageModule
 from t2ibench.runs.folder import Run
 from t2ibench.text.word import WordTransformer
 from t2ibench.training.fit import TrainingOptions, fit

@@ -35,14 +35,14 @@ def test_flops_budget_charges_the_first_stage(split, tmp_path):
     per_image = probe.clock.flops_per_image
     budget = Budget("flops", per_image * 100)
     _, _, free = train(split, tmp_path, budget, "free")
-    clock = Clock(first_stage_flops=per_image * 40)
+    clock = Clock(parts_flops=per_image * 40)
     _, _, charged = train(split, tmp_path, budget, "charged", clock=clock)
     assert free.clock.images_seen == 104  # the first multiple of the batch that reaches 100
     assert charged.clock.images_seen == 64
 
 
 def test_first_stage_dearer_than_the_budget_is_one_sentence(split, tmp_path):
-    clock = Clock(first_stage_flops=1e30)
+    clock = Clock(parts_flops=1e30)
     with pytest.raises(BudgetError, match="first stage or base alone"):
         train(split, tmp_path, Budget("flops", 1e6), clock=clock)
 

@@ -63,7 +63,7 @@ def trained(make, root, options, cuts, validation, budget, monkeypatch):
         def stream(images_seen, rank, world_size, batches=batches):
             return cut_at(batches(images_seen), images_seen, cuts, seen)
 
-        clock = Clock(first_stage_flops=1e6, first_stage_seconds=1.0)
+        clock = Clock(parts_flops=1e6, parts_seconds=1.0)
         fitted = fit(
             module, stream, run, budget, options, seed=3, clock=clock, validation=validation
         )

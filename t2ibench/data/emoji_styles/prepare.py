@@ -50,7 +50,7 @@ from t2ibench.data.emoji_styles.render import (
     render_icon,
 )
 from t2ibench.data.emoji_styles.splits import (
-    PROTOCOLS,
+    HOLDOUTS,
     assert_no_shared_raster,
     compose_splits,
     zeroshot_split,
@@ -215,10 +215,10 @@ def _manifest(
         "compose": compose_splits(triples, twins),
         "zeroshot": [zeroshot_split(group) for group, _, _ in triples],
     }
-    for protocol in PROTOCOLS:
+    for holdout in HOLDOUTS:
         for resolution in RESOLUTIONS:
             assert_no_shared_raster(
-                hashes[resolution], splits[protocol], f"emoji_styles/{protocol} at {resolution} px"
+                hashes[resolution], splits[holdout], f"emoji_styles/{holdout} at {resolution} px"
             )
     rows = []
     for i, (key, package) in enumerate(drawn):
@@ -228,7 +228,7 @@ def _manifest(
                 "key": f"{package.style}/{key}",
                 "captions": captions_of(concept, package.style),
                 "group": groups.find(key),
-                "splits": {protocol: splits[protocol][i] for protocol in PROTOCOLS},
+                "splits": {holdout: splits[holdout][i] for holdout in HOLDOUTS},
                 "meta": {
                     "style": package.style,
                     "label": concept.label,
@@ -284,8 +284,8 @@ def _dataset(
         "groups": len({row["group"] for row in rows}),
         "styles": dict(Counter(row["meta"]["style"] for row in rows)),
         "splits": {
-            protocol: dict(sorted(Counter(row["splits"][protocol] for row in rows).items()))
-            for protocol in PROTOCOLS
+            holdout: dict(sorted(Counter(row["splits"][holdout] for row in rows).items()))
+            for holdout in HOLDOUTS
         },
         "refused": refused,
         "resize": f"alpha box + {MARGIN:.0%}, white, bicubic",

@@ -1,4 +1,4 @@
-"""emoji_styles as a data source: the prepared folder under one of its two protocols."""
+"""emoji_styles as a data source: the prepared folder under one of its two hold-outs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from t2ibench.data.emoji_styles.prepare import (
     recipe_fingerprint,
 )
 from t2ibench.data.emoji_styles.render import RESOLUTIONS
-from t2ibench.data.emoji_styles.splits import PROTOCOLS
+from t2ibench.data.emoji_styles.splits import HOLDOUTS
 from t2ibench.data.records import PreparedSplit, Record, unknown_split
 
 
@@ -29,13 +29,13 @@ class EmojiStylesSource:
 
     Args:
         root: the folder that ``prepare_emoji_styles`` made.
-        protocol: ``compose`` holds out pairs of concept and style, ``zeroshot`` concepts.
+        holdout: ``compose`` holds out pairs of concept and style, ``zeroshot`` concepts.
         resolution: 32 or 64 pixels.
         styles: the packages of drawings; part of the fingerprint.
         labels: the package of names; part of the fingerprint.
 
     Raises:
-        ConfigError: another protocol or resolution.
+        ConfigError: another holdout or resolution.
     """
 
     splits: tuple[str, ...] = ("train", "val", "test")
@@ -44,14 +44,14 @@ class EmojiStylesSource:
     def __init__(
         self,
         root: str | Path,
-        protocol: str = "compose",
+        holdout: str = "compose",
         resolution: int = 32,
         styles: tuple[Package, ...] = STYLES,
         labels: Package = LABELS,
     ) -> None:
-        if protocol not in PROTOCOLS:
+        if holdout not in HOLDOUTS:
             raise ConfigError(
-                f"emoji_styles has no protocol {protocol!r}; give {' or '.join(PROTOCOLS)}."
+                f"emoji_styles has no holdout {holdout!r}; give {' or '.join(HOLDOUTS)}."
             )
         if resolution not in RESOLUTIONS:
             raise ConfigError(
@@ -59,13 +59,13 @@ class EmojiStylesSource:
                 f"not {resolution}; set data.resolution."
             )
         self.root = Path(root)
-        self.protocol = protocol
+        self.holdout = holdout
         self.resolution = resolution
         # compose holds out cells of (group, style); zeroshot whole groups.
-        self.groups_cross_splits = protocol == "compose"
-        self.name = f"emoji_styles_{protocol}"
+        self.groups_cross_splits = holdout == "compose"
+        self.name = f"emoji_styles_{holdout}"
         self.recipe = recipe_fingerprint(styles, labels)
-        self.fingerprint = hash_json([self.recipe, protocol, resolution])
+        self.fingerprint = hash_json([self.recipe, holdout, resolution])
         self._prepared: dict[str, PreparedSplit] = {}
 
     @cached_property
@@ -97,7 +97,7 @@ class EmojiStylesSource:
         return [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
 
     def split(self, name: str) -> PreparedSplit:
-        """``train``, ``val`` or ``test`` of the protocol, in memory.
+        """``train``, ``val`` or ``test`` of the holdout, in memory.
 
         Raises:
             DataError: unknown name, or the folder is not prepared or damaged.
@@ -111,7 +111,7 @@ class EmojiStylesSource:
     def _read(self, name: str) -> PreparedSplit:
         chosen, records = [], []
         for i, row in enumerate(self._rows):
-            if row["splits"][self.protocol] == name:
+            if row["splits"][self.holdout] == name:
                 chosen.append(i)
                 records.append(Record.from_dict({**row, "split": name}))
         path = self.root / images_file(self.resolution)

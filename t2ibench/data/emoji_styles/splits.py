@@ -16,8 +16,8 @@ from typing import Literal
 from t2ibench.core.errors import DataError
 from t2ibench.core.hashing import derive_seed
 
-Protocol = Literal["compose", "zeroshot"]
-PROTOCOLS: tuple[Protocol, ...] = ("compose", "zeroshot")
+Holdout = Literal["compose", "zeroshot"]
+HOLDOUTS: tuple[Holdout, ...] = ("compose", "zeroshot")
 SPLITS = ("train", "val", "test")
 
 MIN_STYLES = 3

@@ -12,9 +12,9 @@ from t2ibench.core.knobs import Knob
 from t2ibench.core.noise import Noise
 from t2ibench.core.types import Batch, Images, TextFeatures
 from t2ibench.families.autoregressive.losses import next_code_loss
-from t2ibench.families.base import OptimizerFactory, Target, TextToImageModule
+from t2ibench.families.contract import OptimizerFactory, Target, TextToImageModule
 from t2ibench.samplers.autoregressive import guided_logits, sample_tokens
-from t2ibench.text.base import TextEncoder
+from t2ibench.text.contract import TextEncoder
 
 
 class AutoregressiveCodes(TextToImageModule):

@@ -28,7 +28,7 @@ def make_denoiser(
     learned: bool,
     tells_variance: bool,
     guide: Guidance | None,
-    clip: bool,
+    clip_sample: bool,
     threshold: float,
 ) -> Denoiser:
     """The network's predictions at the levels of a solver.
@@ -43,7 +43,7 @@ def make_denoiser(
         learned: whether half of the network's channels tell the variance.
         tells_variance: whether the solver asks for it.
         guide: of classifier-free guidance; None: none.
-        clip: whether x_0 is clipped to [-1, 1].
+        clip_sample: whether x_0 is clipped to [-1, 1].
         threshold: percentile of dynamic thresholding, in place of clipping; 0: none.
 
     Source: Ho and Salimans 2022 (classifier-free guidance), algorithm 2; Nichol et al. 2022
@@ -63,7 +63,7 @@ def make_denoiser(
         else:
             output, fraction = parted(predict(x, t).to(x.dtype), x, learned=learned)
         x0, eps = split_prediction(output, x, alpha, sigma, prediction_type)
-        if threshold > 0 or clip:
+        if threshold > 0 or clip_sample:
             x0 = dynamic_threshold(x0, threshold) if threshold > 0 else x0.clamp(-1, 1)
             eps = (x - alpha * x0) / sigma
         return (x0, eps, fraction) if tells_variance and fraction is not None else (x0, eps)

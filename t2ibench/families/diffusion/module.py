@@ -23,7 +23,7 @@ from t2ibench.core.edits import (
 from t2ibench.core.knobs import Knob, resolve_knobs
 from t2ibench.core.noise import Noise
 from t2ibench.core.types import Batch, Images, TextFeatures
-from t2ibench.families.base import OptimizerFactory, Target, TextToImageModule
+from t2ibench.families.contract import OptimizerFactory, Target, TextToImageModule
 from t2ibench.families.diffusion.editing import (
     beside,
     check_size,
@@ -37,7 +37,7 @@ from t2ibench.families.diffusion.editing import (
 from t2ibench.families.diffusion.process import DiffusionProcess
 from t2ibench.samplers.deterministic import Between, unchanged
 from t2ibench.samplers.guidance import Guidance
-from t2ibench.text.base import TextEncoder
+from t2ibench.text.contract import TextEncoder
 
 VALIDATION_BUCKETS = 8
 """Ranges of timesteps whose errors are told apart."""

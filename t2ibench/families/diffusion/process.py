@@ -59,7 +59,7 @@ class DiffusionProcess(nn.Module):
         last_level: where sampling ends, a ``LastLevel``.
         variance: of the ddpm solver, a ``Variance``; a learned one is the second half of the
             network's channels and adds its bound to the loss.
-        clip: whether each predicted x_0 is clipped to [-1, 1].
+        clip_sample: whether each predicted x_0 is clipped to [-1, 1].
         threshold: default percentile of dynamic thresholding; 0 is none.
 
     Raises:
@@ -92,7 +92,7 @@ class DiffusionProcess(nn.Module):
         timestep_offset: int = 0,
         last_level: str = "image",
         variance: str = "small",
-        clip: bool = False,
+        clip_sample: bool = False,
         threshold: float = 0.0,
     ) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ class DiffusionProcess(nn.Module):
         self.last_level = last_level
         self.variance = variance
         self.learned = variance == "learned"
-        self.clip = clip
+        self.clip_sample = clip_sample
         self.threshold = threshold
         self.num_steps = num_steps
         with torch.device("cpu"):
@@ -347,7 +347,7 @@ class DiffusionProcess(nn.Module):
             learned=self.learned,
             tells_variance="variance" in self.solver.options,
             guide=guide,
-            clip=self.clip,
+            clip_sample=self.clip_sample,
             threshold=self.threshold if threshold is None else threshold,
         )
         result: Tensor = self.solver.run(denoise, x, levels, **taken, between=between)

@@ -23,12 +23,12 @@ from t2ibench.core.knobs import Knob
 from t2ibench.core.noise import Noise
 from t2ibench.core.ranks import noise_like, own_rows
 from t2ibench.core.types import Batch, Images, TextFeatures
-from t2ibench.families.base import OptimizerFactory, TextToImageModule
-from t2ibench.families.diffusion.base_stage import FrozenBase
+from t2ibench.families.contract import OptimizerFactory, TextToImageModule
 from t2ibench.families.diffusion.process import DiffusionProcess
+from t2ibench.families.frozen_base import FrozenBase
 from t2ibench.nn.embeddings import timestep_embedding
 from t2ibench.samplers.guidance import Guidance
-from t2ibench.text.base import TextEncoder
+from t2ibench.text.contract import TextEncoder
 
 Enlarging = Literal["bicubic", "bilinear", "nearest"]
 

@@ -24,11 +24,11 @@ from t2ibench.core.knobs import Knob
 from t2ibench.core.noise import Noise
 from t2ibench.core.ranks import own_rows
 from t2ibench.core.types import Batch, Images, TextFeatures
-from t2ibench.families.base import OptimizerFactory, Target, TextToImageModule
-from t2ibench.families.diffusion.clip import FrozenClip
+from t2ibench.families.contract import OptimizerFactory, Target, TextToImageModule
 from t2ibench.families.diffusion.unclip_prior import Process
+from t2ibench.families.frozen_clip import FrozenClip
 from t2ibench.samplers.guidance import guided
-from t2ibench.text.base import TextEncoder
+from t2ibench.text.contract import TextEncoder
 
 IMAGE_TOKENS = 4
 """Tokens that an image embedding becomes; Ramesh et al. 2022, section 2.1."""

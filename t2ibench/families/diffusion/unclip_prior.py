@@ -23,7 +23,7 @@ from t2ibench.core.errors import ConfigError
 from t2ibench.core.knobs import Knob
 from t2ibench.core.noise import Noise
 from t2ibench.core.types import TextFeatures
-from t2ibench.families.diffusion.clip import FrozenClip
+from t2ibench.families.frozen_clip import FrozenClip
 from t2ibench.nn.attention import KeysValues, TransformerBlock
 from t2ibench.nn.embeddings import timestep_embedding
 from t2ibench.samplers.guidance import guided

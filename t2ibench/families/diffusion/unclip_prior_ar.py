@@ -19,8 +19,8 @@ from t2ibench.core.errors import ConfigError
 from t2ibench.core.knobs import Knob
 from t2ibench.core.noise import Noise
 from t2ibench.core.types import TextFeatures
-from t2ibench.families.diffusion.clip import QUANTILES, FrozenClip
 from t2ibench.families.diffusion.unclip_prior import CausalTransformer, Read, TextPrefix
+from t2ibench.families.frozen_clip import QUANTILES, FrozenClip
 from t2ibench.samplers.autoregressive import guided_logits, sample_tokens
 
 

@@ -12,7 +12,7 @@ from t2ibench.core.knobs import Knob
 from t2ibench.core.noise import Noise
 from t2ibench.core.ranks import gathered, greatest, noise_like, own, own_rows
 from t2ibench.core.types import Batch, Images, TextFeatures, pad_to_same_length
-from t2ibench.families.base import OptimizerFactory, TextToImageModule
+from t2ibench.families.contract import OptimizerFactory, TextToImageModule
 from t2ibench.families.gan.gan_int_cls import Judgement
 from t2ibench.families.gan.losses import (
     AdversarialLoss,
@@ -24,7 +24,7 @@ from t2ibench.families.gan.losses import (
     matching_loss,
     redescription_loss,
 )
-from t2ibench.text.base import TextEncoder
+from t2ibench.text.contract import TextEncoder
 
 NUDGE = 0.02
 """Sigma of the approximate gradient penalty, in units of [-1, 1] images."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from t2ibench.core.errors import MissingWeightsError
 from t2ibench.core.types import PixelImages
-from t2ibench.metrics.extractors.base import FeatureExtractor
+from t2ibench.metrics.extractors.contract import FeatureExtractor
 from t2ibench.metrics.extractors.published import CLIP_L14, OPEN_CLIP_B32
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from t2ibench.core.errors import CheckpointError
 from t2ibench.core.types import PixelImages
-from t2ibench.metrics.extractors.base import FeatureExtractor
+from t2ibench.metrics.extractors.contract import FeatureExtractor
 from t2ibench.metrics.extractors.published import DINOV2_L14
 
 SIZE = 224

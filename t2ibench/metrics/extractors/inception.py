@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from t2ibench.core.errors import CheckpointError, ConfigError
 from t2ibench.core.hashing import hash_file
 from t2ibench.core.types import PixelImages
-from t2ibench.metrics.extractors.base import FeatureExtractor
+from t2ibench.metrics.extractors.contract import FeatureExtractor
 from t2ibench.metrics.extractors.published import INCEPTION
 
 PUBLISHED_SHA256 = "6726825d"

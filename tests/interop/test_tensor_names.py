@@ -19,7 +19,7 @@ from t2ibench.interop.layouts import (
     unet_from_own_names,
     unet_from_shapes,
 )
-from t2ibench.interop.names import (
+from t2ibench.interop.tensor_names import (
     FirstStageLevels,
     UNetLevels,
     averaged,

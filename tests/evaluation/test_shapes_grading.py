@@ -5,9 +5,9 @@ import torch
 from t2ibench.core.errors import DataError
 from t2ibench.data.shapes.source import ShapesSource
 from t2ibench.evaluation.evaluator import Evaluator
-from t2ibench.evaluation.judge import WorldJudge
 from t2ibench.evaluation.protocol import Protocol
 from t2ibench.evaluation.results import by_metric
+from t2ibench.evaluation.shapes_grading import ShapesGrader
 
 
 @pytest.fixture(scope="module")
@@ -19,9 +19,9 @@ def source(tmp_path_factory):
 
 
 def test_ground_truth_is_right_and_wrong_captions_are_not(source):
-    judge = WorldJudge(source.world)
+    judge = ShapesGrader(source.world)
     protocol = Protocol("dev", "test", 60, 0)
-    evaluator = Evaluator(protocol=protocol, reference=source.split("test"), judge=judge)
+    evaluator = Evaluator(protocol=protocol, reference=source.split("test"), grader=judge)
     truth = by_metric(evaluator.ground_truth(source.split("test")))
     for skill in ("grader_colour", "grader_shape", "grader_exact", "grader_relation"):
         assert truth[skill].value >= 0.95, skill
@@ -33,18 +33,18 @@ def test_ground_truth_is_right_and_wrong_captions_are_not(source):
 
 
 def test_paraphrases_mean_the_same(source):
-    judge = WorldJudge(source.world)
+    judge = ShapesGrader(source.world)
     first = judge.meaning("a large red circle on a white background")
     assert first == judge.meaning("a white background with a big red circle")
     assert first != judge.meaning("a large blue circle on a white background")
 
 
 def test_skills_that_are_not_asked_are_nan(source):
-    judge = WorldJudge(source.world)
-    answers = judge.judge(source.split("test").pixels([0]), ["a red circle"])
+    judge = ShapesGrader(source.world)
+    answers = judge.grade(source.split("test").pixels([0]), ["a red circle"])
     assert np.isnan(answers["size"]).all() and not np.isnan(answers["colour"]).any()
 
 
 def test_foreign_words_are_named(source):
     with pytest.raises(DataError, match="unicorn"):
-        WorldJudge(source.world).meaning("a red unicorn")
+        ShapesGrader(source.world).meaning("a red unicorn")

@@ -16,7 +16,7 @@ GRADER_VERSION = 1
 """Raised when the grader's verdicts change; part of its score keys."""
 
 
-class WorldJudge:
+class ShapesGrader:
     """Grades images of a procedural world against their captions.
 
     Args:
@@ -30,7 +30,7 @@ class WorldJudge:
             f"|fit-{self.grader.accept_fit:g}|world-{WORLD_VERSION}"
         )
 
-    def judge(
+    def grade(
         self, pixels: PixelImages, captions: Sequence[str]
     ) -> Mapping[str, Float[ndarray, " B"]]:
         """Each skill's grade an image, NaN where the caption does not ask for it.

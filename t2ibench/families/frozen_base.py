@@ -12,8 +12,8 @@ from t2ibench.core.hashing import hash_tensors
 from t2ibench.core.knobs import Knob
 from t2ibench.core.noise import Noise
 from t2ibench.core.types import Images, TextFeatures
-from t2ibench.families.base import TextToImageModule
-from t2ibench.text.base import TextEncoder, TokenReport
+from t2ibench.families.contract import TextToImageModule
+from t2ibench.text.contract import TextEncoder, TokenReport
 
 PREFIX = "base_"
 

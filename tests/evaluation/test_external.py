@@ -5,18 +5,18 @@ import json
 import numpy as np
 import pytest
 import torch
-from instruments import Projection, make_split
 from PIL import Image
 from safetensors.torch import save_file
+from toy_networks import Projection, make_split
 
 from t2ibench.core.errors import DataError, ScoreError
 from t2ibench.data.prompts import Prompt
 from t2ibench.evaluation.evaluator import Evaluator
-from t2ibench.evaluation.foreign import (
-    ForeignFeatures,
-    ForeignImages,
+from t2ibench.evaluation.external import (
+    ExternalFeatures,
+    ExternalImages,
     fitted_rows,
-    read_foreign,
+    read_external,
 )
 from t2ibench.evaluation.protocol import Protocol
 
@@ -26,7 +26,7 @@ PROMPTS = [Prompt(f"a thing number {i}") for i in range(12)]
 
 
 def read(path, tmp_path, prompts=()):
-    return read_foreign(path, 8, tmp_path / "cache", prompts)
+    return read_external(path, 8, tmp_path / "cache", prompts)
 
 
 def save_images(folder, names):
@@ -40,7 +40,7 @@ def test_images_and_a_prompts_file_pair_in_the_order_of_numbers(tmp_path):
     folder = tmp_path / "pictures"
     save_images(folder, [f"image_{i}.png" for i in range(24)])
     found = read(folder, tmp_path, PROMPTS)
-    assert isinstance(found, ForeignImages) and found.prompted
+    assert isinstance(found, ExternalImages) and found.prompted
     assert torch.equal(found.samples.pixels, PIXELS), "image_2 comes before image_10"
     assert found.samples.captions == tuple(p.text for p in PROMPTS for _ in range(2))
     assert len(set(found.samples.keys)) == 12 and len(set(found.samples.seeds)) == 24
@@ -85,7 +85,7 @@ def test_features_of_both_formats(tmp_path):
     save_file({"features": features}, tmp_path / "f.safetensors", {"extractor": "projection"})
     for name in ("f.npz", "f.safetensors"):
         found = read(tmp_path / name, tmp_path)
-        assert isinstance(found, ForeignFeatures) and found.extractor == "projection"
+        assert isinstance(found, ExternalFeatures) and found.extractor == "projection"
         assert torch.equal(found.features, features)
 
 

@@ -28,7 +28,7 @@ from t2ibench.core.pixels import to_pixels
 from t2ibench.core.ranks import longest, own_rows
 from t2ibench.core.shards import stepped
 from t2ibench.core.types import Batch, Images, PixelImages, TextFeatures
-from t2ibench.text.base import TextEncoder
+from t2ibench.text.contract import TextEncoder
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 Target = Literal["image", "latents", "codes"]

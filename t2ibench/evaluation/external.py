@@ -36,7 +36,7 @@ from t2ibench.evaluation.samples import SampleSet
 
 
 @dataclass(frozen=True)
-class ForeignFeatures:
+class ExternalFeatures:
     """Features that somebody extracted.
 
     Attributes:
@@ -49,7 +49,7 @@ class ForeignFeatures:
 
 
 @dataclass(frozen=True)
-class ForeignImages:
+class ExternalImages:
     """Images that somebody made.
 
     Attributes:
@@ -61,9 +61,9 @@ class ForeignImages:
     prompted: bool
 
 
-def read_foreign(
+def read_external(
     path: str | Path, resolution: int, cache_dir: Path, prompts: Sequence[Prompt] = ()
-) -> ForeignImages | ForeignFeatures:
+) -> ExternalImages | ExternalFeatures:
     """Images or features, whichever the path holds.
 
     Args:
@@ -77,7 +77,7 @@ def read_foreign(
     """
     path = Path(path)
     if path.is_dir():
-        return ForeignImages(read_folder(path, resolution, cache_dir, prompts), True)
+        return ExternalImages(read_folder(path, resolution, cache_dir, prompts), True)
     if not path.is_file() or path.suffix not in (".npz", ".safetensors"):
         raise DataError(
             f"{path} is neither a run, a folder of images nor a .npz or .safetensors file."
@@ -89,7 +89,7 @@ def read_foreign(
             raise DataError(
                 f"{path}: features must be (N, D) floats, not {features.dtype} {features.shape}."
             )
-        return ForeignFeatures(torch.from_numpy(features.astype(np.float32)), said)
+        return ExternalFeatures(torch.from_numpy(features.astype(np.float32)), said)
     if "arr_0" not in arrays:
         raise DataError(
             f"{path} holds {', '.join(arrays) or 'nothing'}; give arr_0 (images, (N, H, W, 3) "
@@ -98,7 +98,7 @@ def read_foreign(
     captions = _captions(path, arrays, prompts)
     pixels = _squares(path, arrays["arr_0"], resolution)
     samples = _sample_set(pixels, captions or [""] * len(pixels), path)
-    return ForeignImages(samples, captions is not None)
+    return ExternalImages(samples, captions is not None)
 
 
 def read_folder(

@@ -1,4 +1,4 @@
-"""Small real instruments for tests: fixed random projections, a word-counting aligner."""
+"""Small real instruments for tests: fixed random projections, a word-counting dual_encoder."""
 
 import hashlib
 
@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from t2ibench.data.records import PreparedSplit, Record
-from t2ibench.metrics.extractors.base import FeatureExtractor
+from t2ibench.metrics.extractors.contract import FeatureExtractor
 
 COLOURS = ("red", "green", "blue", "yellow", "purple", "orange", "cyan", "grey")
 SHAPES = ("circle", "square", "triangle", "cross", "ring", "heart", "moon", "diamond")
@@ -62,7 +62,7 @@ class BrightnessJudge:
 
     key = "brightness-v1"
 
-    def judge(self, pixels, captions):
+    def grade(self, pixels, captions):
         red = pixels[:, 0].float().mean((1, 2)) > pixels[:, 2].float().mean((1, 2))
         asked = np.array(["red" in c for c in captions])
         return {"colour": np.where(asked, red.double().numpy(), np.nan)}

@@ -9,7 +9,7 @@ import torch
 from t2ibench.data.records import Record
 from t2ibench.data.shapes.captions import parse, satisfies
 from t2ibench.data.shapes.world import Scene
-from t2ibench.evaluation.own_encoders import (
+from t2ibench.evaluation.dual_encoder_recipes import (
     SHAPES,
     emoji_negatives,
     shapes_negatives,
