@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 from torch.utils.flop_counter import FlopCounterMode
 
-from t2ibench.core.noise import Noise
+from t2ibench.core.noise import SeededNoise
 from t2ibench.core.types import TextFeatures
 from t2ibench.families.diffusion.process import DiffusionProcess
 from t2ibench.families.diffusion.unet import PublishedUNet
@@ -177,7 +177,7 @@ def sampling(given: argparse.Namespace, batch: int, solver: str) -> None:
             **SCALED_LINEAR, timestep_spacing="trailing", final_sigmas_type="zero"
         )
     text = features(2 * batch, device, dtype)
-    start = Noise(range(batch)).normal(4, side, side).to(device).to(dtype)
+    start = SeededNoise(range(batch)).normal(4, side, side).to(device).to(dtype)
     layout = torch.channels_last if device == "cuda" else torch.contiguous_format
     start = start.contiguous(memory_format=layout)
 
@@ -186,7 +186,7 @@ def sampling(given: argparse.Namespace, batch: int, solver: str) -> None:
         return process.sample(
             lambda x, t: ours(x, t, contexts),
             start,
-            Noise(range(batch)),
+            SeededNoise(range(batch)),
             num_steps=given.steps,
             guide=Guidance(GUIDANCE),
         )

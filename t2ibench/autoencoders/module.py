@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -13,7 +13,6 @@ from torch.optim import Optimizer
 from t2ibench.autoencoders.adversarial import adaptive_weight, hinge_discriminator_loss
 from t2ibench.autoencoders.contract import Autoencoder
 from t2ibench.core.errors import ConfigError
-from t2ibench.core.ranks import world_size
 from t2ibench.core.types import Batch
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -38,11 +37,12 @@ class AutoencoderModule(pl.LightningModule):
         adversarial_weight: see above.
         discriminator_start_images: images seen before the adversary enters.
 
+    Attributes:
+        images_seen: the clock, set before every step.
+
     Source: Esser et al. 2021 (VQGAN), section 3.1; Rombach et al. 2022 (LDM), appendix G.
     Differs: no perceptual term; squared error beside the absolute one.
     """
-
-    trains_on: ClassVar[str] = "image"
 
     def __init__(
         self,
@@ -81,9 +81,7 @@ class AutoencoderModule(pl.LightningModule):
         self.gradient_clip_norm = gradient_clip_norm
         self.adversarial_weight = adversarial_weight
         self.discriminator_start_images = discriminator_start_images
-        self.images_seen: Tensor
-        # Part of the state, so that a resumed run meets the adversary at the same image.
-        self.register_buffer("images_seen", torch.zeros((), dtype=torch.int64))
+        self.images_seen = 0
 
     def configure_optimizers(self) -> Any:
         """The autoencoder's optimiser and, where there is one, the discriminator's."""
@@ -91,6 +89,15 @@ class AutoencoderModule(pl.LightningModule):
         if self.discriminator is None or self.discriminator_optimizer is None:
             return first
         return [first, self.discriminator_optimizer(self.discriminator.parameters())]
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The networks that are trained."""
+        return dict(self.named_children())
+
+    @property
+    def trains_in_turns(self) -> bool:
+        """Whether there are two players."""
+        return self.discriminator is not None
 
     def sampling_parameters(self) -> dict[str, nn.Parameter]:
         """The autoencoder's parameters: those that EMA averages."""
@@ -108,7 +115,7 @@ class AutoencoderModule(pl.LightningModule):
         if self.discriminator is None:
             self._optimise(optimizers, loss, self.autoencoder)
         else:
-            started = (self.images_seen >= self.discriminator_start_images).to(loss.dtype)
+            started = float(self.images_seen >= self.discriminator_start_images)
             adversarial = -self.discriminator(made.images).mean()
             weight = adaptive_weight(reconstruction, adversarial, self.autoencoder.last_layer)
             weight = started * self.adversarial_weight * weight
@@ -118,7 +125,6 @@ class AutoencoderModule(pl.LightningModule):
             )
             self._optimise(optimizers[1], started * judged, self.discriminator)
             logs |= {"discriminator": judged, "adversarial_weight": weight}
-        self.images_seen.add_(len(batch) * world_size())
         return {"loss": loss.detach()} | {name: value.detach() for name, value in logs.items()}
 
     def _optimise(self, optimizer: Any, loss: Tensor, part: nn.Module) -> None:

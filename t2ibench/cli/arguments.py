@@ -59,3 +59,11 @@ def number(name: str, value: str) -> float:
         return float(value)
     except ValueError:
         raise ConfigError(f"{name}={value} must be a number.") from None
+
+
+def whole_number(name: str, value: str) -> int:
+    """An int, or one sentence."""
+    try:
+        return int(value)
+    except ValueError:
+        raise ConfigError(f"{name}={value} must be a whole number.") from None

@@ -5,29 +5,52 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import t2ibench
 from t2ibench.core.errors import ConfigError
+from t2ibench.engine.plugins import plugins
 
-IDENTIFYING = (
-    "model",
-    "text",
-    "conditioning",
-    "data",
-    "budget",
-    "first_stage",
-    "seed",
-)
-"""The keys that change a trained model; paths, loggers, devices and protocols do not."""
+if TYPE_CHECKING:
+    from t2ibench.engine.context import Context
+    from t2ibench.engine.spec import RunSpec
+
+OPEN_ENDED = ("knobs.",)
+"""Beginnings of keys that the configuration does not list: the model says which there are."""
+
+OF_THE_MODEL = ("model", "parts", "base", "start", "text", "conditioning", "data.resolution")
+"""Keys and groups that a stage's words say of the stage and not of the model below it."""
+
+MODEL_GROUPS = ("autoencoder", "clip", "prior", "cascade")
+"""Groups whose choices belong to one model."""
+
+
+class PluginConfigs(SearchPathPlugin):
+    """Puts the ``conf/`` folders of installed plugins behind the project's own."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """See Hydra."""
+        for plugin in plugins():
+            if plugin.conf is not None:
+                search_path.append(f"t2ibench plugin {plugin.name}", f"file://{plugin.conf}")
+
+
+def register_plugins() -> None:
+    """Tells Hydra of the plugins' configurations, once."""
+    known = Plugins.instance()
+    if PluginConfigs not in known.discover(SearchPathPlugin):
+        known.register(PluginConfigs)
 
 
 def config_dir() -> Path:
@@ -37,28 +60,95 @@ def config_dir() -> Path:
     return inside if inside.is_dir() else beside
 
 
-def compose_config(overrides: Sequence[str]) -> DictConfig:
-    """The resolved-on-demand configuration for Hydra overrides.
+def config_files(group: str) -> dict[str, Path]:
+    """The files of a group by what a user types, those of plugins among them."""
+    roots = [config_dir(), *(p.conf for p in plugins() if p.conf is not None)]
+    found: dict[str, Path] = {}
+    for root in roots:
+        for path in sorted((root / group).rglob("*.yaml")):
+            found.setdefault(str(path.relative_to(root / group).with_suffix("")), path)
+    return found
+
+
+def compose_config(overrides: Sequence[str]) -> dict[str, Any]:
+    """The resolved configuration for Hydra overrides, as plain containers.
+
+    Raises:
+        ConfigError: an unknown key or group, an override that cannot be read, or a size that the
+            model does not have.
+    """
+    return to_container(compose_raw(overrides))
+
+
+def compose_raw(overrides: Sequence[str], **options: Any) -> DictConfig:
+    """The configuration before interpolations are resolved.
 
     Raises:
         ConfigError: an unknown key or group, or an override that cannot be read.
     """
+    register_plugins()
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
-            return compose("config", overrides=with_knobs(overrides))
+            return compose("config", overrides=with_knobs(overrides), **options)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(one_sentence(error)) from error
+    except ValueError as error:  # Hydra's, of a number where the name of a file is wanted
+        raise ConfigError(wrong_choice(overrides) or f"{error}.") from error
+
+
+def wrong_choice(overrides: Sequence[str]) -> str | None:
+    """A sentence on the first word that chooses a file of a group that is not there."""
+    for override in overrides:
+        group, _, chosen = override.lstrip("+~").partition("=")
+        known = config_files(group) if (config_dir() / group).is_dir() else {}
+        if known and chosen not in known:
+            return f"{group}={chosen} is unknown; choose one of {', '.join(sorted(known))}."
+    return None
+
+
+def compose_spec(overrides: Sequence[str]) -> RunSpec:
+    """The checked specification for Hydra overrides.
+
+    Raises:
+        ConfigError: see ``compose_config`` and ``RunSpec.read``.
+    """
+    from t2ibench.engine.spec import RunSpec
+
+    return RunSpec.read(compose_config(overrides))
+
+
+def untrained_context(overrides: Sequence[str]) -> Context:
+    """The context of a model that is looked at or timed, not trained.
+
+    Below a stage of a cascade whose base is not named stands an example of one.
+    """
+    from t2ibench.engine.context import Context
+
+    spec = compose_spec(overrides)
+    context = Context.of(spec)
+    part = spec.parts.get("base")
+    if part is not None and part.run is None:
+        below = [o for o in overrides if not said_of_the_model(o)]
+        side = spec.data.resolution // part.upscale
+        context.example = compose_spec(
+            [*below, f"model={part.example}", f"data.resolution={side}"]
+        )
+    return context
+
+
+def said_of_the_model(override: str) -> bool:
+    """Whether a word chooses or changes the model and not what all models share."""
+    key = override.split("=", 1)[0].lstrip("+~")
+    return key in (*OF_THE_MODEL, *MODEL_GROUPS) or key.startswith(("model.", "parts."))
 
 
 def with_knobs(overrides: Sequence[str]) -> list[str]:
     """``knobs.NAME=value`` as Hydra wants a key that the empty ``knobs`` does not list.
 
-    Which knobs there are is the family's to say; ``resolve_knobs`` refuses the others. Likewise
-    ``first_stage.override.KEY=value``, of which ``first_stage_plan`` refuses unknown keys.
+    Which knobs there are is the family's to say; ``resolve_knobs`` refuses the others.
     """
-    open_ended = ("knobs.", "first_stage.override.")
-    return [f"++{o}" if o.startswith(open_ended) else o for o in overrides]
+    return [f"++{o}" if o.startswith(OPEN_ENDED) else o for o in overrides]
 
 
 def one_sentence(error: BaseException) -> str:
@@ -77,65 +167,81 @@ def one_sentence(error: BaseException) -> str:
         return f"{group}={chosen} is unknown; choose one of {', '.join(known)}."
     if missing:
         top = missing[1].split("/", 1)[0]
-        folder = config_dir() / top
-        known = sorted(str(p.relative_to(folder).with_suffix("")) for p in folder.rglob("*.yaml"))
         chosen = missing[1].removeprefix(f"{top}/")
-        return f"{top}={chosen} is unknown; choose one of {', '.join(known)}."
+        return f"{top}={chosen} is unknown; choose one of {', '.join(sorted(config_files(top)))}."
+    full = re.search(r"full_key: ([\w.]+)", str(error))
+    if "Missing mandatory value" in text and full:
+        return f"{full[1]} must be given: {full[1]}=…"
+    refers = re.search(r"Interpolation key '([\w.]+)' not found", text)
+    if refers and full:
+        return (
+            f"{full[1]} needs {refers[1]}, which the chosen model does not have; choose files that "
+            "go together."
+        )
     return " ".join([text, *options[:2]]).rstrip(".") + "."
 
 
-def resolve_conditioning(cfg: DictConfig) -> None:
-    """Fills ``conditioning: null`` with what the model's paper used."""
-    if cfg.conditioning is None:
-        cfg.conditioning = cfg.model.default_conditioning
+def check_size(cfg: DictConfig) -> None:
+    """Whether the model has the size that is chosen.
 
-
-def identifying(cfg: DictConfig) -> dict[str, Any]:
-    """What changes the result of training, JSON-ready."""
-    whole = to_container(cfg)
-    chosen = {key: whole[key] for key in IDENTIFYING}
-    chosen["data"] = without_paths(chosen["data"])
-    chosen["text"] = without_paths(chosen["text"])
-    if whole["start"] is not None:
-        chosen["start"] = whole["start"]
-    chosen["precision"] = whole["trainer"]["precision"]
-    return chosen
-
-
-def without_paths(value: Any) -> Any:
-    """Drops folders, which may differ between machines."""
-    if isinstance(value, dict):
-        return {k: without_paths(v) for k, v in value.items() if k not in ("cache_dir", "root")}
-    return value
+    Raises:
+        ConfigError: it has not.
+    """
+    sizes, size = cfg.model.get("sizes"), str(cfg.size)
+    if sizes is None or size in sizes:
+        return
+    why = "has no such size"
+    if size == "paper" and cfg.model.get("origin") == "own":
+        why = "is this project's own and has no published size"
+    raise ConfigError(
+        f"size={size}: model={cfg.model.name} {why}; choose {', '.join(map(str, sizes))}."
+    )
 
 
 def to_container(cfg: DictConfig) -> dict[str, Any]:
-    """Plain, resolved containers without Hydra's own node."""
+    """Plain, resolved containers without Hydra's own node and the sizes not chosen.
+
+    Raises:
+        ConfigError: a size that the model does not have, or a value that refers to nothing.
+    """
+    if not isinstance(cfg.get("model"), DictConfig):
+        raise ConfigError(f"model={cfg.get('model')} must be a file of conf/model.")
+    check_size(cfg)
     plain = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     try:
-        return OmegaConf.to_container(plain, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
+        found: Any = OmegaConf.to_container(plain, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise ConfigError(one_sentence(error)) from error
+    found["model"].pop("sizes", None)
+    found["size"] = str(found["size"])
+    return found
 
 
-def to_yaml(cfg: DictConfig) -> str:
-    """The resolved configuration as YAML."""
-    return OmegaConf.to_yaml(OmegaConf.create(to_container(cfg)))
-
-
-def run_hydra(task: Callable[[DictConfig], object], arguments: Sequence[str]) -> None:
+def run_hydra(task: Callable[[Mapping[str, Any]], object], arguments: Sequence[str]) -> None:
     """Runs ``task`` under Hydra's own command line (``-m``, ``--cfg``, ``--help``).
+
+    Args:
+        task: is given the resolved configuration.
+        arguments: words of the command line.
 
     Raises:
         ConfigError: the configuration cannot be composed.
     """
     import hydra
 
+    register_plugins()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, to be said in one sentence
     previous = sys.argv
     sys.argv = ["t2ibench train", *with_knobs(arguments)]
+
+    def resolved(cfg: DictConfig) -> object:
+        return task(to_container(cfg))
+
+    decorate = hydra.main(
+        version_base="1.3", config_path=str(config_dir()), config_name="config"
+    )
     try:
-        hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(task)()
+        decorate(resolved)()
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(one_sentence(error)) from error
     finally:

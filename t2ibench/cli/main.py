@@ -42,9 +42,9 @@ usage: t2ibench VERB [WORDS] [key=value ...]
 
 examples:
   t2ibench demo
-  t2ibench train model=diffusion/ldm data=shapes seed=0,1 study.name=first -m
+  t2ibench train model=diffusion/fast_unet data=shapes seed=0,1 study.name=first -m
   t2ibench status first
-  t2ibench train model=gan/gan_int_cls conditioning=modulation budget=images budget.amount=50000
+  t2ibench train model=gan/fast_painter conditioning=modulation budget=images budget.amount=50000
   t2ibench sample runs/NAME "a large red ring on a white background" seed=3 out=pictures
   t2ibench sample runs/NAME prompts=evaluation_metadata.jsonl images_per_prompt=4 out=geneval
   t2ibench score runs/NAME --protocols all
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if verb not in VERBS:
         sys.stderr.write(f"t2ibench: {verb} is not a verb; choose {', '.join(VERBS)}.\n")
         return 2
-    module = importlib.import_module(f"t2ibench.cli.{MODULES.get(verb, verb)}")
+    module = importlib.import_module(f"t2ibench.cli.verbs.{MODULES.get(verb, verb)}")
     if rest and rest[0] in ("-h", "--help") and verb not in ("train",):
         sys.stdout.write(f"t2ibench {verb}: {VERBS[verb]}\n\n{(module.__doc__ or '').strip()}\n")
         return 0

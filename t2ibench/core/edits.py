@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from t2ibench.core.errors import ConfigError
-from t2ibench.core.noise import Noise
+from t2ibench.core.noise import Noise, SeededNoise
 from t2ibench.core.types import Images, TextFeatures, pad_to_same_length
 
 Mixing = Literal["step", "layer"]
@@ -39,7 +39,7 @@ class Edit:
         """
         for f in fields(self):
             value = getattr(self, f.name)
-            sized = isinstance(value, Tensor | TextFeatures | Noise)
+            sized = isinstance(value, Tensor | TextFeatures | SeededNoise)
             if sized and len(value) != count:
                 raise ConfigError(
                     f"{self.name} has {len(value)} rows of {f.name} for {count} prompts; give as "
@@ -53,8 +53,8 @@ class Edit:
 
 
 def _rows(value: Any, chosen: slice) -> Any:
-    if isinstance(value, Noise):
-        return Noise(value.seeds[chosen], value.device)
+    if isinstance(value, SeededNoise):
+        return SeededNoise(value.seeds[chosen], value.device)
     if isinstance(value, TextFeatures):
         return value[chosen]
     return value[chosen] if isinstance(value, Tensor) else value

@@ -1,27 +1,55 @@
-"""All randomness of sampling, drawn per sample from that sample's own seed.
+"""Randomness of generation: what a sampler may draw, and who draws it.
 
 A sample is a function of (weights, prompt, seed, knobs): never of the batch size, its
 position in the batch, the number of devices or a resume. Samplers therefore never call
-``torch.randn``; they ask a ``Noise``.
+``torch.randn``; they ask a ``Noise``. Two kinds exist:
+
+* ``SeededNoise``: each sample draws from its own seed; every image that a user sees.
+* ``TrainingNoise``: a training step draws for the whole batch, for a stage that learns from
+  samples of the stage below it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from t2ibench.core.hashing import derive_seed
+from t2ibench.core.ranks import own_rows
 
 
-class Noise:
+@runtime_checkable
+class Noise(Protocol):
     """A batch of independent random streams, one a sample.
 
-    Each call draws the next numbers of every stream; two ``Noise`` objects made from the
-    same seeds give the same numbers in the same order of calls. Draws are made on the CPU
-    and moved, so that a GPU gives the same images as a CPU.
+    Each call draws the next numbers of every stream.
+
+    Attributes:
+        device: where the draws are returned.
+    """
+
+    device: torch.device
+
+    def __len__(self) -> int: ...
+
+    def normal(self, *shape: int) -> Float[Tensor, "B ..."]:
+        """Standard normal draws of shape (B, *shape)."""
+        ...
+
+    def uniform(self, *shape: int) -> Float[Tensor, "B ..."]:
+        """Uniform draws in [0, 1) of shape (B, *shape)."""
+        ...
+
+
+class SeededNoise:
+    """Streams with a seed a sample.
+
+    Two objects made from the same seeds give the same numbers in the same order of calls. Draws
+    are made on the CPU and moved, so that a GPU gives the same images as a CPU.
 
     Args:
         seeds: one integer seed a sample.
@@ -45,6 +73,32 @@ class Noise:
         """Uniform draws in [0, 1) of shape (B, *shape)."""
         draws = [torch.rand(shape, generator=stream) for stream in self._streams]
         return torch.stack(draws).to(self.device)
+
+
+class TrainingNoise:
+    """Draws of a training step, by torch's global generator, which each step seeds.
+
+    On several ranks the draws are those of the whole batch, and each rank keeps its own rows.
+
+    Args:
+        count: B, samples of this rank.
+        device: where the draws are made.
+    """
+
+    def __init__(self, count: int, device: torch.device | str = "cpu") -> None:
+        self.count = count
+        self.device = torch.device(device)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def normal(self, *shape: int) -> Float[Tensor, "B ..."]:
+        """Standard normal draws of shape (B, *shape)."""
+        return own_rows(lambda n: torch.randn(n, *shape, device=self.device), self.count)
+
+    def uniform(self, *shape: int) -> Float[Tensor, "B ..."]:
+        """Uniform draws in [0, 1) of shape (B, *shape)."""
+        return own_rows(lambda n: torch.rand(n, *shape, device=self.device), self.count)
 
 
 def sample_seeds(keys: Sequence[str], seed: int) -> list[int]:

@@ -6,8 +6,8 @@ tokens, N image tokens, D width, A heads, E head width, V codebook, Z noise, S s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -120,37 +120,32 @@ class Batch:
         caption: B captions.
         index: (B,) the position of each image in its split.
         text: features of a frozen encoder from the cache, or None: then the module encodes.
-        latents: cached first-stage latents (B, C, h, w), normalised, or None.
-        codes: cached first-stage code indices (B, N) in raster order, or None.
+        targets: what the model's frozen parts made once of each image, by the names of
+            ``TextToImageModule.targets``: latents (B, C, h, w), code indices (B, N), …
     """
 
     image: Images
     caption: list[str]
     index: Int[Tensor, " B"]
     text: TextFeatures | None = None
-    latents: Float[Tensor, "B C h w"] | None = None
-    codes: Int[Tensor, "B N"] | None = None
+    targets: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.image.shape[0]
 
     def to(self, *args: Any, **kwargs: Any) -> Batch:
-        """Moves every tensor; the mask, index and codes keep their integer types."""
+        """Moves every tensor; integers keep their types."""
         image = self.image.to(*args, **kwargs)
 
-        def move(x: Any) -> Any:
-            return None if x is None else x.to(*args, **kwargs)
-
-        def move_int(x: Any) -> Any:
-            return None if x is None else x.to(image.device)
+        def move(x: Tensor) -> Tensor:
+            return x.to(*args, **kwargs) if x.is_floating_point() else x.to(image.device)
 
         return replace(
             self,
             image=image,
-            index=move_int(self.index),
-            text=move(self.text),
-            latents=move(self.latents),
-            codes=move_int(self.codes),
+            index=move(self.index),
+            text=None if self.text is None else self.text.to(*args, **kwargs),
+            targets={name: move(target) for name, target in self.targets.items()},
         )
 
 

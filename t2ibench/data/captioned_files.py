@@ -45,13 +45,6 @@ class CaptionedFile:
     split: str
     meta: dict[str, Any] = field(default_factory=dict)
 
-    def stamp(self) -> tuple[int, int]:
-        """Size and modification time, or zeros where the file is missing."""
-        if not self.path.is_file():
-            return 0, 0
-        stat = self.path.stat()
-        return stat.st_size, stat.st_mtime_ns
-
 
 def list_captioned_files(
     root: Path, caption_columns: Sequence[str], group_column: str | None = None

@@ -28,12 +28,13 @@ from t2ibench.core.files import atomic_path, read_json, write_json
 from t2ibench.core.hashing import derive_seed, hash_json
 from t2ibench.data.captioned_files import CaptionedFile, list_captioned_files
 from t2ibench.data.decode import Decoder, DecodeReport
+from t2ibench.data.file_hashes import file_hashes
 from t2ibench.data.records import PreparedSplit, Record, read_records, unknown_split, write_records
 from t2ibench.data.resize import Box, Filter, ResizeRecipe
 
 log = logging.getLogger(__name__)
 
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass
@@ -64,7 +65,7 @@ class FolderSource:
 
     Args:
         root: the folder.
-        cache_dir: where the prepared arrays are kept, by content of the folder's listing.
+        cache_dir: where the prepared arrays are kept, by the folder's content.
         resolution: side of the square images.
         name: short name in run folders and score keys; the folder's own name by default.
         caption_columns: metadata columns that hold captions; the first that exist are used.
@@ -140,20 +141,34 @@ class FolderSource:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the recipe, the captions, and each file's name, size and modification time."""
+        """Content hash of all splits: recipe, captions, and the bytes of every image file."""
+        return hash_json({name: self.split_fingerprint(name) for name in self.splits})
+
+    def split_fingerprint(self, name: str) -> str:
+        """Content hash of one split, wherever the folder lies; see ``DataSource``.
+
+        Raises:
+            DataError: there is no such split.
+        """
+        if name not in self.splits:
+            raise unknown_split(self.name, name, self.splits)
         listing = [
-            [file.key, file.captions, file.group, file.split, *file.stamp()]
+            [file.key, file.captions, self._hashes[file.key]]
             + ([file.meta.get("bbox")] if self.recipe.needs_box else [])
-            for file in self.files
+            for file in self._assigned[name]
         ]
-        recipe = [
-            _VERSION,
-            self.recipe.name,
-            self.decoder.background,
-            self.val_share,
-            self.test_share,
-        ]
-        return hash_json(["folder", recipe, listing])
+        return hash_json(["folder", _VERSION, self.recipe.name, self.decoder.background, listing])
+
+    @cached_property
+    def _assigned(self) -> dict[str, list[CaptionedFile]]:
+        """The usable files by split."""
+        return self._assign(FolderReport())
+
+    @cached_property
+    def _hashes(self) -> dict[str, str]:
+        """Content hash of each file by its key."""
+        paths = {file.key: file.path for file in self.files}
+        return file_hashes(self.root, paths, self.cache_dir / "folder" / "hashes")
 
     def split(self, name: str) -> PreparedSplit:
         """``train``, ``val`` or ``test``, memory-mapped; prepared at first use.

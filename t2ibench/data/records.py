@@ -132,8 +132,7 @@ class DataSource(Protocol):
     Attributes:
         name: short name used in run folders and score keys.
         resolution: side of every image in pixels.
-        fingerprint: identity of what the source yields (configuration and version),
-            available without rendering or reading an image.
+        fingerprint: content hash of everything that the source yields.
         splits: names that ``split`` accepts; ``train`` is among them.
         world: the procedural world that the grader needs, or None for real images.
     """
@@ -146,6 +145,13 @@ class DataSource(Protocol):
 
     def split(self, name: str) -> PreparedSplit:
         """The prepared split of that name; prepared at first use and cached."""
+        ...
+
+    def split_fingerprint(self, name: str) -> str:
+        """Content hash of one split, wherever the data set lies, known without preparing it.
+
+        A run's identity has that of the training split.
+        """
         ...
 
 

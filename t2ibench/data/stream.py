@@ -6,7 +6,7 @@ that an uninterrupted stream yields, so a resumed run equals one that was never 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -34,14 +34,13 @@ class BatchStream(Iterator[Batch]):
         rank: this process's rank; it takes its contiguous slice of each global batch.
         world_size: number of processes.
         flip: mirror half of the images, again by key and epoch. Only for data whose captions
-            say nothing of left and right, and not with cached latents or codes.
-        latents: (N, C, h, w) cached first-stage latents in the order of the split.
-        codes: (N, L) cached first-stage code indices in the order of the split.
+            say nothing of left and right, and not with cached targets.
+        targets: name -> (N, …) what frozen parts made of each image, in the order of the split.
         text: frozen captions -> features (usually a cache), or None: the module encodes.
 
     Raises:
-        ConfigError: a batch that ranks cannot share, a negative start, or flips of latents.
-        DataError: an empty split, or latents or codes of another length than the split.
+        ConfigError: a batch that ranks cannot share, a negative start, or flips of targets.
+        DataError: an empty split, or targets of another length than the split.
     """
 
     def __init__(
@@ -54,8 +53,7 @@ class BatchStream(Iterator[Batch]):
         rank: int = 0,
         world_size: int = 1,
         flip: bool = False,
-        latents: np.ndarray | Tensor | None = None,
-        codes: np.ndarray | Tensor | None = None,
+        targets: Mapping[str, np.ndarray | Tensor] | None = None,
         text: Callable[[list[str]], TextFeatures] | None = None,
     ) -> None:
         if batch_size < 1 or batch_size % world_size:
@@ -68,12 +66,16 @@ class BatchStream(Iterator[Batch]):
                 f"rank={rank} must be in [0, {world_size}) and images_seen={images_seen} "
                 "must not be negative."
             )
-        if flip and (latents is not None or codes is not None):
-            raise ConfigError("flip=true needs images: cached latents and codes cannot be flipped.")
+        targets = targets or {}
+        if flip and targets:
+            raise ConfigError(
+                f"data.flip=true needs images: cached {' and '.join(targets)} cannot be flipped; "
+                "set data.flip=false."
+            )
         if not len(split):
             raise DataError(f"{split.name} is empty; prepare the data set again.")
-        for what, cached in (("latents", latents), ("codes", codes)):
-            if cached is not None and len(cached) != len(split):
+        for what, cached in targets.items():
+            if len(cached) != len(split):
                 raise DataError(
                     f"{len(cached)} cached {what} for the {len(split)} images of {split.name}; "
                     "delete the cache entry and run again."
@@ -85,8 +87,7 @@ class BatchStream(Iterator[Batch]):
         self.rank = rank
         self.world_size = world_size
         self.flip = flip
-        self.latents = latents
-        self.codes = codes
+        self.targets = targets
         self.text = text
         self._epoch = -1
         self._order = np.empty(0, dtype=np.int64)
@@ -111,8 +112,7 @@ class BatchStream(Iterator[Batch]):
             caption=captions,
             index=torch.from_numpy(index),
             text=self.text(captions) if self.text else None,
-            latents=None if self.latents is None else _rows(self.latents, index).float(),
-            codes=None if self.codes is None else _rows(self.codes, index).long(),
+            targets={name: _rows(target, index) for name, target in self.targets.items()},
         )
 
     def _place(self, position: int) -> tuple[int, int]:
@@ -145,6 +145,9 @@ class BatchStream(Iterator[Batch]):
 
 
 def _rows(array: np.ndarray | Tensor, index: np.ndarray) -> Tensor:
+    """Rows as float32 or int64."""
     if isinstance(array, Tensor):
-        return array[torch.from_numpy(index)]
-    return torch.from_numpy(np.array(array[index]))
+        rows = array[torch.from_numpy(index)]
+    else:
+        rows = torch.from_numpy(np.array(array[index]))
+    return rows.float() if rows.is_floating_point() else rows.long()

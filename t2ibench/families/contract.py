@@ -11,27 +11,67 @@ To add a family: subclass ``TextToImageModule`` in one file, write one YAML unde
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import pytorch_lightning as pl
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from t2ibench.core.edits import Edit
 from t2ibench.core.errors import ConfigError, NonFiniteLossError
+from t2ibench.core.frozen import FrozenHolder
 from t2ibench.core.knobs import Knob, resolve_knobs
-from t2ibench.core.noise import Noise
+from t2ibench.core.noise import Noise, SeededNoise
 from t2ibench.core.pixels import to_pixels
 from t2ibench.core.ranks import longest, own_rows
 from t2ibench.core.shards import stepped
 from t2ibench.core.types import Batch, Images, PixelImages, TextFeatures
+from t2ibench.data.records import PreparedSplit
 from t2ibench.text.contract import TextEncoder
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
-Target = Literal["image", "latents", "codes"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a frozen part makes once of every training image, to be kept in a cache.
+
+    Attributes:
+        make: images (B, 3, H, W) in [-1, 1] to a tensor (B, …), without gradients.
+        fingerprint: content hash of the part that makes it.
+    """
+
+    make: Callable[[Images], Tensor]
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """Negative log-likelihoods of a batch, or upper bounds of them.
+
+    Attributes:
+        nats: (B,) an image.
+        dimensions: how many numbers of an image are modelled: 3 H W pixels, N codes.
+        of: what they are.
+        bound: whether ``nats`` only bounds the negative log-likelihood from above.
+    """
+
+    nats: Float[Tensor, " B"]
+    dimensions: int
+    of: Literal["pixels", "codes", "latents"]
+    bound: bool
+
+    @property
+    def bits_per_dimension(self) -> Float[Tensor, " B"]:
+        """Nats / (dimensions ln 2)."""
+        return self.nats / (self.dimensions * math.log(2))
 
 
 class TextToImageModule(pl.LightningModule, ABC):
@@ -50,14 +90,21 @@ class TextToImageModule(pl.LightningModule, ABC):
 
     Attributes:
         family: the family's name as printed in leaderboards.
-        trains_on: what a batch must carry: pixels, cached latents or cached codes.
+        trains: False for a generator without training, which reads the training split once
+            (``build_index``) and takes no steps.
         edits: which edits the family offers (``core/edits.py``), and ``size`` where it samples
             other sizes than the training resolution.
+        sampling_arguments: constructor arguments that only sampling reads: they are part of a
+            sample set's key and not of a run's identity, and can be changed when a run is scored.
+        neutral_arguments: constructor arguments that change no result (memory, speed).
+        images_seen: the clock, set before every training step: for warm-ups and late starts.
     """
 
     family: ClassVar[str]
-    trains_on: ClassVar[Target] = "image"
+    trains: ClassVar[bool] = True
     edits: ClassVar[frozenset[str]] = frozenset()
+    sampling_arguments: ClassVar[frozenset[str]] = frozenset()
+    neutral_arguments: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(
         self,
@@ -73,6 +120,7 @@ class TextToImageModule(pl.LightningModule, ABC):
         self.resolution = resolution
         self.null_text_probability = null_text_probability
         self.gradient_clip_norm = gradient_clip_norm
+        self.images_seen = 0
 
     # ---- what a family must say ----
 
@@ -88,6 +136,33 @@ class TextToImageModule(pl.LightningModule, ABC):
         Returns:
             Detached scalar tensors to log; ``loss`` is among them. Never calls ``.item()``.
         """
+
+    def targets(self) -> dict[str, Target]:
+        """What frozen parts make once of each training image, by its name in a batch.
+
+        None by default: the family trains on images. Batches carry them in ``Batch.targets``; a
+        batch without one (no cache) is a batch whose images the family encodes itself.
+        """
+        return {}
+
+    def build_index(self, train: PreparedSplit, folder: Path) -> None:
+        """The only training of a generator with ``trains = False``: reads the split once.
+
+        Args:
+            train: the training split.
+            folder: for files of its own, kept with the run; weights and buffers are kept anyway.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has trains=False and no build_index.")
+
+    def open_index(self, folder: Path) -> None:
+        """Opens what ``build_index`` wrote into ``folder``; nothing by default."""
+
+    def likelihood(self, batch: Batch) -> Likelihood | None:
+        """Negative log-likelihoods of real images given their captions; None where there are none.
+
+        Called without gradients, in eval mode; must not touch torch's global generator.
+        """
+        return None
 
     def validation_losses(self, batch: Batch) -> dict[str, Tensor]:
         """Losses on a fixed batch with nothing left to chance, name -> scalar; none by default.
@@ -113,6 +188,43 @@ class TextToImageModule(pl.LightningModule, ABC):
     def parts(self) -> dict[str, nn.Module]:
         """The networks whose parameters are told of, by name."""
         return dict(self.named_children())
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The networks that are trained: those that are compiled and sharded over devices.
+
+        A network that FSDP can shard has ``blocks_to_shard()``.
+        """
+        return {
+            name: network
+            for name, network in self.named_children()
+            if any(p.requires_grad for p in network.parameters())
+        }
+
+    @property
+    def trains_in_turns(self) -> bool:
+        """Whether a backward pass leaves some trained parameters without a gradient (a GAN's)."""
+        return False
+
+    def guarded_parts(self) -> dict[str, nn.Module]:
+        """Every network that conditions or trained the generator, by name: for the leakage guard.
+
+        By default all children and all networks that they hold frozen, a cascade's base with what
+        it stands on among them. A family with networks in neither (held by a loss) adds them.
+        """
+        found = dict(self.named_children())
+        for name, part in self.named_modules():
+            if isinstance(part, FrozenHolder):
+                for held, network in part.frozen_networks.items():
+                    path = f"{name}.{held}"
+                    found[path] = network
+                    if isinstance(network, TextToImageModule):
+                        below = network.guarded_parts()
+                        found |= {f"{path}.{inner}": module for inner, module in below.items()}
+        return found
+
+    def extra_supervision(self) -> tuple[str, ...]:
+        """What the family was given beyond captions, images and its text encoder, a phrase each."""
+        return ()
 
     def sampling_parameters(self) -> dict[str, nn.Parameter]:
         """The trainable parameters that sampling uses: those that EMA averages.
@@ -229,7 +341,7 @@ def generate_pixels(
     """Images for any number of prompts, as pixels.
 
     Args:
-        module: the family.
+        module: a family.
         prompts: one an image.
         seeds: one an image (``core.noise.sample_seeds``).
         knobs: overrides of the declared defaults.
@@ -244,7 +356,7 @@ def generate_pixels(
     pieces = []
     for start in range(0, len(prompts), batch_size):
         chunk = slice(start, start + batch_size)
-        noise = Noise(seeds[chunk], device=module.device)
+        noise = SeededNoise(seeds[chunk], device=module.device)
         part = None if edit is None else edit.rows(chunk)
         images = module.generate(list(prompts[chunk]), noise, knobs, size=size, edit=part)
         pieces.append(to_pixels(images).cpu())

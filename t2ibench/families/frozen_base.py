@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from t2ibench.core.frozen import FrozenHolder
 from t2ibench.core.hashing import hash_tensors
 from t2ibench.core.knobs import Knob
 from t2ibench.core.noise import Noise
@@ -18,11 +19,10 @@ from t2ibench.text.contract import TextEncoder, TokenReport
 PREFIX = "base_"
 
 
-class FrozenBase(nn.Module):
+class FrozenBase(FrozenHolder):
     """A trained module that another stands on, with its knobs under names of their own.
 
-    It is held outside of ``nn.Module``'s registry, as frozen text encoders are: its weights are
-    those of its own run, and it follows ``.to(...)``.
+    Its weights are those of its own run and not of the state dict (``FrozenHolder``).
 
     Args:
         module: of any family; frozen and put in eval mode; the caller's object, not a copy.
@@ -30,13 +30,12 @@ class FrozenBase(nn.Module):
 
     def __init__(self, module: TextToImageModule) -> None:
         super().__init__()
-        module.requires_grad_(False)
-        self._held = [module.eval()]
+        self.hold("module", module)
 
     @property
     def module(self) -> TextToImageModule:
-        """The frozen module, for the leakage guard and for cost accounts."""
-        return self._held[0]
+        """The frozen module, for cost accounts."""
+        return self._frozen["module"]
 
     @property
     def knobs(self) -> tuple[Knob, ...]:
@@ -50,14 +49,13 @@ class FrozenBase(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenBase:
         super()._apply(fn, recurse)
-        self.module._apply(fn, recurse)
         # A Lightning module also keeps its device by name.
         self.module.to(next(self.module.parameters()).device)
         return self
 
 
-class BaseText(TextEncoder):
-    """The text encoder of a frozen base: features that serve every stage above it.
+class BaseText(FrozenHolder, TextEncoder):
+    """The text encoder of a frozen run: features that serve every stage above it.
 
     Args:
         base: of any family; frozen and put in eval mode.
@@ -70,19 +68,18 @@ class BaseText(TextEncoder):
 
     def __init__(self, base: TextToImageModule) -> None:
         super().__init__()
-        base.requires_grad_(False)
-        self._held = [base.eval()]
+        self.hold("module", base)
         self.width = base.text_encoder.width
         self.max_length = base.text_encoder.max_length
 
     @property
     def _encoder(self) -> TextEncoder:
-        return self._held[0].text_encoder
+        return self._frozen["module"].text_encoder
 
     @torch.no_grad()
     def encode(self, captions: Sequence[str]) -> TextFeatures:
         """See ``TextEncoder``; with whatever else the base needs of a caption."""
-        return self._held[0].encode_captions(captions)
+        return self._frozen["module"].encode_captions(captions)
 
     @torch.no_grad()
     def null(self, count: int) -> TextFeatures:

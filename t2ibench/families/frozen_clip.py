@@ -1,4 +1,4 @@
-"""The frozen CLIP of unCLIP: images and captions as vectors of one space.
+"""A frozen CLIP that a generator is conditioned on or trained against: images and captions as vectors of one space.
 
 E is the width of that space. The towers are a dual encoder that was trained for this purpose
 alone, or a published CLIP; never those of the evaluator, which would reward its own likeness.
@@ -6,13 +6,14 @@ alone, or a published CLIP; never those of the evaluator, which would reward its
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from t2ibench.core.frozen import FrozenHolder
 from t2ibench.core.pixels import to_pixels
 from t2ibench.core.types import Images
 
@@ -20,7 +21,7 @@ QUANTILES = 100
 """Steps in which the distribution of dot products of true pairs is kept."""
 
 
-class FrozenClip(nn.Module):
+class FrozenClip(FrozenHolder):
     """Embeddings of unit length, and how they lie in their space.
 
     The statistics are measured on training pairs and kept with the generator; the towers'
@@ -46,7 +47,7 @@ class FrozenClip(nn.Module):
 
     def __init__(self, towers: nn.Module) -> None:
         super().__init__()
-        self._held = [towers.requires_grad_(False).eval()]
+        self.hold("towers", towers)
         width = self.width = int(towers.width)  # type: ignore[arg-type]
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("std", torch.full((width,), width**-0.5))
@@ -56,18 +57,13 @@ class FrozenClip(nn.Module):
 
     @property
     def towers(self) -> nn.Module:
-        """The frozen networks, for the leakage guard and for cost accounts."""
-        return self._held[0]
+        """The frozen networks, for cost accounts."""
+        return self._frozen["towers"]
 
     @property
     def fingerprint(self) -> str:
         """Content hash of the towers' weights."""
         return str(self.towers.fingerprint)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenClip:
-        super()._apply(fn, recurse)
-        self.towers._apply(fn, recurse)
-        return self
 
     @torch.no_grad()
     def embed_images(self, images: Images) -> Float[Tensor, "B E"]:

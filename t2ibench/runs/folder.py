@@ -27,6 +27,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
+
 from t2ibench import __version__
 from t2ibench.core.errors import RunError
 from t2ibench.core.files import atomic_path, read_json, write_json
@@ -52,14 +54,16 @@ class Run:
     identity: str
 
     @staticmethod
-    def of(root: str | Path, label: str, identifying: Mapping[str, Any], config_yaml: str) -> Run:
+    def of(
+        root: str | Path, label: str, identifying: Mapping[str, Any], config: Mapping[str, Any]
+    ) -> Run:
         """Finds or makes the run of a configuration.
 
         Args:
             root: folder of all runs.
-            label: readable part of the name.
+            label: readable part of the name of a new one.
             identifying: JSON-ready; only what changes the result.
-            config_yaml: the whole resolved configuration, kept for the reader.
+            config: the whole resolved configuration, kept in ``config.yaml``.
         """
         run = Run.named(root, label, identifying)
         if process_rank() != 0:
@@ -67,14 +71,22 @@ class Run:
         if not (run.path / "status.json").exists():
             run.set_status("created")
         with atomic_path(run.path / "config.yaml") as aside:
-            aside.write_text(config_yaml, encoding="utf-8")
+            text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+            aside.write_text(text, encoding="utf-8")
         return run
 
     @staticmethod
     def named(root: str | Path, label: str, identifying: Mapping[str, Any]) -> Run:
-        """The run of a configuration, whether or not its folder is there."""
+        """The run of a configuration, whether or not its folder is there.
+
+        A folder of that hash is the run's, whatever its label says.
+        """
         identity = hash_json(identifying, length=16)
-        return Run(Path(root) / f"{label}-{identity[:8]}", identity)
+        kept = Path(root) / f"{label}-{identity[:8]}"
+        for status in sorted(Path(root).glob(f"*-{identity[:8]}/status.json")):
+            if read_json(status)["identity"] == identity:
+                kept = status.parent
+        return Run(kept, identity)
 
     @staticmethod
     def at(path: str | Path) -> Run:
@@ -109,6 +121,11 @@ class Run:
     def status(self) -> dict[str, Any]:
         """The content of status.json."""
         return read_json(self.path / "status.json")
+
+    def manifest(self) -> dict[str, Any]:
+        """The content of manifest.json; empty before training has begun."""
+        path = self.path / "manifest.json"
+        return read_json(path) if path.exists() else {}
 
     @property
     def state(self) -> State:

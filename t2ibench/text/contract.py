@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -40,11 +41,16 @@ class TextEncoder(nn.Module, ABC):
         max_length: most tokens of a caption; longer ones are cut, the end token kept.
         trainable: True where it is trained with the generator; a frozen encoder's weights
             are not in its state dict.
+        needs_vocabulary: whether it is made with the words of the training captions.
+        cacheable: whether the features of a caption never change and are all that is needed of
+            it, so that a cache can keep them.
     """
 
     width: int
     max_length: int
     trainable: bool
+    needs_vocabulary: ClassVar[bool] = False
+    cacheable: ClassVar[bool] = False
 
     @abstractmethod
     def encode(self, captions: Sequence[str]) -> TextFeatures:

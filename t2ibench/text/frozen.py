@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from t2ibench.core.errors import CheckpointError, ConfigError, MissingWeightsError
+from t2ibench.core.frozen import FrozenHolder
 from t2ibench.core.hashing import hash_json, hash_tensors
 from t2ibench.core.types import TextFeatures
 from t2ibench.text.contract import TextEncoder, TokenReport, clear_padding, repeat_features
@@ -28,12 +29,10 @@ Dtype = Literal["float32", "bfloat16"]
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model")
 
 
-class FrozenTextEncoder(TextEncoder):
+class FrozenTextEncoder(FrozenHolder, TextEncoder):
     """A pretrained network that is not trained and not part of anybody's state dict.
 
-    The network is held outside of ``nn.Module``'s registry: it has no entry in
-    ``state_dict``, ``parameters`` or ``modules`` of what owns the encoder and always stays in
-    eval mode, and it follows ``.to(...)``. Features are float32 whatever its own type is, are
+    The network is outside of ``nn.Module``'s registry (``FrozenHolder``). Features are float32 whatever its own type is, are
     made outside of autocast and carry no gradient, so that a cached feature equals a fresh one.
 
     Args:
@@ -45,6 +44,7 @@ class FrozenTextEncoder(TextEncoder):
     """
 
     trainable = False
+    cacheable = True
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class FrozenTextEncoder(TextEncoder):
         super().__init__()
         if max_length < 3:
             raise ConfigError(f"text.encoder.max_length={max_length} must be at least 3.")
-        self._held = [backbone.requires_grad_(False).eval()]
+        self.hold("backbone", backbone)
         self.width = width
         self.max_length = max_length
         self.padding: Padding = padding
@@ -68,8 +68,8 @@ class FrozenTextEncoder(TextEncoder):
 
     @property
     def backbone(self) -> nn.Module:
-        """The frozen network, for the leakage guard and for cost accounts."""
-        return self._held[0]
+        """The frozen network, for cost accounts."""
+        return self._frozen["backbone"]
 
     @property
     def device(self) -> torch.device:
@@ -78,7 +78,6 @@ class FrozenTextEncoder(TextEncoder):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenTextEncoder:
         super()._apply(fn, recurse)
-        self.backbone._apply(fn, recurse)
         self._null = None
         return self
 

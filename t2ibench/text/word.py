@@ -129,6 +129,7 @@ class WordEncoder(TextEncoder):
     """
 
     trainable = True
+    needs_vocabulary = True
 
     def __init__(
         self,

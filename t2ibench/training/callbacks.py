@@ -59,6 +59,7 @@ class BudgetClock(pl.Callback):
         """Seeds the step and, on the first, starts counting FLOPs."""
         # One seed for all ranks: each draws the whole batch's numbers and keeps its own.
         torch.manual_seed(derive_seed("step", self.seed, self.clock.images_seen, 0))
+        pl_module.images_seen = self.clock.images_seen  # type: ignore[assignment]
         if self.clock.flops_per_image == 0:
             self._count = FlopCount(pl_module, trainer.optimizers)
         self._started = time.perf_counter()
@@ -406,7 +407,7 @@ class CompileNetworks(pl.Callback):
         self._compile(pl_module)
 
     def _compile(self, pl_module: pl.LightningModule) -> None:
-        for part in parts_of(pl_module).values():
-            learns = any(p.requires_grad for p in part.parameters())
-            if learns and part._compiled_call_impl is None:
-                part.compile()
+        module: Any = pl_module
+        for network in module.networks().values():
+            if network._compiled_call_impl is None:
+                network.compile()

@@ -198,7 +198,7 @@ def strategy_for(module: Any, name: StrategyName, devices: int, num_nodes: int) 
     """Lightning's strategy for a module.
 
     Losses and noise are those of the whole batch (``core/ranks.py``), buffers change alike on all
-    ranks, and a module of two players trains one while the other's gradients are unused.
+    ranks, and a module that trains in turns leaves the other networks' gradients unused.
 
     Raises:
         ConfigError: fsdp for a module that has no blocks to shard.
@@ -211,10 +211,9 @@ def strategy_for(module: Any, name: StrategyName, devices: int, num_nodes: int) 
     if name == "fsdp":
         check_shardable(module)
         return ShardedStrategy(environment)
-    two_players = getattr(module, "discriminator", None) is not None
     return DDPStrategy(
         cluster_environment=environment,
-        find_unused_parameters=two_players,
+        find_unused_parameters=module.trains_in_turns,
         broadcast_buffers=False,
         timeout=PATIENCE,
     )

@@ -74,9 +74,9 @@ class ShardedStrategy(DDPStrategy):
 
 
 def sharded_blocks(module: Any) -> list[nn.Module]:
-    """The blocks of a module's network, if it tells of them (``blocks_to_shard``)."""
-    network = getattr(module, "network", None)
-    return list(network.blocks_to_shard()) if hasattr(network, "blocks_to_shard") else []
+    """The blocks of a module's networks that tell of them (``blocks_to_shard``)."""
+    networks = module.networks().values()
+    return [b for n in networks if hasattr(n, "blocks_to_shard") for b in n.blocks_to_shard()]
 
 
 def check_shardable(module: Any) -> None:

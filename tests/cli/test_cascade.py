@@ -14,7 +14,7 @@ from t2ibench.cli.main import main
 from t2ibench.cli.pipeline import find_run, load_module, train_run
 from t2ibench.core.errors import BudgetError, CheckpointError, ConfigError
 from t2ibench.core.files import read_json
-from t2ibench.core.noise import Noise
+from t2ibench.core.noise import SeededNoise
 from t2ibench.data.stream import BatchStream
 from t2ibench.report.groups import group_runs
 from t2ibench.report.holes import gather
@@ -110,7 +110,7 @@ def test_a_stage_keeps_its_own_weights_alone_and_moves_with_its_base(stage, base
     for run in (stage, base):
         shutil.copytree(run.path, tmp_path / run.path.name)
     moved, here = (load_module(Run.at(p)) for p in (tmp_path / stage.path.name, stage.path))
-    assert torch.equal(*(m.generate(PROMPTS, Noise([1, 2])) for m in (moved, here)))
+    assert torch.equal(*(m.generate(PROMPTS, SeededNoise([1, 2])) for m in (moved, here)))
     shutil.rmtree(tmp_path / base.path.name)
     with pytest.raises(ConfigError, match="is no run in"):
         load_module(Run.at(tmp_path / stage.path.name))
@@ -137,7 +137,7 @@ def test_the_command_samples_with_the_bases_knobs(stage, tmp_path, capsys):
     assert main(["sample", str(stage.path), *PROMPTS, "knobs.base_telepathy=1"]) == 2
     assert "base_guidance_scale, base_num_steps" in capsys.readouterr().err
     first, second = (
-        load_module(stage).generate(PROMPTS, Noise([1, 2]), {"base_num_steps": steps})
+        load_module(stage).generate(PROMPTS, SeededNoise([1, 2]), {"base_num_steps": steps})
         for steps in (2, 20)
     )
     assert not torch.equal(first, second)
@@ -154,7 +154,7 @@ def test_a_cascade_has_as_many_stages_as_one_likes(root, base, stage):
     extra = ["budget.amount=16", "data.source.num_train=32"]
     third = train_run(config("sr3", 64, f"model.base={stage.path.name}", *extra))
     assert third.clock.parts_flops > stage.status()["clock"]["parts_flops"] > 0
-    images = load_module(third.run).generate(PROMPTS, Noise([1, 2]), {"base_base_num_steps": 2})
+    images = load_module(third.run).generate(PROMPTS, SeededNoise([1, 2]), {"base_base_num_steps": 2})
     assert images.shape == (2, 3, 64, 64)
     assert load_module(third.run).base.module.base.module.resolution == 16
 
@@ -165,7 +165,7 @@ def test_a_gan_can_be_the_base(root):
     module = train_run(cfg).module
     names = {knob.name for knob in module.knobs}
     assert names == {"num_steps", "threshold", "base_truncation_psi"}
-    assert module.generate(PROMPTS, Noise([1, 2])).shape == (2, 3, 32, 32)
+    assert module.generate(PROMPTS, SeededNoise([1, 2])).shape == (2, 3, 32, 32)
 
 
 def test_a_stage_resumes_where_it_was_interrupted(root, base, monkeypatch):

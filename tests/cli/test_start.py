@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from t2ibench.cli.compose import compose_config
 from t2ibench.cli.pipeline import find_run, train_run
 from t2ibench.core.errors import CheckpointError, ConfigError
-from t2ibench.core.noise import Noise
+from t2ibench.core.noise import SeededNoise
 
 
 def config(root, *extra):
@@ -48,7 +48,7 @@ def test_a_larger_resolution_begins_with_the_weights_of_a_smaller(small, root):
     for name, tensor in mine.items():
         torch.testing.assert_close(tensor, theirs[name], msg=name)
     assert large.clock.parts_flops == pytest.approx(small.clock.flops + small.clock.parts_flops)
-    assert large.module.generate(["a ring"], Noise([0])).shape == (1, 3, 32, 32)
+    assert large.module.generate(["a ring"], SeededNoise([0])).shape == (1, 3, 32, 32)
 
 
 def test_what_it_begins_with_is_part_of_its_identity(small, root):

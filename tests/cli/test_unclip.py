@@ -17,7 +17,7 @@ from t2ibench.cli.pipeline import build_source, open_run, train_run, untrained_m
 from t2ibench.cli.score_run import leaks_of
 from t2ibench.core.errors import MissingWeightsError
 from t2ibench.core.files import read_json
-from t2ibench.core.noise import Noise
+from t2ibench.core.noise import SeededNoise
 from t2ibench.core.types import Score
 from t2ibench.data.cache import ArrayCache
 from t2ibench.evaluation.leakage import flag
@@ -92,7 +92,7 @@ def test_the_clip_is_a_run_of_its_own_and_the_generator_keeps_a_copy(trained, ro
     # Its weights are nobody else's.
     shutil.rmtree(stage.path)
     again = open_run(trained.run)
-    images = [m.generate(PROMPTS, Noise([1, 2])) for m in (trained.module, again.module)]
+    images = [m.generate(PROMPTS, SeededNoise([1, 2])) for m in (trained.module, again.module)]
     assert torch.equal(*images)
     for name in ("mean", "std", "axes", "spread", "dot_quantiles"):
         assert torch.equal(getattr(again.module.clip, name), getattr(trained.module.clip, name))
@@ -181,7 +181,7 @@ def test_a_published_clip_by_path(tmp_path):
     assert trained.module.clip.fingerprint == towers.fingerprint
     assert not (trained.run.path / "clip").exists()
     again = open_run(trained.run)
-    images = [m.generate(PROMPTS, Noise([1, 2])) for m in (trained.module, again.module)]
+    images = [m.generate(PROMPTS, SeededNoise([1, 2])) for m in (trained.module, again.module)]
     assert torch.equal(*images)
     assert [leak.part for leak in leaks_of(again.module, judged_by(towers, tmp_path))] == ["clip"]
 
@@ -218,6 +218,6 @@ def test_the_autoregressive_prior_trains_and_samples(root):
     )
     trained = train_run(cfg)
     assert "prior_temperature" in {knob.name for knob in trained.module.knobs}
-    together = trained.module.generate(PROMPTS, Noise([1, 2]))
-    alone = trained.module.generate(PROMPTS[1:], Noise([2]))
+    together = trained.module.generate(PROMPTS, SeededNoise([1, 2]))
+    alone = trained.module.generate(PROMPTS[1:], SeededNoise([2]))
     torch.testing.assert_close(alone[0], together[1], atol=1e-4, rtol=1e-4)

@@ -12,7 +12,7 @@ from t2ibench.cli.first_stage import cached_targets
 from t2ibench.cli.pipeline import untrained_module
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.knobs import front_knob
-from t2ibench.core.noise import Noise
+from t2ibench.core.noise import SeededNoise
 from t2ibench.data.stream import BatchStream
 from t2ibench.runs.clock import Budget
 from t2ibench.runs.folder import Run
@@ -100,15 +100,15 @@ def test_images_belong_to_their_seed_and_prompt(cfg):
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
-    together = module.generate(PROMPTS, Noise([5, 6, 7, 8]))
+    together = module.generate(PROMPTS, SeededNoise([5, 6, 7, 8]))
     assert together.shape == (4, 3, source.resolution, source.resolution)
     assert together.dtype == torch.float32 and together.abs().max() <= 1
     for i in (0, 3):
-        alone = module.generate(PROMPTS[i : i + 1], Noise([5 + i]))
+        alone = module.generate(PROMPTS[i : i + 1], SeededNoise([5 + i]))
         torch.testing.assert_close(alone[0], together[i], atol=1e-4, rtol=1e-4)
-    again = module.generate(PROMPTS, Noise([5, 6, 7, 8]))
+    again = module.generate(PROMPTS, SeededNoise([5, 6, 7, 8]))
     assert torch.equal(again, together)
-    other = module.generate(PROMPTS, Noise([15, 16, 17, 18]))
+    other = module.generate(PROMPTS, SeededNoise([15, 16, 17, 18]))
     assert not torch.allclose(other, together, atol=1e-4)
 
 
@@ -126,7 +126,7 @@ def test_weights_load_strictly_and_give_the_same_images(cfg, tmp_path):
     load_weights(module, run.weights)
     fresh, _ = untrained_module(cfg)
     load_weights(fresh, run.weights)
-    a, b = (m.generate(PROMPTS[:2], Noise([1, 2])) for m in (module, fresh))
+    a, b = (m.generate(PROMPTS[:2], SeededNoise([1, 2])) for m in (module, fresh))
     assert torch.equal(a, b)
 
 
@@ -135,14 +135,14 @@ def test_knobs_are_declared_and_checked(cfg):
     knob = front_knob(module.knobs)
     assert len(knob.sweep) >= 3 and all(knob.low <= v <= knob.high for v in knob.sweep)
     plain, turned = (
-        module.generate(PROMPTS[:1], Noise([3]), {knob.name: v})
+        module.generate(PROMPTS[:1], SeededNoise([3]), {knob.name: v})
         for v in (knob.sweep[0], knob.sweep[-1])
     )
     assert plain.shape == turned.shape
     with pytest.raises(ConfigError, match="outside"):
-        module.generate(PROMPTS[:1], Noise([3]), {knob.name: knob.high + 1})
+        module.generate(PROMPTS[:1], SeededNoise([3]), {knob.name: knob.high + 1})
     with pytest.raises(ConfigError, match="not a knob"):
-        module.generate(PROMPTS[:1], Noise([3]), {"telepathy": 1.0})
+        module.generate(PROMPTS[:1], SeededNoise([3]), {"telepathy": 1.0})
 
 
 def test_first_stage_is_named_where_there_is_one(cfg):

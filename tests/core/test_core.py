@@ -12,7 +12,7 @@ from t2ibench.core.errors import ConfigError
 from t2ibench.core.files import atomic_path, read_json, write_json
 from t2ibench.core.hashing import derive_seed, hash_json, hash_tensors
 from t2ibench.core.knobs import Knob, front_knob, resolve_knobs
-from t2ibench.core.noise import Noise, sample_seeds
+from t2ibench.core.noise import SeededNoise, sample_seeds
 from t2ibench.core.pixels import from_pixels, to_pixels
 from t2ibench.core.types import Batch, Score, TextFeatures
 
@@ -38,14 +38,14 @@ def test_pixels_clamp_and_round(value):
 @given(st.lists(st.integers(0, 2**62), min_size=1, max_size=5), st.integers(0, 4))
 def test_noise_belongs_to_the_seed_not_the_batch(seeds, position):
     position %= len(seeds)
-    together = Noise(seeds)
-    alone = Noise([seeds[position]])
+    together = SeededNoise(seeds)
+    alone = SeededNoise([seeds[position]])
     assert torch.equal(together.normal(3, 2)[position], alone.normal(3, 2)[0])
     assert torch.equal(together.uniform(5)[position], alone.uniform(5)[0])
 
 
 def test_noise_is_standard():
-    x = Noise(range(2000)).normal(8)
+    x = SeededNoise(range(2000)).normal(8)
     assert abs(x.mean()) < 0.03 and abs(x.std() - 1) < 0.03
     assert not torch.equal(x[0], x[1])
 

@@ -13,7 +13,7 @@ from t2ibench.core.edits import (
     slerp,
 )
 from t2ibench.core.errors import ConfigError
-from t2ibench.core.noise import Noise
+from t2ibench.core.noise import SeededNoise
 from t2ibench.core.types import TextFeatures
 
 
@@ -40,7 +40,7 @@ def test_slerp_of_parallel_samples_is_the_straight_line():
 
 
 def test_interpolated_noise_keeps_its_length():
-    a, b = Noise([1]).normal(4, 32, 32), Noise([2]).normal(4, 32, 32)
+    a, b = SeededNoise([1]).normal(4, 32, 32), SeededNoise([2]).normal(4, 32, 32)
     assert float(slerp(a, b, 0.5).std()) == pytest.approx(1, abs=0.03)
     assert float(torch.lerp(a, b, 0.5).std()) < 0.75
 
@@ -56,7 +56,7 @@ def test_text_interpolation_ends_at_its_captions_and_covers_both():
 
 
 def test_rows_of_an_edit():
-    edit = Interpolation(features([2, 3, 1]), Noise([4, 5, 6]), 0.5).rows(slice(1, 3))
+    edit = Interpolation(features([2, 3, 1]), SeededNoise([4, 5, 6]), 0.5).rows(slice(1, 3))
     assert edit.noise.seeds == [5, 6] and len(edit.text) == 2 and edit.weight == 0.5
     image = torch.arange(3.0)[:, None, None, None].expand(3, 3, 2, 2)
     assert ImageToImage(image, 0.3).rows(slice(2, 3)).image.unique().tolist() == [2.0]
@@ -78,7 +78,7 @@ def test_shares_outside_are_one_sentence(value):
     with pytest.raises(ConfigError, match="switch="):
         PromptMixing(text, value)
     with pytest.raises(ConfigError, match="weight="):
-        Interpolation(text, Noise([0]), value)
+        Interpolation(text, SeededNoise([0]), value)
 
 
 def test_wrong_shapes_and_names_are_one_sentence():

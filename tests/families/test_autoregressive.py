@@ -9,11 +9,11 @@ from t2ibench.autoencoders.kl import KLAutoencoder
 from t2ibench.autoencoders.vq import VQAutoencoder
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.knobs import front_knob
-from t2ibench.core.noise import Noise
+from t2ibench.core.noise import SeededNoise
 from t2ibench.core.types import Batch
 from t2ibench.families.autoregressive.losses import next_code_loss
 from t2ibench.families.autoregressive.module import AutoregressiveCodes
-from t2ibench.families.autoregressive.vqgan_gpt import CodeTransformer
+from t2ibench.families.autoregressive.fast_gpt import CodeTransformer
 from t2ibench.text.word import WordTransformer
 
 CONDITIONINGS = ("concat", "modulation", "cross_attention")
@@ -127,11 +127,11 @@ def test_cached_logits_equal_those_without_a_cache(conditioning):
 def test_a_sample_is_the_same_in_any_batch_and_follows_its_prompt(conditioning):
     module = make_module(conditioning)
     train(module, 10, all_codes())
-    together = module.generate(CAPTIONS, Noise([1, 2, 3, 4]))
+    together = module.generate(CAPTIONS, SeededNoise([1, 2, 3, 4]))
     for i in (1, 2):
-        alone = module.generate([CAPTIONS[i]], Noise([i + 1]))
+        alone = module.generate([CAPTIONS[i]], SeededNoise([i + 1]))
         torch.testing.assert_close(alone[0], together[i], atol=1e-4, rtol=1e-4)
-    other = module.generate(CAPTIONS[::-1], Noise([1, 2, 3, 4]), {"guidance_scale": 30.0})
+    other = module.generate(CAPTIONS[::-1], SeededNoise([1, 2, 3, 4]), {"guidance_scale": 30.0})
     assert not torch.allclose(other, together)
     assert together.shape == (4, 3, 16, 16) and together.abs().max() <= 1
 
@@ -139,7 +139,7 @@ def test_a_sample_is_the_same_in_any_batch_and_follows_its_prompt(conditioning):
 def test_it_learns_to_write_the_codes_that_a_caption_names():
     module = make_module(null_text_probability=0.1)
     train(module, 150, all_codes())
-    drawn = module.generate(CAPTIONS, Noise([1, 2, 3, 4]), {"temperature": 0.0})
+    drawn = module.generate(CAPTIONS, SeededNoise([1, 2, 3, 4]), {"temperature": 0.0})
     expected = module.first_stage.decode_codes(all_codes()).clamp(-1, 1)
     assert torch.allclose(drawn, expected, atol=1e-4)
 
@@ -147,8 +147,8 @@ def test_it_learns_to_write_the_codes_that_a_caption_names():
 def test_no_guidance_equals_guidance_of_one_by_the_formula():
     module = make_module()
     train(module, 5, all_codes())
-    plain = module.generate(CAPTIONS, Noise([1, 2, 3, 4]), {"guidance_scale": 1.0})
-    nearly = module.generate(CAPTIONS, Noise([1, 2, 3, 4]), {"guidance_scale": 1.0 + 1e-7})
+    plain = module.generate(CAPTIONS, SeededNoise([1, 2, 3, 4]), {"guidance_scale": 1.0})
+    nearly = module.generate(CAPTIONS, SeededNoise([1, 2, 3, 4]), {"guidance_scale": 1.0 + 1e-7})
     torch.testing.assert_close(plain, nearly, atol=1e-4, rtol=1e-4)
 
 
@@ -157,7 +157,7 @@ def test_knobs_are_declared_and_checked():
     assert front_knob(module.knobs).name == "guidance_scale"
     for bad in ({"temperature": 3.0}, {"top_k": 1.5}, {"top_k": 13}, {"truncation": 1.0}):
         with pytest.raises(ConfigError):
-            module.generate(CAPTIONS, Noise([1, 2, 3, 4]), bad)
+            module.generate(CAPTIONS, SeededNoise([1, 2, 3, 4]), bad)
 
 
 def test_a_first_stage_without_codes_is_refused():

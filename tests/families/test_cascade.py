@@ -13,7 +13,7 @@ from t2ibench.cli.compose import compose_config
 from t2ibench.core.edits import Upscaling
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.knobs import Knob, front_knob
-from t2ibench.core.noise import Noise
+from t2ibench.core.noise import SeededNoise
 from t2ibench.core.types import Batch, TextFeatures
 from t2ibench.families.contract import TextToImageModule
 from t2ibench.families.diffusion.imagen import EfficientUNet
@@ -330,14 +330,14 @@ def test_two_steps_change_every_parameter_and_none_of_the_base(module):
 
 def test_an_image_belongs_to_its_prompt_and_seed(module):
     train(module)
-    together = module.generate(CAPTIONS[:3], Noise([4, 5, 6]))
+    together = module.generate(CAPTIONS[:3], SeededNoise([4, 5, 6]))
     assert together.shape == (3, 3, 16, 16)
     for i in range(3):
-        alone = module.generate(CAPTIONS[i : i + 1], Noise([4 + i]))
+        alone = module.generate(CAPTIONS[i : i + 1], SeededNoise([4 + i]))
         torch.testing.assert_close(alone[0], together[i], atol=1e-4, rtol=1e-4)
-    same_noise = module.generate(CAPTIONS[:2], Noise([4, 4]))
+    same_noise = module.generate(CAPTIONS[:2], SeededNoise([4, 4]))
     assert not torch.allclose(same_noise[0], same_noise[1], atol=1e-4), "the prompt is ignored"
-    assert torch.equal(together, module.generate(CAPTIONS[:3], Noise([4, 5, 6])))
+    assert torch.equal(together, module.generate(CAPTIONS[:3], SeededNoise([4, 5, 6])))
 
 
 def test_knobs_of_the_base_are_offered_under_its_name(module):
@@ -346,10 +346,10 @@ def test_knobs_of_the_base_are_offered_under_its_name(module):
     assert front_knob(module.knobs).name == "base_truncation_psi"
     assert ("guidance_scale" in names) == module.reads_text
     assert ("augmentation" in names) == (module.max_augmentation > 0)
-    module.generate(CAPTIONS[:1], Noise([1]), {"base_truncation_psi": 0.7})
+    module.generate(CAPTIONS[:1], SeededNoise([1]), {"base_truncation_psi": 0.7})
     assert module.base.module.asked == [{"truncation_psi": 0.7}]
     with pytest.raises(ConfigError, match="not a knob"):
-        module.generate(CAPTIONS[:1], Noise([1]), {"truncation_psi": 0.7})
+        module.generate(CAPTIONS[:1], SeededNoise([1]), {"truncation_psi": 0.7})
 
 
 def upscaled(module, low, text, noise, knobs=None):
@@ -359,24 +359,24 @@ def upscaled(module, low, text, noise, knobs=None):
 def test_upscaling_the_bases_image_is_sampling(module):
     train(module)
     text = module.encode_captions(CAPTIONS[:2])
-    noise = Noise([8, 9])
+    noise = SeededNoise([8, 9])
     low = module.base.generate(text, noise, {"base_truncation_psi": 0.1})
     again = module.generate(text, noise, edit=Upscaling(low))
-    torch.testing.assert_close(again, module.generate(CAPTIONS[:2], Noise([8, 9])))
+    torch.testing.assert_close(again, module.generate(CAPTIONS[:2], SeededNoise([8, 9])))
 
 
 def test_upscaling_follows_the_given_image_and_not_the_base(module):
     train(module)
     low = torch.rand(2, 3, 8, 8) * 2 - 1
-    high = upscaled(module, low, CAPTIONS[:2], Noise([1, 2]))
+    high = upscaled(module, low, CAPTIONS[:2], SeededNoise([1, 2]))
     assert high.shape == (2, 3, 16, 16) and high.abs().max() <= 1
-    other = module.generate(CAPTIONS[:2], Noise([1, 2]), edit=Upscaling(-low))
+    other = module.generate(CAPTIONS[:2], SeededNoise([1, 2]), edit=Upscaling(-low))
     assert not torch.allclose(other, high, atol=1e-3)
     assert module.base.module.asked == []
-    wide = module.generate([""], Noise([3]), edit=Upscaling(torch.zeros(1, 3, 6, 10)))
+    wide = module.generate([""], SeededNoise([3]), edit=Upscaling(torch.zeros(1, 3, 6, 10)))
     assert wide.shape == (1, 3, 12, 20)
     with pytest.raises(ConfigError, match="as many of each"):
-        module.generate(CAPTIONS[:2], Noise([1, 2]), edit=Upscaling(torch.zeros(3, 3, 8, 8)))
+        module.generate(CAPTIONS[:2], SeededNoise([1, 2]), edit=Upscaling(torch.zeros(3, 3, 8, 8)))
 
 
 def test_one_evaluation_a_step_whatever_the_guidance():
@@ -384,7 +384,7 @@ def test_one_evaluation_a_step_whatever_the_guidance():
     module.network.register_forward_hook(lambda net, args, out: rows.append(len(args[0])))
     for scale, batch in ((1.0, 3), (3.0, 6)):
         knobs = {"guidance_scale": scale, "num_steps": 4}
-        module.generate(CAPTIONS[:3], Noise([1, 2, 3]), knobs)
+        module.generate(CAPTIONS[:3], SeededNoise([1, 2, 3]), knobs)
         assert rows == [batch] * 4
         rows.clear()
 
@@ -393,10 +393,10 @@ def test_guidance_at_one_and_zero_are_the_two_branches():
     module = make_stage()
     train(module)
     low, noise = torch.rand(2, 3, 8, 8), [1, 2]
-    free = upscaled(module, low, CAPTIONS[:2], Noise(noise), {"guidance_scale": 0.0})
-    bare = upscaled(module, low, module.text_encoder.null(2), Noise(noise), {"guidance_scale": 1.0})
+    free = upscaled(module, low, CAPTIONS[:2], SeededNoise(noise), {"guidance_scale": 0.0})
+    bare = upscaled(module, low, module.text_encoder.null(2), SeededNoise(noise), {"guidance_scale": 1.0})
     torch.testing.assert_close(free, bare, atol=1e-4, rtol=1e-4)
-    told = upscaled(module, low, CAPTIONS[:2], Noise(noise), {"guidance_scale": 1.0})
+    told = upscaled(module, low, CAPTIONS[:2], SeededNoise(noise), {"guidance_scale": 1.0})
     assert not torch.allclose(told, bare, atol=1e-4)
 
 
@@ -406,7 +406,7 @@ def test_dynamic_thresholding_is_an_option_of_a_stage():
     strong = {"guidance_scale": 30.0}
     low = torch.rand(2, 3, 8, 8) * 2 - 1
     free, bound = (
-        upscaled(module, low, CAPTIONS[:2], Noise([1, 2]), strong | {"threshold": p})
+        upscaled(module, low, CAPTIONS[:2], SeededNoise([1, 2]), strong | {"threshold": p})
         for p in (0.0, 0.9)
     )
     assert not torch.allclose(free, bound, atol=1e-3)
@@ -420,7 +420,7 @@ def test_the_network_is_told_how_noisy_the_low_resolution_image_is():
     )
     low = torch.rand(1, 3, 8, 8)
     images = [
-        upscaled(module, low, CAPTIONS[:1], Noise([1]), {"augmentation": a, "guidance_scale": 1.0})
+        upscaled(module, low, CAPTIONS[:1], SeededNoise([1]), {"augmentation": a, "guidance_scale": 1.0})
         for a in (0.0, 0.5)
     ]
     assert not torch.allclose(*images, atol=1e-4)
@@ -433,7 +433,7 @@ def test_the_network_is_told_how_noisy_the_low_resolution_image_is():
 def test_sr3_is_told_the_noise_level_and_not_the_timestep():
     module, told = make_stage(reads_text=False), []
     module.network.register_forward_hook(lambda net, args, out: told.append(args[1]))
-    upscaled(module, torch.rand(1, 3, 8, 8), [""], Noise([1]), {"num_steps": 2})
+    upscaled(module, torch.rand(1, 3, 8, 8), [""], SeededNoise([1]), {"num_steps": 2})
     expected = 1000 * cosine_schedule(TIMESTEPS)[[999, 499]].sqrt().float()
     torch.testing.assert_close(torch.cat(told), expected, atol=1e-3, rtol=1e-4)
     half = module._told(torch.tensor([10.5]))
@@ -451,10 +451,10 @@ def test_a_third_stage_stands_on_the_second():
     assert {"base_base_truncation_psi", "base_num_steps", "base_guidance_scale"} <= names
     assert front_knob(third.knobs).name == "base_base_truncation_psi"
     knobs = {"base_num_steps": 2, "base_base_truncation_psi": 0.4}
-    together = third.generate(CAPTIONS[:3], Noise([4, 5, 6]), knobs)
+    together = third.generate(CAPTIONS[:3], SeededNoise([4, 5, 6]), knobs)
     assert together.shape == (3, 3, 32, 32)
     assert second.base.module.asked[-1] == {"truncation_psi": 0.4}
-    alone = third.generate(CAPTIONS[2:3], Noise([6]), knobs)
+    alone = third.generate(CAPTIONS[2:3], SeededNoise([6]), knobs)
     torch.testing.assert_close(alone[0], together[2], atol=1e-4, rtol=1e-4)
     assert third.parts()["base"] is second and second.parts()["base"] is second.base.module
 

@@ -9,9 +9,9 @@ from t2ibench.autoencoders.frozen import FrozenFirstStage
 from t2ibench.autoencoders.kl import KLAutoencoder
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.knobs import front_knob
-from t2ibench.core.noise import Noise
+from t2ibench.core.noise import SeededNoise
 from t2ibench.core.types import Batch
-from t2ibench.families.diffusion.ldm import UNet
+from t2ibench.families.diffusion.fast_unet import FastUNet
 from t2ibench.families.diffusion.losses import weighted_errors
 from t2ibench.families.diffusion.module import Diffusion
 from t2ibench.families.diffusion.process import DiffusionProcess
@@ -96,12 +96,12 @@ def test_training_changes_every_parameter_and_only_those(conditioning):
 def test_an_image_belongs_to_its_prompt_and_seed(conditioning):
     module = make_module(conditioning)
     train(module)
-    together = module.generate(CAPTIONS, Noise([4, 5, 6, 7]))
+    together = module.generate(CAPTIONS, SeededNoise([4, 5, 6, 7]))
     assert together.shape == (4, 3, 32, 32)
     for i in range(4):
-        alone = module.generate(CAPTIONS[i : i + 1], Noise([4 + i]))
+        alone = module.generate(CAPTIONS[i : i + 1], SeededNoise([4 + i]))
         torch.testing.assert_close(alone[0], together[i], atol=1e-4, rtol=1e-4)
-    same_noise = module.generate(CAPTIONS, Noise([4, 4, 4, 4]))
+    same_noise = module.generate(CAPTIONS, SeededNoise([4, 4, 4, 4]))
     assert not torch.allclose(same_noise[0], same_noise[1], atol=1e-4), "the prompt is ignored"
 
 
@@ -110,11 +110,11 @@ def test_guidance_at_one_and_zero_are_the_two_branches(conditioning):
     module = make_module(conditioning)
     train(module)
     null = module.text_encoder.null(2)
-    free = module.generate(CAPTIONS[:2], Noise([1, 2]), {"guidance_scale": 0.0})
-    unconditional = module.generate(null, Noise([1, 2]), {"guidance_scale": 1.0})
+    free = module.generate(CAPTIONS[:2], SeededNoise([1, 2]), {"guidance_scale": 0.0})
+    unconditional = module.generate(null, SeededNoise([1, 2]), {"guidance_scale": 1.0})
     torch.testing.assert_close(free, unconditional, atol=1e-4, rtol=1e-4)
     plain, strong = (
-        module.generate(CAPTIONS[:2], Noise([1, 2]), {"guidance_scale": w}) for w in (1.0, 5.0)
+        module.generate(CAPTIONS[:2], SeededNoise([1, 2]), {"guidance_scale": w}) for w in (1.0, 5.0)
     )
     assert not torch.allclose(plain, strong, atol=1e-4)
 
@@ -128,7 +128,7 @@ def test_one_forward_a_step_and_text_prepared_once(scale, solver):
     network.register_forward_hook(lambda net, args, out: rows.append(len(args[0])))
     prepare = network.prepare
     network.prepare = lambda text: prepared.append(len(text)) or prepare(text)
-    module.generate(CAPTIONS[:3], Noise([1, 2, 3]), {"guidance_scale": scale, "num_steps": 6})
+    module.generate(CAPTIONS[:3], SeededNoise([1, 2, 3]), {"guidance_scale": scale, "num_steps": 6})
     batch = 3 if scale == 1 else 6
     assert rows == [batch] * 6 and prepared == [batch]
 
@@ -139,8 +139,8 @@ def test_every_solver_gives_each_prompt_its_own_image(solver):
     linear = {"schedule": "linear", "betas": [1e-4, 0.02]}
     module = make_module(solver=solver, num_steps=3, **linear)
     train(module)
-    together = module.generate(CAPTIONS, Noise([4, 5, 6, 7]))
-    alone = module.generate(CAPTIONS[2:3], Noise([6]))
+    together = module.generate(CAPTIONS, SeededNoise([4, 5, 6, 7]))
+    alone = module.generate(CAPTIONS[2:3], SeededNoise([6]))
     torch.testing.assert_close(alone[0], together[2], atol=1e-4, rtol=1e-4)
 
 
@@ -152,14 +152,14 @@ def test_an_interval_of_guidance_costs_less_and_prepares_each_kind_once():
     prepare = module.network.prepare
     module.network.prepare = lambda text: prepared.append(len(text)) or prepare(text)
     knobs = {"guidance_scale": 4.0, "guidance_low": 0.3, "guidance_high": 0.9}
-    limited = module.generate(CAPTIONS[:2], Noise([1, 2]), knobs)
+    limited = module.generate(CAPTIONS[:2], SeededNoise([1, 2]), knobs)
     assert set(rows) == {2, 4} and sorted(prepared) == [2, 4]
     assert module.nfe(knobs) == sum(rows) // 2
     assert module.nfe({"guidance_scale": 4.0}) == 16 and module.nfe({"guidance_scale": 1.0}) == 8
-    whole = module.generate(CAPTIONS[:2], Noise([1, 2]), {"guidance_scale": 4.0})
+    whole = module.generate(CAPTIONS[:2], SeededNoise([1, 2]), {"guidance_scale": 4.0})
     assert not torch.allclose(limited, whole, atol=1e-4)
     with pytest.raises(ConfigError, match="guidance_low=0.9 must be below guidance_high=0.3"):
-        module.generate(CAPTIONS[:1], Noise([1]), {"guidance_low": 0.9, "guidance_high": 0.3})
+        module.generate(CAPTIONS[:1], SeededNoise([1]), {"guidance_low": 0.9, "guidance_high": 0.3})
 
 
 def test_rescaling_acts_where_guidance_does():
@@ -168,7 +168,7 @@ def test_rescaling_acts_where_guidance_does():
 
     def images(scale, amount):
         knobs = {"guidance_scale": scale, "guidance_rescale": amount}
-        return module.generate(CAPTIONS, Noise(range(4)), knobs)
+        return module.generate(CAPTIONS, SeededNoise(range(4)), knobs)
 
     assert not torch.allclose(images(5.0, 0.0), images(5.0, 1.0), atol=1e-4)
     assert torch.equal(images(1.0, 0.0), images(1.0, 1.0))
@@ -183,7 +183,7 @@ def test_pixels_are_diffused_without_a_first_stage():
     assert set(shapes) == {(4, 3, 32, 32)}
     threshold = next(knob for knob in module.knobs if knob.name == "threshold")
     assert (threshold.default, threshold.low, threshold.high) == (0.995, 0, 1)
-    images = module.generate(CAPTIONS[:2], Noise([1, 2]))
+    images = module.generate(CAPTIONS[:2], SeededNoise([1, 2]))
     assert images.shape == (2, 3, 32, 32) and float(images.abs().max()) <= 1
 
 
@@ -197,7 +197,7 @@ def test_rectified_flow_trains_and_samples():
         torch.manual_seed(5)
         losses.append(float(module.training_step(batch, i)["loss"]))
     assert losses[-1] < 0.8 * losses[0]
-    assert torch.isfinite(module.generate(CAPTIONS, Noise(range(4)))).all()
+    assert torch.isfinite(module.generate(CAPTIONS, SeededNoise(range(4)))).all()
 
 
 def test_validation_by_timesteps_repeats_and_drops_no_caption():
@@ -304,19 +304,19 @@ def test_knobs():
     assert {k.name for k in make_module(solver="ddim").knobs} == guidance | {"num_steps", "eta"}
     for wrong in ({"guidance_scale": -1.0}, {"num_steps": 0}, {"num_steps": 2.5}):
         with pytest.raises(ConfigError, match="num_steps|guidance_scale"):
-            module.generate(CAPTIONS[:1], Noise([0]), wrong)
+            module.generate(CAPTIONS[:1], SeededNoise([0]), wrong)
     with pytest.raises(ConfigError, match="eta is not a knob"):
-        module.generate(CAPTIONS[:1], Noise([0]), {"eta": 0.5})
+        module.generate(CAPTIONS[:1], SeededNoise([0]), {"eta": 0.5})
 
 
 def test_eta_draws_each_image_its_own_noise():
     module = make_module(solver="ddim")
     train(module)
     knobs = {"eta": 1.0, "num_steps": 5}
-    together = module.generate(CAPTIONS, Noise([4, 5, 6, 7]), knobs)
-    alone = module.generate(CAPTIONS[2:3], Noise([6]), knobs)
+    together = module.generate(CAPTIONS, SeededNoise([4, 5, 6, 7]), knobs)
+    alone = module.generate(CAPTIONS[2:3], SeededNoise([6]), knobs)
     torch.testing.assert_close(alone[0], together[2], atol=1e-4, rtol=1e-4)
-    still = module.generate(CAPTIONS, Noise([4, 5, 6, 7]), {"num_steps": 5})
+    still = module.generate(CAPTIONS, SeededNoise([4, 5, 6, 7]), {"num_steps": 5})
     assert not torch.allclose(still, together, atol=1e-4)
 
 
@@ -330,7 +330,7 @@ def test_state_dict_is_strict_and_gives_the_same_images():
     train(first)
     second = make_module()
     second.load_state_dict(first.state_dict(), strict=True)
-    a, b = (m.generate(CAPTIONS[:2], Noise([1, 2])) for m in (first, second))
+    a, b = (m.generate(CAPTIONS[:2], SeededNoise([1, 2])) for m in (first, second))
     assert torch.equal(a, b)
     with pytest.raises(RuntimeError, match="Missing key"):
         second.load_state_dict({}, strict=True)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from t2ibench.core.edits import ImageToImage, Inpainting, Interpolation, PromptMixing, extended
 from t2ibench.core.errors import ConfigError
-from t2ibench.core.noise import Noise
+from t2ibench.core.noise import SeededNoise
 from t2ibench.families.contract import generate_pixels
 from t2ibench.families.diffusion.editing import keep_known, latent_mask, random_masks
 from t2ibench.samplers.prediction import add_noise
@@ -40,14 +40,14 @@ def left_half(of):
 class TestImageToImage:
     def test_strength_zero_gives_the_first_stages_reconstruction(self, module):
         picture = images()
-        found = module.generate(CAPTIONS[:2], Noise([1, 2]), edit=ImageToImage(picture, 0.0))
+        found = module.generate(CAPTIONS[:2], SeededNoise([1, 2]), edit=ImageToImage(picture, 0.0))
         stage = module.first_stage
         want = stage.decode(stage.encode(picture)).clamp(-1, 1)
         torch.testing.assert_close(found, want)
 
     def test_strength_one_forgets_the_image(self, module):
-        plain = module.generate(CAPTIONS[:2], Noise([1, 2]))
-        found = module.generate(CAPTIONS[:2], Noise([1, 2]), edit=ImageToImage(images(), 1.0))
+        plain = module.generate(CAPTIONS[:2], SeededNoise([1, 2]))
+        found = module.generate(CAPTIONS[:2], SeededNoise([1, 2]), edit=ImageToImage(images(), 1.0))
         torch.testing.assert_close(found, plain)
 
     def test_distance_from_the_image_grows_with_strength(self, pixel_module):
@@ -55,7 +55,7 @@ class TestImageToImage:
         far = [
             (
                 pixel_module.generate(
-                    CAPTIONS[:2], Noise([1, 2]), edit=ImageToImage(picture, strength)
+                    CAPTIONS[:2], SeededNoise([1, 2]), edit=ImageToImage(picture, strength)
                 )
                 - picture
             )
@@ -67,7 +67,7 @@ class TestImageToImage:
 
     def test_any_size_of_image(self, module):
         picture = images(1, 48, 24)
-        found = module.generate(CAPTIONS[:1], Noise([1]), edit=ImageToImage(picture, 0.5))
+        found = module.generate(CAPTIONS[:1], SeededNoise([1]), edit=ImageToImage(picture, 0.5))
         assert found.shape == picture.shape
 
 
@@ -78,7 +78,7 @@ class TestInpainting:
         train(made)
         picture = images()
         mask = left_half(picture)
-        found = made.generate(CAPTIONS[:2], Noise([1, 2]), edit=Inpainting(picture, mask))
+        found = made.generate(CAPTIONS[:2], SeededNoise([1, 2]), edit=Inpainting(picture, mask))
         assert torch.equal(found[~mask.expand_as(found)], picture[~mask.expand_as(found)])
         assert not torch.allclose(found[mask.expand_as(found)], picture[mask.expand_as(found)])
 
@@ -86,7 +86,7 @@ class TestInpainting:
         picture = images()
         mask = left_half(picture)
         made = [
-            pixel_module.generate(CAPTIONS[:2], Noise([1, 2]), edit=Inpainting(given, mask))
+            pixel_module.generate(CAPTIONS[:2], SeededNoise([1, 2]), edit=Inpainting(given, mask))
             for given in (picture, picture.where(mask, -picture))
         ]
         assert (made[0] - made[1])[mask.expand_as(picture)].abs().max() > 1e-4
@@ -94,8 +94,8 @@ class TestInpainting:
     def test_a_mask_of_everything_is_sampling(self, module):
         picture = images()
         everything = torch.ones(2, 1, 32, 32, dtype=torch.bool)
-        found = module.generate(CAPTIONS[:2], Noise([1, 2]), edit=Inpainting(picture, everything))
-        torch.testing.assert_close(found, module.generate(CAPTIONS[:2], Noise([1, 2])))
+        found = module.generate(CAPTIONS[:2], SeededNoise([1, 2]), edit=Inpainting(picture, everything))
+        torch.testing.assert_close(found, module.generate(CAPTIONS[:2], SeededNoise([1, 2])))
 
     def test_each_step_finds_the_known_region_at_its_own_level(self, module):
         levels = module.process.levels(5)
@@ -111,7 +111,7 @@ class TestInpainting:
     def test_outpainting_keeps_the_picture(self, module):
         picture = images(1)
         edit = extended(picture, (8, 0, 0, 4))
-        found = module.generate(CAPTIONS[:1], Noise([1]), edit=edit)
+        found = module.generate(CAPTIONS[:1], SeededNoise([1]), edit=edit)
         assert found.shape == (1, 3, 36, 40)
         assert torch.equal(found[..., :32, 8:], picture)
 
@@ -139,7 +139,7 @@ class TestInpaintingNetwork:
         hook = nine.network.register_forward_hook(lambda net, args, out: seen.append(args[0]))
         picture = images()
         mask = left_half(picture)
-        nine.generate(CAPTIONS[:2], Noise([1, 2]), edit=Inpainting(picture, mask))
+        nine.generate(CAPTIONS[:2], SeededNoise([1, 2]), edit=Inpainting(picture, mask))
         hook.remove()
         masked = nine.first_stage.encode(picture * ~mask)
         for rows in seen:
@@ -151,15 +151,15 @@ class TestInpaintingNetwork:
     def test_the_picture_matters_and_stays(self, nine):
         picture = images()
         mask = left_half(picture)
-        found = nine.generate(CAPTIONS[:2], Noise([1, 2]), edit=Inpainting(picture, mask))
-        other = nine.generate(CAPTIONS[:2], Noise([1, 2]), edit=Inpainting(-picture, mask))
+        found = nine.generate(CAPTIONS[:2], SeededNoise([1, 2]), edit=Inpainting(picture, mask))
+        other = nine.generate(CAPTIONS[:2], SeededNoise([1, 2]), edit=Inpainting(-picture, mask))
         assert torch.equal(found[~mask.expand_as(found)], picture[~mask.expand_as(found)])
         assert (found - other)[mask.expand_as(found)].abs().max() > 1e-4
 
     def test_without_an_edit_it_paints_everything(self, nine):
-        found = nine.generate(CAPTIONS[:2], Noise([1, 2]))
+        found = nine.generate(CAPTIONS[:2], SeededNoise([1, 2]))
         everything = Inpainting(images(), torch.ones(2, 1, 32, 32, dtype=torch.bool))
-        again = nine.generate(CAPTIONS[:2], Noise([1, 2]), edit=everything)
+        again = nine.generate(CAPTIONS[:2], SeededNoise([1, 2]), edit=everything)
         torch.testing.assert_close(found, again)
 
     def test_training_masks_are_boxes_and_some_cover_everything(self):
@@ -178,15 +178,15 @@ class TestPrompts:
     def mixed(self, module, switch, by):
         text = module.encode_captions(CAPTIONS[1:3])
         edit = PromptMixing(text, switch, by)
-        return module.generate(CAPTIONS[:2], Noise([1, 2]), edit=edit)
+        return module.generate(CAPTIONS[:2], SeededNoise([1, 2]), edit=edit)
 
     @pytest.mark.parametrize("by", ["step", "layer"])
     def test_ends_are_the_prompts_themselves(self, module, by):
         torch.testing.assert_close(
-            self.mixed(module, 1.0, by), module.generate(CAPTIONS[:2], Noise([1, 2]))
+            self.mixed(module, 1.0, by), module.generate(CAPTIONS[:2], SeededNoise([1, 2]))
         )
         torch.testing.assert_close(
-            self.mixed(module, 0.0, by), module.generate(CAPTIONS[1:3], Noise([1, 2]))
+            self.mixed(module, 0.0, by), module.generate(CAPTIONS[1:3], SeededNoise([1, 2]))
         )
 
     @pytest.mark.parametrize("by", ["step", "layer"])
@@ -198,21 +198,21 @@ class TestPrompts:
     def test_interpolation_ends_at_its_images(self, module):
         def between(weight):
             text = module.encode_captions(CAPTIONS[1:3])
-            edit = Interpolation(text, Noise([5, 6]), weight)
-            return module.generate(CAPTIONS[:2], Noise([1, 2]), edit=edit)
+            edit = Interpolation(text, SeededNoise([5, 6]), weight)
+            return module.generate(CAPTIONS[:2], SeededNoise([1, 2]), edit=edit)
 
-        first = module.generate(CAPTIONS[:2], Noise([1, 2]))
-        second = module.generate(CAPTIONS[1:3], Noise([5, 6]))
+        first = module.generate(CAPTIONS[:2], SeededNoise([1, 2]))
+        second = module.generate(CAPTIONS[1:3], SeededNoise([5, 6]))
         torch.testing.assert_close(between(0.0), first, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(between(1.0), second, atol=1e-4, rtol=1e-4)
         assert not torch.allclose(between(0.5), first, atol=1e-4)
 
 
 def test_convolutional_sampling_at_another_size(module):
-    found = module.generate(CAPTIONS[:2], Noise([1, 2]), size=(48, 64))
+    found = module.generate(CAPTIONS[:2], SeededNoise([1, 2]), size=(48, 64))
     assert found.shape == (2, 3, 48, 64)
-    same = module.generate(CAPTIONS[:2], Noise([1, 2]), size=(32, 32))
-    torch.testing.assert_close(same, module.generate(CAPTIONS[:2], Noise([1, 2])))
+    same = module.generate(CAPTIONS[:2], SeededNoise([1, 2]), size=(32, 32))
+    torch.testing.assert_close(same, module.generate(CAPTIONS[:2], SeededNoise([1, 2])))
 
 
 def test_edits_do_not_depend_on_the_batch_size(module):
@@ -227,7 +227,7 @@ def test_edits_do_not_depend_on_the_batch_size(module):
 def test_bad_input_is_one_sentence_before_work(module):
     def refuse(match, **changes):
         with pytest.raises(ConfigError, match=match):
-            module.generate(CAPTIONS[:1], Noise([1]), **changes)
+            module.generate(CAPTIONS[:1], SeededNoise([1]), **changes)
 
     refuse(r"size=30x33: .* multiples of 4; 32x32 is near", size=(30, 33))
     refuse("multiples of 4", edit=ImageToImage(images(1, 32, 30), 0.5))
@@ -236,4 +236,4 @@ def test_bad_input_is_one_sentence_before_work(module):
         "no variations", edit=type("Other", (ImageToImage,), {"name": "variations"})(images(1), 0.5)
     )
     with pytest.raises(ConfigError, match=r"num_steps=0 is outside"):
-        module.generate(CAPTIONS[:1], Noise([1]), {"num_steps": 0})
+        module.generate(CAPTIONS[:1], SeededNoise([1]), {"num_steps": 0})

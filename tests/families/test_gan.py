@@ -9,9 +9,9 @@ from jaxtyping import TypeCheckError
 from torch.nn.functional import normalize
 
 from t2ibench.core.errors import ConfigError
-from t2ibench.core.noise import Noise
+from t2ibench.core.noise import SeededNoise
 from t2ibench.core.types import Batch, TextFeatures
-from t2ibench.families.gan.gan_int_cls import Discriminator, FourierCanvas, Generator
+from t2ibench.families.gan.fast_painter import Discriminator, FourierCanvas, Generator
 from t2ibench.families.gan.losses import (
     caption_words,
     discriminator_loss,
@@ -200,10 +200,10 @@ def test_an_image_does_not_depend_on_its_batch(conditioning):
     module = make_module(conditioning)
     for i in range(3):
         module.training_step(make_batch(), i)
-    together = module.generate(CAPTIONS, Noise([5, 6, 7, 8]))
+    together = module.generate(CAPTIONS, SeededNoise([5, 6, 7, 8]))
     assert together.shape == (4, 3, 32, 32) and together.abs().max() <= 1
     for i in range(4):
-        alone = module.generate(CAPTIONS[i : i + 1], Noise([5 + i]))
+        alone = module.generate(CAPTIONS[i : i + 1], SeededNoise([5 + i]))
         torch.testing.assert_close(alone[0], together[i], atol=1e-4, rtol=1e-4)
 
 
@@ -212,8 +212,8 @@ def test_every_mechanism_listens_to_the_caption(conditioning):
     module = make_module(conditioning)
     for i in range(2):
         module.training_step(make_batch(), i)
-    one = module.generate(["a red ring"], Noise([1]))
-    other = module.generate(["a small blue moon on grey"], Noise([1]))
+    one = module.generate(["a red ring"], SeededNoise([1]))
+    other = module.generate(["a small blue moon on grey"], SeededNoise([1]))
     assert not torch.allclose(one, other, atol=1e-5)
 
 
@@ -221,18 +221,18 @@ def test_every_mechanism_listens_to_the_caption(conditioning):
 def test_resolutions(resolution):
     module = make_module(resolution=resolution)
     module.training_step(make_batch(resolution), 0)
-    assert module.generate(["ring"], Noise([0])).shape[-1] == resolution
+    assert module.generate(["ring"], SeededNoise([0])).shape[-1] == resolution
 
 
 def test_truncation_takes_the_noise_away():
     module = make_module()
-    still = [module.generate(["ring"], Noise([s]), {"truncation_psi": 0.0}) for s in (1, 2)]
-    free = [module.generate(["ring"], Noise([s]), {"truncation_psi": 1.0}) for s in (1, 2)]
+    still = [module.generate(["ring"], SeededNoise([s]), {"truncation_psi": 0.0}) for s in (1, 2)]
+    free = [module.generate(["ring"], SeededNoise([s]), {"truncation_psi": 1.0}) for s in (1, 2)]
     assert torch.equal(*still)
     assert not torch.allclose(*free, atol=1e-4)
     for value in (-0.1, 1.6):
         with pytest.raises(ConfigError, match="outside"):
-            module.generate(["ring"], Noise([0]), {"truncation_psi": value})
+            module.generate(["ring"], SeededNoise([0]), {"truncation_psi": value})
 
 
 def test_what_is_sampled_is_averaged_and_the_judge_is_not():
@@ -246,7 +246,7 @@ def test_state_dict_is_strict_and_complete():
     module, other = make_module(), make_module()
     module.training_step(make_batch(), 0)
     other.load_state_dict(module.state_dict(), strict=True)
-    a, b = (m.generate(CAPTIONS, Noise([1, 2, 3, 4])) for m in (module, other))
+    a, b = (m.generate(CAPTIONS, SeededNoise([1, 2, 3, 4])) for m in (module, other))
     assert torch.equal(a, b)
 
 

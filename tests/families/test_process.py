@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.distributions import Normal, kl_divergence
 
 from t2ibench.core.errors import ConfigError
-from t2ibench.core.noise import Noise
+from t2ibench.core.noise import SeededNoise
 from t2ibench.families.diffusion.losses import Posterior, variance_bound
 from t2ibench.families.diffusion.process import DiffusionProcess
 from t2ibench.samplers.guidance import Guidance
@@ -59,7 +59,7 @@ def knows(own, image):
 def test_a_network_that_knows_the_image_gives_it(solver, kind):
     own = process(solver=solver, prediction_type=kind, schedule="linear", betas=[1e-4, 0.02])
     image = torch.randn(2, 3, 4)
-    noise = Noise([1, 2])
+    noise = SeededNoise([1, 2])
     end = own.sample(knows(own, image), noise.normal(3, 4), noise, eta=0.7)
     torch.testing.assert_close(end, image, atol=2e-3, rtol=0)
 
@@ -69,7 +69,7 @@ def test_a_network_that_knows_the_image_gives_it(solver, kind):
 def test_so_it_does_along_a_flow(solver, kind):
     own = process(schedule="rectified_flow", prediction_type=kind, solver=solver, num_steps=8)
     image = torch.randn(2, 3, 4)
-    noise = Noise([1, 2])
+    noise = SeededNoise([1, 2])
     end = own.sample(knows(own, image), noise.normal(3, 4), noise)
     torch.testing.assert_close(end, image, atol=1e-4, rtol=0)
 
@@ -78,7 +78,7 @@ def test_so_it_does_along_a_flow(solver, kind):
 def test_every_spacing_samples(spacing):
     own = process(spacing=spacing, solver="heun", schedule="linear", betas=[1e-4, 0.02])
     image = torch.randn(2, 3, 4)
-    end = own.sample(knows(own, image), torch.randn(2, 3, 4), Noise([1, 2]))
+    end = own.sample(knows(own, image), torch.randn(2, 3, 4), SeededNoise([1, 2]))
     torch.testing.assert_close(end, image, atol=0.05, rtol=0)
 
 
@@ -134,19 +134,19 @@ def test_bucket_losses_are_those_of_their_own_timesteps_and_repeat():
         seen.append(t)
         return torch.zeros_like(x)
 
-    first = own.bucket_losses(silent, x0, Noise(range(6)), 4)
-    eps = Noise(range(6)).normal(3, 4)
+    first = own.bucket_losses(silent, x0, SeededNoise(range(6)), 4)
+    eps = SeededNoise(range(6)).normal(3, 4)
     torch.testing.assert_close(first, eps.square().mean().expand(4))
     for bucket, times in enumerate(seen):
         assert bool((times >= 250 * bucket).all() and (times < 250 * (bucket + 1)).all())
         assert len(set(times.tolist())) == 6
     torch.manual_seed(1)
-    again = own.bucket_losses(network, x0, Noise(range(6)), 4)
+    again = own.bucket_losses(network, x0, SeededNoise(range(6)), 4)
     torch.manual_seed(2)
-    assert torch.equal(again, own.bucket_losses(network, x0, Noise(range(6)), 4))
+    assert torch.equal(again, own.bucket_losses(network, x0, SeededNoise(range(6)), 4))
     assert not torch.allclose(again[0], again[3])
     with pytest.raises(ConfigError, match="buckets=0 must be from 1 to 1000"):
-        own.bucket_losses(network, x0, Noise(range(6)), 0)
+        own.bucket_losses(network, x0, SeededNoise(range(6)), 0)
 
 
 # ---- a learned variance ----
@@ -226,10 +226,10 @@ def test_guidance_leaves_a_learned_variance_as_it_is(solver):
         calls.append(len(x))
         return output
 
-    end = own.sample(predict, torch.randn(2, 2, 5), Noise([1, 2]), guide=guide)
+    end = own.sample(predict, torch.randn(2, 2, 5), SeededNoise([1, 2]), guide=guide)
     assert bool(torch.isfinite(end).all()) and calls == [4] * 6
     with pytest.raises(ConfigError, match="needs a network of 4 output channels for 2"):
-        own.sample(network, torch.randn(2, 2, 5), Noise([1, 2]))
+        own.sample(network, torch.randn(2, 2, 5), SeededNoise([1, 2]))
 
 
 # ---- sampling ----
@@ -261,7 +261,7 @@ def test_guidance_outside_of_its_interval_costs_half():
         rows.append(len(x))
         return torch.cat([x[:3], 2 * x[3:]])
 
-    own.sample(predict, torch.randn(3, 4, 4), Noise([0, 1, 2]), guide=guide)
+    own.sample(predict, torch.randn(3, 4, 4), SeededNoise([0, 1, 2]), guide=guide)
     assert rows == [6 if 0.3 < s <= 0.8 else 3 for s in sigma.tolist()]
 
 
@@ -270,7 +270,7 @@ def test_a_sample_depends_on_its_seed_alone(solver):
     own = process(solver=solver)
 
     def run(seeds):
-        noise = Noise(seeds)
+        noise = SeededNoise(seeds)
         return own.sample(network, noise.normal(3, 4), noise, eta=0.5)
 
     together = run([4, 5, 6])
@@ -289,7 +289,7 @@ def test_a_start_is_noised_to_the_level_that_is_denoised_first(changes):
 
     def run(strength):
         seen.clear()
-        return own.sample(predict, z, Noise([1, 2]), start=(image, strength))
+        return own.sample(predict, z, SeededNoise([1, 2]), start=(image, strength))
 
     assert torch.equal(run(0.0), image) and not seen
     assert torch.equal(run(0.09), image) and not seen
@@ -299,7 +299,7 @@ def test_a_start_is_noised_to_the_level_that_is_denoised_first(changes):
     alpha, sigma = levels.coefficients()
     torch.testing.assert_close(seen[0][0], add_noise(image, z, alpha[3], sigma[3]))
     assert own.nfe(10, strength=0.7) == 7 and own.nfe(10, strength=0.0) == 0
-    assert torch.equal(run(1.0), own.sample(network, z, Noise([1, 2])))
+    assert torch.equal(run(1.0), own.sample(network, z, SeededNoise([1, 2])))
     assert own.kept_steps(100, 0.29) == 29
     for wrong in (-0.1, 1.1, float("nan")):
         with pytest.raises(ConfigError, match=f"strength={wrong} must be in"):
@@ -310,7 +310,7 @@ def test_a_start_is_noised_to_the_level_that_is_denoised_first(changes):
 def test_known_regions_are_kept_between_the_steps(solver):
     own = process(solver=solver, num_steps=8, schedule="linear", betas=[1e-4, 0.02])
     image, known = torch.randn(2, 3, 4), torch.arange(4) < 2
-    noise, visited = Noise([1, 2]), []
+    noise, visited = SeededNoise([1, 2]), []
     alpha, sigma = own.levels().coefficients()
 
     def between(x, i):
@@ -329,7 +329,7 @@ def test_known_regions_are_kept_between_the_steps(solver):
         return torch.zeros_like(x)
 
     def wiped(x):
-        return own.sample(network, x, Noise([1, 2]), between=wipe)
+        return own.sample(network, x, SeededNoise([1, 2]), between=wipe)
 
     # What the solver had before is gone, so it cannot have kept an x of its own.
     if solver not in ("ddpm", "euler_ancestral", "dpm_solver_pp_sde"):
@@ -344,11 +344,11 @@ def test_clipping_and_thresholding_keep_the_image_in_range():
 
     for changes in ({"clip_sample": True}, {"threshold": 0.9}):
         own = process(prediction_type="x0", **changes)
-        end = own.sample(shout, x, Noise([1, 2]))
+        end = own.sample(shout, x, SeededNoise([1, 2]))
         torch.testing.assert_close(end.abs(), torch.ones_like(end))
     free = process(prediction_type="x0")
-    assert float(free.sample(shout, x, Noise([1, 2])).abs().min()) == pytest.approx(7)
-    end = free.sample(shout, x, Noise([1, 2]), threshold=0.9)
+    assert float(free.sample(shout, x, SeededNoise([1, 2])).abs().min()) == pytest.approx(7)
+    end = free.sample(shout, x, SeededNoise([1, 2]), threshold=0.9)
     torch.testing.assert_close(end.abs(), torch.ones_like(end))
 
 

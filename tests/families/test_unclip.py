@@ -16,10 +16,10 @@ from t2ibench.autoencoders.kl import KLAutoencoder
 from t2ibench.core.edits import ImageInterpolation, Variation, slerp
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.knobs import Knob, front_knob
-from t2ibench.core.noise import Noise
+from t2ibench.core.noise import SeededNoise
 from t2ibench.core.pixels import from_pixels, to_pixels
 from t2ibench.core.types import Batch, TextFeatures
-from t2ibench.families.diffusion.ldm import UNet
+from t2ibench.families.diffusion.fast_unet import FastUNet
 from t2ibench.families.diffusion.unclip import UnCLIP
 from t2ibench.families.diffusion.unclip_prior import CausalTransformer, DiffusionPrior, closest
 from t2ibench.families.diffusion.unclip_prior_ar import AutoregressivePrior
@@ -258,8 +258,8 @@ def test_more_candidates_come_closer_and_begin_with_the_same():
     for candidates in (1, 8):
         torch.manual_seed(0)
         prior = make_prior(candidates=candidates)(embedding_width=WIDTH, text_width=TEXT).eval()
-        found = prior.sample(clip, text, null, Noise([1, 2, 3]), knobs)
-        alone = prior.sample(clip, text[1:2], null[1:2], Noise([2]), knobs)
+        found = prior.sample(clip, text, null, SeededNoise([1, 2, 3]), knobs)
+        alone = prior.sample(clip, text[1:2], null[1:2], SeededNoise([2]), knobs)
         torch.testing.assert_close(alone[0], found[1], atol=1e-4, rtol=1e-4)
         dots.append((found * text.embedding).sum(1))
     assert (dots[1] >= dots[0] - 1e-6).all() and (dots[1] > dots[0]).any()
@@ -300,7 +300,7 @@ def test_the_prior_recovers_a_gaussian_conditional():
     which = torch.arange(2).repeat_interleave(300)
     knobs = {"prior_guidance_scale": 1.0, "prior_num_steps": 25}
     with torch.no_grad():
-        drawn = prior.sample(clip, text(which), text(which), Noise(range(600)), knobs)
+        drawn = prior.sample(clip, text(which), text(which), SeededNoise(range(600)), knobs)
     drawn = drawn.unflatten(0, (2, 300))
     torch.testing.assert_close(drawn.mean(1), means, atol=0.2, rtol=0)
     assert float(drawn.std(1).mean()) == pytest.approx(spread, rel=0.2)
@@ -351,11 +351,11 @@ def test_sampling_step_by_step_is_teacher_forcing():
         for parameter in prior.parameters():
             parameter.mul_(3)
         knobs = {"prior_guidance_scale": 1.0, "prior_temperature": 0.0}
-        drawn = prior.sample(clip, text, text, Noise([1, 2, 3]), knobs)
+        drawn = prior.sample(clip, text, text, SeededNoise([1, 2, 3]), knobs)
         codes = prior.quantise(clip, drawn)
         # The dot product's token, drawn from the upper half by the same noise.
         lower = prior.dot_buckets // 2
-        dots = lower + (Noise([1, 2, 3]).uniform() * (prior.dot_buckets - lower)).long()
+        dots = lower + (SeededNoise([1, 2, 3]).uniform() * (prior.dot_buckets - lower)).long()
         logits = prior(codes, prior.read(text, dots))
     assert torch.equal(logits.argmax(-1), codes)
     assert len(codes.unique(dim=0)) > 1
@@ -407,11 +407,11 @@ def test_an_image_belongs_to_its_prompt_and_seed(prior, conditioning):
     assert logs[0]["loss"] == logs[0]["prior_loss"] + logs[0]["decoder_loss"]
     same = {n for n, p in module.named_parameters() if torch.equal(p, start[n])}
     assert same == {n for n in start if n.startswith("first_stage.")}
-    together = module.generate(CAPTIONS[:3], Noise([4, 5, 6]))
+    together = module.generate(CAPTIONS[:3], SeededNoise([4, 5, 6]))
     for i in range(3):
-        alone = module.generate(CAPTIONS[i : i + 1], Noise([4 + i]))
+        alone = module.generate(CAPTIONS[i : i + 1], SeededNoise([4 + i]))
         torch.testing.assert_close(alone[0], together[i], atol=1e-4, rtol=1e-4)
-    same_noise = module.generate(CAPTIONS, Noise([4, 4, 4, 4]))
+    same_noise = module.generate(CAPTIONS, SeededNoise([4, 4, 4, 4]))
     assert not torch.allclose(same_noise[0], same_noise[1], atol=1e-4), "the prompt is ignored"
 
 
@@ -419,7 +419,7 @@ def test_pixels_without_a_first_stage():
     module = make_module(pixels=True)
     assert module.trains_on == "image" and make_module().trains_on == "latents"
     train(module, 2)
-    assert module.generate(CAPTIONS[:1], Noise([0])).shape == (1, 3, 16, 16)
+    assert module.generate(CAPTIONS[:1], SeededNoise([0])).shape == (1, 3, 16, 16)
 
 
 @pytest.mark.parametrize("conditioning", CONDITIONINGS)
@@ -429,12 +429,12 @@ def test_the_decoder_obeys_the_embedding(conditioning):
     knobs = {k.name: k.default for k in module.knobs}
     embeddings = module.clip.embed_images(make_batch().image)
     null = module.null_text(4)
-    plain = module.decode(embeddings, null, Noise([1, 2, 3, 4]), knobs)
-    turned = module.decode(embeddings.roll(1, 0), null, Noise([1, 2, 3, 4]), knobs)
+    plain = module.decode(embeddings, null, SeededNoise([1, 2, 3, 4]), knobs)
+    turned = module.decode(embeddings.roll(1, 0), null, SeededNoise([1, 2, 3, 4]), knobs)
     assert (plain - turned).abs().amax((1, 2, 3)).min() > 1e-4
     free = knobs | {"guidance_scale": 0.0}
     unguided = [
-        module.decode(z, null, Noise([1, 2, 3, 4]), free) for z in (embeddings, -embeddings)
+        module.decode(z, null, SeededNoise([1, 2, 3, 4]), free) for z in (embeddings, -embeddings)
     ]
     torch.testing.assert_close(*unguided)
 
@@ -446,7 +446,7 @@ def test_variations_and_interpolation():
     module.train()
 
     def edited(edit, seeds, knobs=None):
-        return module.generate([""] * len(seeds), Noise(seeds), knobs, edit=edit)
+        return module.generate([""] * len(seeds), SeededNoise(seeds), knobs, edit=edit)
 
     found = edited(Variation(images), [1, 2, 3, 4])
     assert module.training and found.abs().max() <= 1 and found.shape == images.shape
@@ -474,18 +474,18 @@ def test_knobs(prior):
         k.name for k in module.knobs
     }
     train(module)
-    plain = module.generate(CAPTIONS[:2], Noise([1, 2]))
-    strong = module.generate(CAPTIONS[:2], Noise([1, 2]), {"prior_guidance_scale": 6.0})
+    plain = module.generate(CAPTIONS[:2], SeededNoise([1, 2]))
+    strong = module.generate(CAPTIONS[:2], SeededNoise([1, 2]), {"prior_guidance_scale": 6.0})
     assert not torch.allclose(plain, strong, atol=1e-4)
 
 
 def test_features_without_the_captions_embedding_are_refused():
     module = make_module()
     with pytest.raises(ConfigError, match="encode_captions"):
-        module.generate(module.text_encoder.encode(CAPTIONS[:1]), Noise([0]))
+        module.generate(module.text_encoder.encode(CAPTIONS[:1]), SeededNoise([0]))
     features = module.encode_captions(CAPTIONS[:2])
-    a = module.generate(features, Noise([1, 2]))
-    assert torch.equal(a, module.generate(CAPTIONS[:2], Noise([1, 2])))
+    a = module.generate(features, SeededNoise([1, 2]))
+    assert torch.equal(a, module.generate(CAPTIONS[:2], SeededNoise([1, 2])))
 
 
 def test_size_of_the_published_priors():

@@ -6,7 +6,7 @@ from interop.models import PROMPTS, SCALED_LINEAR, save_compvis, stable_diffusio
 
 from t2ibench.cli.main import main
 from t2ibench.cli.pipeline import load_module
-from t2ibench.core.noise import Noise
+from t2ibench.core.noise import SeededNoise
 from t2ibench.runs.folder import Run
 from t2ibench.samplers.guidance import Guidance
 
@@ -70,7 +70,7 @@ def their_trajectory(pipe, latents):
 
 def our_trajectory(module):
     """Latents before each step and after the last."""
-    noise, states = Noise(SEEDS), []
+    noise, states = SeededNoise(SEEDS), []
 
     def keep(x, i):
         states.append(x)
@@ -115,13 +115,13 @@ def assert_same_networks(module, pipe):
 @torch.no_grad()
 def assert_same_trajectory(module, pipe):
     side = module.resolution // module.first_stage.spatial_factor
-    latents = Noise(SEEDS).normal(4, side, side)
+    latents = SeededNoise(SEEDS).normal(4, side, side)
     states, images = their_trajectory(pipe, latents)
     ours = our_trajectory(module)
     assert torch.equal(ours[0], latents)
     close(ours[1:], states)
     knobs = {"num_steps": STEPS, "guidance_scale": GUIDANCE}
-    close(module.generate(PROMPTS, Noise(SEEDS), knobs).div(2).add(0.5), images)
+    close(module.generate(PROMPTS, SeededNoise(SEEDS), knobs).div(2).add(0.5), images)
 
 
 def test_networks(module, pipe):

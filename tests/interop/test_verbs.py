@@ -19,7 +19,7 @@ from t2ibench.cli.pipeline import Trained, find_run, load_module, open_run, untr
 from t2ibench.core.edits import Inpainting
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.files import read_json, write_json
-from t2ibench.core.noise import Noise
+from t2ibench.core.noise import SeededNoise
 from t2ibench.interop.diffusers_writer import write_folder
 from t2ibench.runs.clock import Clock
 from t2ibench.runs.folder import Run
@@ -73,11 +73,11 @@ def theirs(pipe, latents, **given):
 
 
 def ours(module, **given):
-    return module.generate(PROMPTS, Noise(SEEDS), KNOBS, **given) / 2 + 0.5
+    return module.generate(PROMPTS, SeededNoise(SEEDS), KNOBS, **given) / 2 + 0.5
 
 
 def start():
-    return Noise(SEEDS).normal(4, 8, 8)
+    return SeededNoise(SEEDS).normal(4, 8, 8)
 
 
 # ---- import ----

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t2ibench.core.noise import Noise
+from t2ibench.core.noise import SeededNoise
 from t2ibench.samplers.autoregressive import (
     draw_token,
     filter_logits,
@@ -24,7 +24,7 @@ def markov_logits(token, position):
 
 def chain(seeds, **knobs):
     markov_logits.rows = len(seeds)
-    return sample_tokens(markov_logits, 3, Noise(seeds), **(PLAIN | knobs))
+    return sample_tokens(markov_logits, 3, SeededNoise(seeds), **(PLAIN | knobs))
 
 
 def test_samples_follow_the_chains_distribution():

@@ -16,7 +16,7 @@ from diffusers import (
     PNDMScheduler,
 )
 
-from t2ibench.core.noise import Noise
+from t2ibench.core.noise import SeededNoise
 from t2ibench.samplers.deterministic import euler, flow_heun, heun, plms
 from t2ibench.samplers.dpm_solver import dpm_solver_pp_2m, dpm_solver_pp_2m_sde
 from t2ibench.samplers.levels import Levels, make_levels
@@ -36,11 +36,11 @@ def network(x, t):
 
 
 def start():
-    return Noise(SEEDS).normal(4, 6)
+    return SeededNoise(SEEDS).normal(4, 6)
 
 
 def after_start():
-    noise = Noise(SEEDS)
+    noise = SeededNoise(SEEDS)
     noise.normal(4, 6)
     return noise
 

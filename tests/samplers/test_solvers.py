@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from t2ibench.core.errors import ConfigError
-from t2ibench.core.noise import Noise
+from t2ibench.core.noise import Noise, SeededNoise
 from t2ibench.samplers.deterministic import euler, flow_heun, heun, plms
 from t2ibench.samplers.dpm_solver import dpm_solver_pp_2m, dpm_solver_pp_2m_sde
 from t2ibench.samplers.levels import Levels, make_levels
@@ -69,7 +69,7 @@ def flow_error(solve, levels):
     ("solve", "path", "order"),
     [
         (euler, diffusion_levels, 1),
-        (functools.partial(ddim, noise=Noise([0]), eta=0.0), diffusion_levels, 1),
+        (functools.partial(ddim, noise=SeededNoise([0]), eta=0.0), diffusion_levels, 1),
         (heun, diffusion_levels, 2),
         (plms, diffusion_levels, 2),
         (TWO_M, diffusion_levels, 2),
@@ -156,11 +156,11 @@ def test_whole_chains_end_at_the_data(name, betas, spacing, solver):
 def test_ddim_is_euler_without_noise_and_euler_ancestral_with_all_of_it(steps, path):
     levels = path(steps)
     denoise, x = gaussian_denoiser(levels), torch.randn(2, 3, dtype=torch.float64)
-    still = ddim(denoise, x, levels, Noise([1, 2]), eta=0.0)
+    still = ddim(denoise, x, levels, SeededNoise([1, 2]), eta=0.0)
     torch.testing.assert_close(still, euler(denoise, x, levels))
-    noisy = ddim(denoise, x, levels, Noise([1, 2]), eta=1.0)
-    torch.testing.assert_close(noisy, euler_ancestral(denoise, x, levels, Noise([1, 2])))
-    posterior = ddpm(denoise, x, levels, Noise([1, 2]), variance="small")
+    noisy = ddim(denoise, x, levels, SeededNoise([1, 2]), eta=1.0)
+    torch.testing.assert_close(noisy, euler_ancestral(denoise, x, levels, SeededNoise([1, 2])))
+    posterior = ddpm(denoise, x, levels, SeededNoise([1, 2]), variance="small")
     torch.testing.assert_close(noisy, posterior)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from t2ibench.core.noise import Noise
+from t2ibench.core.noise import SeededNoise
 from t2ibench.data.records import PreparedSplit, Record
 from t2ibench.data.stream import BatchStream
 from t2ibench.families.contract import TextToImageModule
@@ -47,7 +47,7 @@ class Painter(TextToImageModule):
         return self(text, noise.normal(4))
 
     def validation_losses(self, batch):
-        noise = Noise(batch.index.tolist()).normal(4)
+        noise = SeededNoise(batch.index.tolist()).normal(4)
         made = self(self.encode_text(batch), noise)
         return {"val_loss": (made - batch.image).square().mean()}
 

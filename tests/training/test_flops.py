@@ -12,7 +12,7 @@ from t2ibench.cli.build import training_options
 from t2ibench.cli.compose import compose_config, resolve_conditioning
 from t2ibench.cli.first_stage import cached_targets
 from t2ibench.cli.pipeline import untrained_module
-from t2ibench.core.noise import Noise
+from t2ibench.core.noise import SeededNoise
 from t2ibench.data.stream import BatchStream
 from t2ibench.evaluation.cost import count_flops
 from t2ibench.families.autoregressive import vqgan_gpt
@@ -73,14 +73,14 @@ class Analytic:
 def test_a_guided_sample_is_what_the_layers_say(shared_cache, monkeypatch):
     _, module, _ = built("diffusion/ldm", shared_cache)
     analytic = Analytic(module, monkeypatch)
-    counted = count_flops(lambda: module.generate(["a ring"], Noise([0]), {"num_steps": 2}))
+    counted = count_flops(lambda: module.generate(["a ring"], SeededNoise([0]), {"num_steps": 2}))
     assert counted == analytic.flops
 
 
 def test_a_gan_sample_is_what_the_layers_say(shared_cache, monkeypatch):
     _, module, _ = built("gan/gan_int_cls", shared_cache)
     analytic = Analytic(module, monkeypatch)
-    counted = count_flops(lambda: module.generate(["a ring", "a star"], Noise([0, 1])))
+    counted = count_flops(lambda: module.generate(["a ring", "a star"], SeededNoise([0, 1])))
     waves = module.generator.canvas.frequencies
     canvas = 2 * 32 * 32 * 2 * waves.numel()  # of two images: a product without a layer
     assert counted == analytic.flops + canvas

@@ -96,6 +96,17 @@ class EmojiStylesSource:
             )
         return [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
 
+    def split_fingerprint(self, name: str) -> str:
+        """Content hash of a prepared split; see ``DataSource``.
+
+        Raises:
+            DataError: there is no such split, or the folder is not prepared.
+        """
+        if name not in self.splits:
+            raise unknown_split(self.name, name, self.splits)
+        made = [self.dataset["sha256"][f] for f in (MANIFEST_FILE, images_file(self.resolution))]
+        return hash_json([self.recipe, self.holdout, self.resolution, name, made])
+
     def split(self, name: str) -> PreparedSplit:
         """``train``, ``val`` or ``test`` of the holdout, in memory.
 

@@ -98,6 +98,16 @@ class ShapesSource:
             self._prepared[name] = found or self._build(stem, name)
         return self._prepared[name]
 
+    def split_fingerprint(self, name: str) -> str:
+        """Of what the split is rendered from; see ``DataSource``.
+
+        Raises:
+            DataError: there is no such split.
+        """
+        if name not in self._counts:
+            raise unknown_split("data=shapes", name, self.splits)
+        return hash_json(self._identity(name))
+
     def scenes(self, name: str) -> list[Scene]:
         """The scenes of a split, in order, without rendering."""
         if name not in self._counts:

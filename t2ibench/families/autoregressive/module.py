@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
+from jaxtyping import Int
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from t2ibench.autoencoders.frozen import FrozenFirstStage
 from t2ibench.core.knobs import Knob
 from t2ibench.core.noise import Noise
 from t2ibench.core.types import Batch, Images, TextFeatures
 from t2ibench.families.autoregressive.losses import next_code_loss
-from t2ibench.families.contract import OptimizerFactory, Target, TextToImageModule
+from t2ibench.families.contract import (
+    Likelihood,
+    OptimizerFactory,
+    Target,
+    TextToImageModule,
+)
 from t2ibench.samplers.autoregressive import guided_logits, sample_tokens
 from t2ibench.text.contract import TextEncoder
 
@@ -38,7 +45,7 @@ class AutoregressiveCodes(TextToImageModule):
     """
 
     family: ClassVar[str] = "autoregressive"
-    trains_on: ClassVar[Target] = "codes"
+    sampling_arguments: ClassVar[frozenset[str]] = frozenset({"guidance_scale", "temperature"})
 
     def __init__(
         self,
@@ -86,11 +93,25 @@ class AutoregressiveCodes(TextToImageModule):
         """One optimiser over everything that trains."""
         return self.make_optimizer([p for p in self.parameters() if p.requires_grad])
 
+    def targets(self) -> dict[str, Target]:
+        """Code indices (B, N) in raster order."""
+        return {"codes": Target(self.first_stage.codes, self.first_stage.fingerprint)}
+
+    def codes_of(self, batch: Batch) -> Int[Tensor, "B N"]:
+        """Codes from the cache, or made now."""
+        kept = batch.targets.get("codes")
+        return self.first_stage.codes(batch.image) if kept is None else kept
+
+    def likelihood(self, batch: Batch) -> Likelihood:
+        """Exact for the codes: -sum_i log p(code_i | codes before it, text)."""
+        codes = self.codes_of(batch)
+        logits = self.network(codes, self.encode_text(batch))
+        nats = cross_entropy(logits.float().transpose(1, 2), codes, reduction="none").sum(1)
+        return Likelihood(nats, codes.shape[1], "codes", bound=False)
+
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Teacher-forced cross-entropy of every code."""
-        codes = batch.codes
-        if codes is None:
-            codes = self.first_stage.codes(batch.image)
+        codes = self.codes_of(batch)
         text = self.drop_text(self.encode_text(batch))
         loss = next_code_loss(self.network(codes, text), codes, self.label_smoothing)
         parameters = [p for p in self.parameters() if p.requires_grad]

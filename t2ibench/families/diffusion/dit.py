@@ -21,7 +21,7 @@ from torch.nn.functional import scaled_dot_product_attention, silu
 
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.types import TextFeatures
-from t2ibench.families.diffusion.ldm import Contexts
+from t2ibench.families.diffusion.fast_unet import Contexts
 from t2ibench.nn.conditioning import ConditioningKind, CrossAttentionConditioning, zero_init
 from t2ibench.nn.embeddings import timestep_embedding
 

@@ -17,7 +17,7 @@ from torch.nn.functional import interpolate, silu
 
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.types import TextFeatures
-from t2ibench.families.diffusion.ldm import Contexts, FeedForward2d, SelfAttention2d
+from t2ibench.families.diffusion.fast_unet import Contexts, FeedForward2d, SelfAttention2d
 from t2ibench.nn.conditioning import ConditioningKind, SpatialConditioning
 from t2ibench.nn.embeddings import timestep_embedding
 

@@ -21,7 +21,7 @@ from t2ibench.core.edits import (
     slerp,
 )
 from t2ibench.core.knobs import Knob, resolve_knobs
-from t2ibench.core.noise import Noise
+from t2ibench.core.noise import Noise, SeededNoise
 from t2ibench.core.types import Batch, Images, TextFeatures
 from t2ibench.families.contract import OptimizerFactory, Target, TextToImageModule
 from t2ibench.families.diffusion.editing import (
@@ -65,6 +65,7 @@ class Diffusion(TextToImageModule):
     edits: ClassVar[frozenset[str]] = frozenset(
         {"img2img", "inpainting", "prompt_mixing", "interpolation", "size"}
     )
+    sampling_arguments: ClassVar[frozenset[str]] = frozenset({"guidance_scale"})
 
     def __init__(
         self,
@@ -87,7 +88,7 @@ class Diffusion(TextToImageModule):
         )
         self.first_stage = first_stage
         self.channels = 3 if first_stage is None else first_stage.latent_channels
-        # A module with ``prepare``: see ``ldm.UNet``.
+        # A module with ``prepare``: see ``fast_unet.FastUNet``.
         self.network: Any = network(latent_channels=self.channels, text_width=text_encoder.width)
         self.process = process
         self.make_optimizer = optimizer
@@ -103,11 +104,6 @@ class Diffusion(TextToImageModule):
         """What the sides of an image must be multiples of."""
         factor = 1 if self.first_stage is None else self.first_stage.spatial_factor
         return factor * getattr(self.network, "size_multiple", 1)
-
-    @property
-    def trains_on(self) -> Target:  # type: ignore[override]
-        """Latents where there is a first stage."""
-        return "image" if self.first_stage is None else "latents"
 
     @property
     def knobs(self) -> tuple[Knob, ...]:
@@ -134,7 +130,12 @@ class Diffusion(TextToImageModule):
         """What is diffused: pixels, or latents from the cache or made now."""
         if self.first_stage is None:
             return batch.image
-        return self.first_stage.encode(batch.image) if batch.latents is None else batch.latents
+        kept = batch.targets.get("latents")
+        return self.first_stage.encode(batch.image) if kept is None else kept
+
+    def targets(self) -> dict[str, Target]:
+        """Normalised latents (B, C, h, w) where there is a first stage."""
+        return latents_of(self.first_stage)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Noise, predict, regress.
@@ -262,7 +263,7 @@ class Diffusion(TextToImageModule):
         losses = self.process.bucket_losses(
             self.beside(condition, contexts),
             self.encode_images(batch),
-            Noise(batch.index.tolist(), self.device),
+            SeededNoise(batch.index.tolist(), self.device),
             min(VALIDATION_BUCKETS, self.process.timesteps),
         )
         width = self.process.timesteps / len(losses)
@@ -324,6 +325,13 @@ class Diffusion(TextToImageModule):
             return prepared[len(x)](x, t)
 
         return predict
+
+
+def latents_of(first_stage: FrozenFirstStage | None) -> dict[str, Target]:
+    """The targets of a model of a first stage's latents; none for a model of pixels."""
+    if first_stage is None:
+        return {}
+    return {"latents": Target(first_stage.encode, first_stage.fingerprint)}
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.knobs import Knob
-from t2ibench.core.noise import Noise
+from t2ibench.core.noise import Noise, SeededNoise
 from t2ibench.core.ranks import noise_like, own_rows
 from t2ibench.families.diffusion.denoiser import Predict, make_denoiser, parted
 from t2ibench.families.diffusion.losses import Posterior, variance_bound, weighted_errors
@@ -57,8 +57,9 @@ class DiffusionProcess(nn.Module):
         noise_offset: deviation of noise that is constant over a channel; 0 is none.
         timestep_offset: of the uniform spacing.
         last_level: where sampling ends, a ``LastLevel``.
-        variance: of the ddpm solver, a ``Variance``; a learned one is the second half of the
-            network's channels and adds its bound to the loss.
+        learned_variance: whether the network's second half of channels is the ddpm solver's
+            variance, whose bound is then added to the loss.
+        variance: of the ddpm solver where it is not learned, a ``Variance``.
         clip_sample: whether each predicted x_0 is clipped to [-1, 1].
         threshold: default percentile of dynamic thresholding; 0 is none.
 
@@ -68,6 +69,19 @@ class DiffusionProcess(nn.Module):
     Source: Ho et al. 2020 (DDPM), section 3; Liu et al. 2023 (Rectified flow), section 2.1.
     Differs: low-discrepancy timesteps, see ``draw_timesteps``.
     """
+
+    sampling_arguments: ClassVar[frozenset[str]] = frozenset(
+        {
+            "solver",
+            "spacing",
+            "num_steps",
+            "timestep_offset",
+            "last_level",
+            "variance",
+            "clip_sample",
+            "threshold",
+        }
+    )
 
     alpha: Float[Tensor, " T"]
     sigma: Float[Tensor, " T"]
@@ -91,6 +105,7 @@ class DiffusionProcess(nn.Module):
         noise_offset: float = 0.0,
         timestep_offset: int = 0,
         last_level: str = "image",
+        learned_variance: bool = False,
         variance: str = "small",
         clip_sample: bool = False,
         threshold: float = 0.0,
@@ -109,10 +124,10 @@ class DiffusionProcess(nn.Module):
             )
         check_variance(variance)
         flow = schedule == "rectified_flow"
-        if variance == "learned" and flow:
+        if learned_variance and flow:
             raise ConfigError(
-                "process.variance=learned is for variance-preserving diffusion; with "
-                "schedule=rectified_flow leave it small."
+                "process.learned_variance=true is for variance-preserving diffusion; with "
+                "schedule=rectified_flow leave it false."
             )
         _check_range("noise_offset", noise_offset)
         _check_range("snr_cap", snr_cap)
@@ -128,8 +143,8 @@ class DiffusionProcess(nn.Module):
         self.spacing = spacing
         self.timestep_offset = timestep_offset
         self.last_level = last_level
-        self.variance = variance
-        self.learned = variance == "learned"
+        self.variance = "learned" if learned_variance else variance
+        self.learned = learned_variance
         self.clip_sample = clip_sample
         self.threshold = threshold
         self.num_steps = num_steps
@@ -367,7 +382,7 @@ class DiffusionProcess(nn.Module):
 
         zero = torch.zeros(1, 1, 2, device="cpu")
         start = (zero, strength)
-        self.sample(count, zero, Noise([0]), num_steps=num_steps, guide=guide, start=start)
+        self.sample(count, zero, SeededNoise([0]), num_steps=num_steps, guide=guide, start=start)
         return rows
 
 

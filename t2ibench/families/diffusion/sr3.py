@@ -18,7 +18,7 @@ from torch.nn.functional import avg_pool2d, interpolate, silu
 
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.types import TextFeatures
-from t2ibench.families.diffusion.ldm import Contexts, SelfAttention2d
+from t2ibench.families.diffusion.fast_unet import Contexts, SelfAttention2d
 from t2ibench.nn.embeddings import timestep_embedding
 
 SKIP_SCALE = 2**-0.5

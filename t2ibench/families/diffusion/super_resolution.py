@@ -93,6 +93,7 @@ class SuperResolution(TextToImageModule):
 
     family: ClassVar[str] = "diffusion"
     edits: ClassVar[frozenset[str]] = frozenset({"upscaling"})
+    sampling_arguments: ClassVar[frozenset[str]] = frozenset({"guidance_scale", "augmentation"})
 
     def __init__(
         self,

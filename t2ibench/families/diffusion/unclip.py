@@ -25,6 +25,7 @@ from t2ibench.core.noise import Noise
 from t2ibench.core.ranks import own_rows
 from t2ibench.core.types import Batch, Images, TextFeatures
 from t2ibench.families.contract import OptimizerFactory, Target, TextToImageModule
+from t2ibench.families.diffusion.module import latents_of
 from t2ibench.families.diffusion.unclip_prior import Process
 from t2ibench.families.frozen_clip import FrozenClip
 from t2ibench.samplers.guidance import guided
@@ -83,6 +84,7 @@ class UnCLIP(TextToImageModule):
 
     family: ClassVar[str] = "diffusion"
     edits: ClassVar[frozenset[str]] = frozenset({"variations", "image_interpolation"})
+    sampling_arguments: ClassVar[frozenset[str]] = frozenset({"guidance_scale"})
 
     def __init__(
         self,
@@ -112,7 +114,7 @@ class UnCLIP(TextToImageModule):
         self.prior: Any = prior(embedding_width=clip.width, text_width=text_encoder.width)
         self.condition = ImageConditioning(clip.width, text_encoder.width)
         self.channels = 3 if first_stage is None else first_stage.latent_channels
-        # A module with ``prepare``: see ``ldm.UNet``.
+        # A module with ``prepare``: see ``fast_unet.FastUNet``.
         self.network: Any = network(
             latent_channels=self.channels, text_width=text_encoder.width, vector_width=clip.width
         )
@@ -122,10 +124,9 @@ class UnCLIP(TextToImageModule):
         self.null_embedding_probability = null_embedding_probability
         self.default_guidance = guidance_scale
 
-    @property
-    def trains_on(self) -> Target:  # type: ignore[override]
+    def targets(self) -> dict[str, Target]:
         """Latents where there is a first stage; the CLIP sees the images in any case."""
-        return "image" if self.first_stage is None else "latents"
+        return latents_of(self.first_stage)
 
     @property
     def knobs(self) -> tuple[Knob, ...]:
@@ -186,7 +187,8 @@ class UnCLIP(TextToImageModule):
         """What the decoder denoises: pixels, or latents from the cache or made now."""
         if self.first_stage is None:
             return batch.image
-        return self.first_stage.encode(batch.image) if batch.latents is None else batch.latents
+        kept = batch.targets.get("latents")
+        return self.first_stage.encode(batch.image) if kept is None else kept
 
     def decoder_loss(
         self, target: Float[Tensor, "B C h w"], embeddings: Tensor, text: TextFeatures

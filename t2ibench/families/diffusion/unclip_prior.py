@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from einops import rearrange
@@ -181,6 +181,8 @@ class DiffusionPrior(nn.Module):
     Source: Ramesh et al. 2022 (unCLIP), section 2.2 and appendix C.
     Differs: text tokens have no positions of the prior's own, those of the text encoder serve.
     """
+
+    sampling_arguments: ClassVar[frozenset[str]] = frozenset({"candidates", "guidance_scale"})
 
     def __init__(
         self,

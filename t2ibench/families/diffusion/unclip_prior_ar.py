@@ -9,6 +9,7 @@ E is the width of the CLIP space, K the principal axes that are predicted, V buc
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -47,6 +48,8 @@ class AutoregressivePrior(nn.Module):
     Differs: the paper does not say where its buckets end; a caption that is dropped has no dot
         product, and the token then says so.
     """
+
+    sampling_arguments: ClassVar[frozenset[str]] = frozenset({"guidance_scale", "temperature"})
 
     def __init__(
         self,

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, cast
 
-import torch
 from torch import Tensor, nn
 
 from t2ibench.core.knobs import Knob
-from t2ibench.core.noise import Noise
-from t2ibench.core.ranks import gathered, greatest, noise_like, own, own_rows
+from t2ibench.core.noise import Noise, TrainingNoise
+from t2ibench.core.ranks import gathered, greatest, noise_like, own
 from t2ibench.core.types import Batch, Images, TextFeatures, pad_to_same_length
 from t2ibench.families.contract import OptimizerFactory, TextToImageModule
-from t2ibench.families.gan.gan_int_cls import Judgement
+from t2ibench.families.gan.fast_painter import Judgement
 from t2ibench.families.gan.losses import (
     AdversarialLoss,
     Matching,
@@ -62,6 +61,7 @@ class TextConditionalGAN(TextToImageModule):
     """
 
     family: ClassVar[str] = "gan"
+    sampling_arguments: ClassVar[frozenset[str]] = frozenset({"truncation_psi"})
 
     def __init__(
         self,
@@ -107,6 +107,15 @@ class TextConditionalGAN(TextToImageModule):
         """Truncation: z is multiplied by psi."""
         sweep = (0.25, 0.5, 0.75, 1.0)
         return (Knob("truncation_psi", self.default_psi, 0.0, 1.5, True, sweep),)
+
+    @property
+    def trains_in_turns(self) -> bool:
+        """The two players do."""
+        return True
+
+    def extra_supervision(self) -> tuple[str, ...]:
+        """Each caption's words as labels of its image, where they are described again."""
+        return ("word labels",) if self.redescription_weight > 0 else ()
 
     def sampling_parameters(self) -> dict[str, nn.Parameter]:
         """Everything but the discriminator."""
@@ -208,8 +217,7 @@ class TextConditionalGAN(TextToImageModule):
         return self.generator(text, knobs["truncation_psi"] * z)
 
     def _noise(self, text: TextFeatures) -> Tensor:
-        width, device = self.generator.noise_width, text.pooled.device
-        return own_rows(lambda n: torch.randn(n, width, device=device), len(text))
+        return TrainingNoise(len(text), text.pooled.device).normal(self.generator.noise_width)
 
     def _text_parameters(self) -> list[nn.Parameter]:
         return [p for p in self.text_encoder.parameters() if p.requires_grad]

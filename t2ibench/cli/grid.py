@@ -1,0 +1,110 @@
+"""A multirun as it was typed: from one line of words to its cells."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from t2ibench.cli.compose import compose_raw, one_sentence, with_knobs
+from t2ibench.core.errors import ConfigError
+from t2ibench.engine.spec import StudySpec, checked
+
+GRID = "BasicSweeper"
+"""Hydra's sweeper over grids; what another one (Optuna's) will try is known only to itself."""
+
+PARAMS = re.compile(r"^\+{0,2}hydra\.sweeper\.params\.")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A multirun with what its experiment adds.
+
+    Attributes:
+        fixed: overrides of every cell.
+        hydra: Hydra's own (launcher, sweeper).
+        cells: complete overrides of each cell, or None where a sweeper decides as it goes.
+        swept: the keys in which cells differ.
+        many: whether the experiment is a multirun by itself.
+        launcher: name of the launcher's class.
+        study: the configuration's study.
+        runs: the folder of runs.
+    """
+
+    fixed: tuple[str, ...]
+    hydra: tuple[str, ...]
+    cells: tuple[tuple[str, ...], ...] | None
+    swept: tuple[str, ...]
+    many: bool
+    launcher: str
+    study: StudySpec
+    runs: str
+
+
+def read_grid(overrides: Sequence[str]) -> Grid:
+    """Expands a multirun.
+
+    Raises:
+        ConfigError: an override cannot be read, or a group or key is unknown.
+    """
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        parser = OverridesParser.create()
+        parsed = parser.parse_overrides(with_knobs(overrides))
+        plain = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
+        whole = compose_raw(plain, return_hydra_config=True)
+        sweeper = whole.hydra.sweeper
+        grid = sweeper["_target_"].endswith(GRID)
+        added = [f"{k}={v}" for k, v in (sweeper.get("params") or {}).items()] if grid else []
+        everything = [*parser.parse_overrides(added), *parsed]
+        own = [o for o in everything if not is_hydra(o.get_key_element())]
+        grids = BasicSweeper.split_arguments(own, None)[0] if grid else []
+        study, runs = study_of(whole), str(whole.paths.runs)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(one_sentence(error)) from error
+    typed = {o.get_key_element() for o in parsed}
+    swept = tuple(
+        dict.fromkeys(
+            o.get_key_element()
+            for o in own
+            if o.is_sweep_override() and (o in parsed or o.get_key_element() not in typed)
+        )
+    )
+    return Grid(
+        tuple(o for o in plain if not is_hydra(o)),
+        tuple(o for o in plain if is_hydra(o)),
+        tuple(tuple(cell) for cell in grids) if grid else None,
+        swept,
+        "MULTIRUN" in str(whole.hydra.mode),
+        whole.hydra.launcher["_target_"].rpartition(".")[2],
+        study,
+        runs,
+    )
+
+
+def study_of(whole: DictConfig) -> StudySpec:
+    """The study of a configuration.
+
+    Raises:
+        ConfigError: it is none, or a value has another type.
+    """
+    node: Any = whole.study
+    given = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+    return checked(StudySpec, given, "study")
+
+
+def without_params(override: str) -> str:
+    """``hydra.sweeper.params.K=V`` of a command line as ``K=V``, which means the same."""
+    return PARAMS.sub("", override)
+
+
+def is_hydra(key: str) -> bool:
+    """Whether a key is Hydra's own."""
+    return key.lstrip("+~").startswith(("hydra/", "hydra."))

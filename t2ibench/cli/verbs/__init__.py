@@ -1,0 +1,1 @@
+"""The verbs, one short file each: words → specification → a call into the engine → print."""

@@ -1,0 +1,140 @@
+"""Leaderboard and paired tests over runs.
+
+t2ibench compare runs/*                    terminal tables, verdicts, configuration differences
+t2ibench compare study=NAME                the cells of a study; those that are lacking are said
+t2ibench compare runs/* metric=fd          one score alone: more power, refused if keys differ
+t2ibench compare runs/* out=tables         also CSV, Markdown, LaTeX, JSON and the page, there
+t2ibench compare study=NAME wandb=PROJECT  also as a W&B run (--wandb: project t2ibench)
+
+With study= and out= also sweep.yaml, the study for W&B's own sweeps. runs=FOLDER: where the
+study lies, paths.runs by default.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from t2ibench.cli.arguments import parse_arguments
+from t2ibench.core.errors import ConfigError
+from t2ibench.core.files import atomic_path
+
+OPTIONS = {"out": "", "metric": "", "study": "", "runs": "", "wandb": ""}
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Prints the leaderboard, then every pair's verdicts; writes what is asked for."""
+    typed = ["wandb=t2ibench" if word == "--wandb" else word for word in arguments]
+    given = parse_arguments("compare", typed, OPTIONS)
+    study, found = analysed(given.words, given.options)
+    show(found)
+    from t2ibench.report.results import write_results
+    from t2ibench.report.terminal import comparison_text, ranking_text
+
+    sys.stdout.write(ranking_text(found, terminal_width()) + "\n")
+    sys.stdout.write(comparison_text(found.pairs, terminal_width()) + "\n")
+    out, project = given.options["out"], given.options["wandb"]
+    if not (out or project):
+        return 0
+    folder = Path(out) if out else runs_folder(given.options) / "wandb_comparisons"
+    files = write_results(found, folder, f"t2ibench: {given.options['study'] or 'comparison'}")
+    if study is not None:
+        files += write_sweep(study, folder, project or "t2ibench")
+    if project:
+        track(found, folder, files, project, given.options["study"] or None)
+    return 0
+
+
+def analysed(words: Sequence[str], options: dict[str, str]) -> tuple[Any, Any]:
+    """The study, where one is named, and the analysis of its runs or of the folders ``words``.
+
+    Raises:
+        ConfigError: both or neither are given.
+    """
+    from t2ibench.report.analysis import analyse
+    from t2ibench.report.holes import gather
+    from t2ibench.report.studies import read_study
+    from t2ibench.report.tables import leaderboard
+
+    if bool(words) == bool(options["study"]):
+        raise ConfigError("give run folders with scores.json (runs/*) or study=NAME, one of them.")
+    study = None
+    if options["study"]:
+        study = read_study(runs_folder(options), options["study"])
+    runs, holes = gather(words) if study is None else study.gather()
+    metrics = [name for name in options["metric"].split(",") if name]
+    return study, analyse(leaderboard(runs, holes, metrics))
+
+
+def runs_folder(options: dict[str, str]) -> Path:
+    """``runs=`` or the configuration's ``paths.runs``."""
+    if options["runs"]:
+        return Path(options["runs"])
+    from t2ibench.cli.compose import compose_config
+
+    return Path(compose_config([])["paths"]["runs"])
+
+
+def show(found: Any) -> None:
+    """The leaderboard on the terminal."""
+    from t2ibench.report.terminal import terminal_text
+
+    sys.stdout.write(terminal_text(found, terminal_width()) + "\n")
+
+
+def terminal_width() -> int:
+    """Columns of the terminal; 140 where there is none."""
+    return shutil.get_terminal_size((140, 24)).columns
+
+
+def write_tables(folders: Sequence[Path], target: Path) -> None:
+    """Prints the leaderboard of runs and writes it in every format but the page."""
+    from t2ibench.report import results
+    from t2ibench.report.analysis import analyse
+    from t2ibench.report.holes import gather
+    from t2ibench.report.tables import leaderboard
+
+    found = analyse(leaderboard(*gather(folders)))
+    show(found)
+    results.write_tables(found, target)
+
+
+def write_sweep(study: Any, folder: Path, project: str) -> list[Path]:
+    """Writes sweep.yaml, or says why a study has none."""
+    import yaml
+
+    from t2ibench.report.studies import sweep_definition
+
+    definition = sweep_definition(study, project)
+    if definition is None:
+        sys.stderr.write(
+            f"no sweep.yaml: the cells of study {study.name} are no full grid of overrides.\n"
+        )
+        return []
+    with atomic_path(folder / "sweep.yaml") as aside:
+        aside.write_text(yaml.safe_dump(definition, sort_keys=False), encoding="utf-8")
+    return [folder / "sweep.yaml"]
+
+
+def track(found: Any, folder: Path, files: Sequence[Path], project: str, group: str | None) -> None:
+    """The comparison as a W&B run: tables, charts of quality against cost, all files."""
+    import os
+
+    from t2ibench.report.boards import chart_pages, table_rows
+    from t2ibench.training.tracking import ComparisonView, track_comparison
+
+    runs = tuple(run.path.name for row in found.board.groups for run in row.runs)
+    view = ComparisonView(
+        name=f"{group or 'comparison'}: {len(found.board.groups)} models",
+        group=group,
+        runs=runs,
+        tables=table_rows(found),
+        charts=chart_pages(found),
+        files=tuple(files),
+    )
+    mode = os.environ.get("WANDB_MODE", "auto")
+    track_comparison({"project": project, "group": group, "mode": mode}, view, folder)
+    sys.stdout.write(f"W&B: {view.name} in project {project}\n")

@@ -1,0 +1,51 @@
+"""Prepare or check a data set.
+
+t2ibench data prepare emoji_styles    fetch the drawings with npm, render them, write splits
+t2ibench data check shapes            keys, captions, groups and identical images across splits
+t2ibench data check folder data.root=PICTURES
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from t2ibench.core.errors import ConfigError
+
+
+def run(arguments: Sequence[str]) -> int:
+    """``prepare NAME`` or ``check NAME [overrides]``."""
+    from t2ibench.cli.compose import compose_spec
+
+    if len(arguments) < 2 or arguments[0] not in ("prepare", "check"):
+        raise ConfigError("data takes `prepare NAME` or `check NAME`, for example shapes.")
+    action, name, *overrides = arguments
+    spec = compose_spec([f"data={name}", *overrides])
+    if action == "prepare":
+        return prepare(name, Path(spec.paths.data))
+    from t2ibench.data.check import check_source
+    from t2ibench.engine.context import Context
+
+    report = check_source(Context(spec).source)
+    sys.stdout.write(f"{report}\n")
+    return 0 if report.ok else 1
+
+
+def prepare(name: str, folder: Path) -> int:
+    """Makes a data set ready under ``folder``; done already, it only says so.
+
+    Raises:
+        ConfigError: the data set needs no preparing.
+    """
+    if name != "emoji_styles":
+        raise ConfigError(f"data={name} needs no preparing; train with it as it is.")
+    from t2ibench.data.emoji_styles.prepare import prepare_emoji_styles
+
+    found = prepare_emoji_styles(folder / name)
+    sys.stdout.write(
+        json.dumps({"images": found["images"], "splits": found["splits"]}, indent=2) + "\n"
+    )
+    sys.stdout.write(f"{name} is ready in {folder / name}; licences in LICENSES.txt there\n")
+    return 0

@@ -1,0 +1,189 @@
+"""Score a run again, anybody's images or features, or one set under several protocols.
+
+t2ibench score runs/NAME                              the run under its own protocol
+t2ibench score runs/NAME protocol=standard data.source.num_test=10000
+t2ibench score runs/NAME protocol.steps_sweep=[5,10,20]   sampling steps as a second axis
+t2ibench score runs/NAME model.module.process.solver=ddim     another sampler, the same weights
+t2ibench score runs/NAME trainer.devices=4            drawn and scored by four processes
+t2ibench score runs/NAME --protocols all              its images under every convention that fits
+t2ibench score runs/NAME --protocols quick,dev        under these protocols alone
+t2ibench score PICTURES data=shapes name=theirs       a folder of images with captions
+t2ibench score PICTURES prompts=prompts.txt           images and a prompts file, by order of names
+t2ibench score images.npz prompts=prompts.txt         arr_0: (N, H, W, 3) uint8
+t2ibench score features.npz extractor=KEY             features: (N, D), of one of the extractors
+
+Images that no run made (also GenEval's folders) join leaderboards in a band of their own (family
+external). There must be as many as the protocol scores; protocol.test.num_images=N says otherwise,
+and its scores then stand in columns of their own. out=FOLDER says where scores.json goes.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from t2ibench.cli.arguments import OPTION
+from t2ibench.core.errors import ConfigError
+from t2ibench.core.types import Score
+
+if TYPE_CHECKING:
+    from t2ibench.engine.context import Context
+    from t2ibench.engine.external import ExternalOptions
+    from t2ibench.engine.protocols import ProtocolChoice
+    from t2ibench.evaluation.samples import SampleSet
+
+OWN_OPTIONS = ("name", "prompts", "extractor", "out")
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Scores each folder or file named; options are Hydra overrides and the verb's own."""
+    arguments, protocols = take_protocols(arguments)
+    folders = [a for a in arguments if not OPTION.match(a)]
+    options = dict.fromkeys(OWN_OPTIONS, "")
+    overrides = []
+    for name, value, whole in (o.groups() + (o[0],) for a in arguments if (o := OPTION.match(a))):
+        if name in options:
+            options[name] = value
+        else:
+            overrides.append(whole)
+    if not folders:
+        raise ConfigError("score needs a run folder or a folder of images: t2ibench score RUN.")
+    for folder in map(Path, folders):
+        if (folder / "status.json").exists():
+            score_run_folder(folder, overrides, protocols)
+        else:
+            score_pictures(folder, overrides, protocols, options)
+        sys.stdout.write(f"{folder}: scored\n")
+    return 0
+
+
+def take_protocols(arguments: Sequence[str]) -> tuple[list[str], str]:
+    """``--protocols NAMES`` (or ``--protocols=NAMES``) taken out of the words.
+
+    Raises:
+        ConfigError: no names follow, or another flag.
+    """
+    words, found, rest = list(arguments), "", []
+    while words:
+        word = words.pop(0)
+        if word == "--protocols":
+            if not words or words[0].startswith("-"):
+                raise ConfigError("--protocols needs names: --protocols all, or --protocols a,b.")
+            found = words.pop(0)
+        elif word.startswith("--protocols="):
+            found = word.removeprefix("--protocols=")
+        elif word.startswith("-"):
+            raise ConfigError(
+                f"score has no flag {word}; it has --protocols, and key=value options."
+            )
+        else:
+            rest.append(word)
+    return rest, found
+
+
+def score_run_folder(folder: Path, overrides: Sequence[str], protocols: str) -> None:
+    """A run under its protocol, or the images it has under several."""
+    from t2ibench.cli.compose import compose_config
+    from t2ibench.core.launch import process_rank
+    from t2ibench.engine.context import Context
+    from t2ibench.engine.scoring import rescored_spec, score_trained
+    from t2ibench.evaluation.samples import SampleSet
+    from t2ibench.runs.folder import Run
+
+    run = Run.at(folder)
+    named = [o.split("=", 1)[0].lstrip("+") for o in overrides]
+    spec = rescored_spec(run, compose_config(own_model(run, overrides)), named)
+    if protocols:
+        samples = SampleSet.load(folder / "samples" / "chosen")
+        score_under(samples, Context.of(spec), protocols, overrides, folder)
+        return
+    scores = score_trained(run, spec)
+    if process_rank() == 0:
+        sys.stdout.write(skills_text(scores.chosen.scores))
+
+
+def own_model(run: object, overrides: Sequence[str]) -> list[str]:
+    """The words with the run's own model first, so that keys of its model are known."""
+    from t2ibench.engine.assemble import read_spec
+    from t2ibench.runs.folder import Run
+
+    assert isinstance(run, Run)
+    if not any(o.startswith("model.") for o in overrides):
+        return list(overrides)
+    return [f"model={read_spec(run).model.name}", *overrides]
+
+
+def score_pictures(
+    folder: Path, overrides: Sequence[str], protocols: str, options: Mapping[str, str]
+) -> None:
+    """Anybody's images or features."""
+    from t2ibench.cli.compose import compose_spec
+    from t2ibench.data.prompts import read_prompts
+    from t2ibench.engine.context import Context
+    from t2ibench.engine.external import ExternalOptions, read_images, score_external
+
+    context = Context.of(compose_spec(overrides))
+    given: ExternalOptions = ExternalOptions(
+        options["name"],
+        tuple(read_prompts(options["prompts"])) if options["prompts"] else (),
+        options["extractor"],
+        Path(options["out"]) if options["out"] else None,
+    )
+    if protocols:
+        samples = read_images(folder, context, given)
+        score_under(samples, context, protocols, overrides, given.out or folder)
+    else:
+        score_external(folder, context, given)
+
+
+def score_under(
+    samples: SampleSet, context: Context, protocols: str, overrides: Sequence[str], out: Path
+) -> None:
+    """One set under several protocols, as a table."""
+    from t2ibench.engine.protocols import score_under_protocols
+
+    told = any(o.startswith("evaluator") for o in overrides)
+    choice = protocol_choice(protocols, context if told else None)
+    sys.stdout.write(score_under_protocols(samples, context, choice, out))
+
+
+def protocol_choice(words: str, context: Context | None) -> ProtocolChoice:
+    """What ``--protocols`` names.
+
+    Args:
+        words: ``all``, or names joined by commas.
+        context: whose evaluator's networks are used; None: all conventions.
+
+    Raises:
+        ConfigError: a name that conf/protocol does not have.
+    """
+    from t2ibench.cli.compose import compose_spec, config_files
+    from t2ibench.engine.protocols import ProtocolChoice
+
+    known = sorted(config_files("protocol"))
+    names = known if words == "all" else words.split(",")
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ConfigError(
+            f"--protocols {words}: {unknown[0]!r} is unknown; choose all, or some of "
+            f"{','.join(known)}."
+        )
+    networks = context.spec if context is not None else compose_spec(["evaluator=conventions"])
+    specs = tuple(compose_spec([f"protocol={name}"]).protocol for name in names)
+    return ProtocolChoice(specs, networks.evaluator.extractors, words == "all")
+
+
+def skills_text(scores: Mapping[str, Score]) -> str:
+    """Skill by skill: prompts like the training's beside held-out compositions; empty without."""
+    by_name = {score.metric: score for score in scores.values()}
+    lines = [
+        f"  {name.removeprefix('grader_'):<12}{100 * by_name[name].value:>7.1f}"
+        f"{100 * by_name[f'{name}_heldout'].value:>11.1f}"
+        for name in by_name
+        if f"{name}_heldout" in by_name
+    ]
+    return (
+        "\n".join([f"  {'skill':<12}{'iid %':>7}{'held-out %':>11}", *lines, ""]) if lines else ""
+    )

@@ -1,0 +1,134 @@
+"""A run's module put together from its parts: trained ones restored, or untrained for shapes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import yaml
+from torch import nn
+
+from t2ibench.core.errors import CheckpointError, RunError
+from t2ibench.core.hashing import hash_tensors
+from t2ibench.engine.build import build_module, check_parts
+from t2ibench.engine.context import Context
+from t2ibench.engine.spec import RunSpec
+from t2ibench.families.contract import TextToImageModule
+from t2ibench.runs.clock import Clock
+from t2ibench.runs.folder import Run
+from t2ibench.training.checkpoint import load_weights
+
+INDEX = "index"
+"""Folder in a run for the files of a generator without training."""
+
+
+def read_spec(run: Run) -> RunSpec:
+    """The specification that a run was made from.
+
+    Raises:
+        RunError: it is a part of other runs and no model, or its configuration cannot be read.
+        ConfigError: its configuration is not of this version, or names what it may not.
+    """
+    try:
+        config = yaml.safe_load((run.path / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise RunError(
+            f"{run.path / 'config.yaml'} cannot be read ({error}); restore it from a copy of the "
+            "run, or delete the run and train it again."
+        ) from error
+    if not isinstance(config, dict) or "model" not in config:
+        raise RunError(
+            f"{run.path.name} generates no images from text (it is a part of another model); name "
+            "the run of a model."
+        )
+    return RunSpec.read(config)
+
+
+def restore_parts(context: Context, run: Run | None) -> dict[str, nn.Module]:
+    """All parts in the order in which they may need each other, the text encoder last."""
+    for name, part in context.spec.parts.items():
+        context.modules[name] = part.restore(context, run)
+    context.modules["text_encoder"] = context.spec.text.restore(context, run)
+    return context.modules
+
+
+def assemble(context: Context, modules: dict[str, nn.Module]) -> TextToImageModule:
+    """The family around its parts."""
+    parts = {name: module for name, module in modules.items() if name != "text_encoder"}
+    return build_module(context.spec, modules["text_encoder"], parts)
+
+
+def untrained_module(context: Context) -> TextToImageModule:
+    """The module of a specification with random weights, its parts unmeasured.
+
+    Raises:
+        ConfigError: the model does not take its parts, or lacks one.
+    """
+    check_parts(context.spec)
+    return assemble(context, restore_parts(context, None))
+
+
+def load_module(context: Context, run: Run) -> TextToImageModule:
+    """A trained run's module with its sampling weights, in eval mode on the context's device.
+
+    Raises:
+        CheckpointError: the run is not trained to its end.
+        T2IBenchError: a part is gone, or is not what it was in training.
+    """
+    check_parts(context.spec)
+    modules = restore_parts(context, run)
+    check_content(run, modules)
+    module = assemble(context, modules)
+    load_weights(module, run.weights)
+    if not module.trains:
+        module.open_index(run.path / INDEX)
+    return module.to(context.device).eval()
+
+
+def content_of(modules: dict[str, nn.Module]) -> dict[str, str]:
+    """Fingerprints of the frozen networks that a run's weights do not hold, for its manifest."""
+    found = {}
+    for name, module in modules.items():
+        frozen = getattr(module, "frozen_networks", {})
+        trainable = getattr(module, "trainable", False)
+        if (frozen or name == "text_encoder") and not trainable:
+            found[name] = str(getattr(module, "fingerprint", "")) or weights_of(module)
+    return found
+
+
+def weights_of(module: nn.Module) -> str:
+    """Content hash of a module and of what it holds frozen."""
+    tensors = dict(module.state_dict())
+    for held, network in getattr(module, "frozen_networks", {}).items():
+        tensors |= {f"{held}.{name}": t for name, t in network.state_dict().items()}
+    return hash_tensors(tensors.items())
+
+
+def check_content(run: Run, modules: dict[str, nn.Module]) -> None:
+    """Whether the frozen networks that a run stands on are still those that it was trained with.
+
+    Raises:
+        CheckpointError: one is another.
+    """
+    kept = run.manifest().get("content", {})
+    for name, now in content_of(modules).items():
+        if name in kept and kept[name] != now:
+            raise CheckpointError(
+                f"{run.path.name} was trained on {name} with content {kept[name]}, and what is "
+                f"found for it now has {now}; restore the former, or delete {run.path.name} and "
+                "train it again."
+            )
+
+
+def cost_of(run: Run) -> Clock:
+    """What a trained run cost."""
+    clock = Clock()
+    clock.load_state_dict(run.status().get("clock", {}))
+    return clock
+
+
+def folder_of_part(run: Run, name: str) -> Path:
+    """Where a run keeps files of a part of its own."""
+    return run.path / "parts" / name
+
+

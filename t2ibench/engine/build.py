@@ -1,0 +1,94 @@
+"""From components to objects: the one place that instantiates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from t2ibench.core.errors import ConfigError, T2IBenchError
+from t2ibench.core.hashing import derive_seed
+from t2ibench.engine.components import Component, parameters_of
+
+if TYPE_CHECKING:
+    from t2ibench.engine.spec import RunSpec
+    from t2ibench.families.contract import TextToImageModule
+
+
+def instantiate(component: Component, **given: Any) -> Any:
+    """The object of a component, or for a partial one a callable that makes it.
+
+    Args:
+        component: checked.
+        given: further arguments, known only now.
+
+    Raises:
+        ConfigError: the class refuses its arguments.
+    """
+    arguments = {name: built(value) for name, value in component.arguments.items()} | given
+    if component.partial:
+        return partial(called, component, arguments)
+    return called(component, arguments)
+
+
+def built(value: Any) -> Any:
+    """A value with the components inside it instantiated."""
+    if isinstance(value, Component):
+        return instantiate(value)
+    if isinstance(value, Mapping):
+        return {name: built(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [built(inner) for inner in value]
+    return value
+
+
+def called(component: Component, arguments: Mapping[str, Any], *args: Any, **more: Any) -> Any:
+    """A call of the component's class whose refusal is one sentence."""
+    try:
+        return component.cls(*args, **{**arguments, **more})
+    except T2IBenchError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{component.key}: {component.target} cannot be made from its configuration: {error}."
+        ) from error
+
+
+def check_parts(spec: RunSpec) -> None:
+    """Whether the model's module takes the parts that are chosen and has those that it needs.
+
+    Raises:
+        ConfigError: a part too many, or one too few.
+    """
+    module = spec.model.module
+    takes = parameters_of(module.cls)
+    for name, part in spec.parts.items():
+        if name not in takes:
+            raise ConfigError(
+                f"model={spec.model.name} has no use for parts.{name} ({part.name}): "
+                f"{module.cls.__name__} takes no {name}; leave that choice out, or choose another "
+                "model."
+            )
+    given = {*spec.parts, *module.arguments, "text_encoder"}
+    lacking = [n for n, p in takes.items() if p.default is p.empty and n not in given]
+    if lacking:
+        raise ConfigError(
+            f"model={spec.model.name} needs {lacking[0]}, which neither parts.{lacking[0]} nor "
+            f"model.module.{lacking[0]} gives; choose a file of its group (for first_stage: "
+            "autoencoder=…)."
+        )
+
+
+def build_module(
+    spec: RunSpec, text_encoder: nn.Module, parts: Mapping[str, nn.Module]
+) -> TextToImageModule:
+    """The family with its initial weights: a function of the specification and the seed.
+
+    Convolutions are channels_last, the layout that their fastest kernels have on every device.
+    """
+    torch.manual_seed(derive_seed("init", spec.seed))
+    module = instantiate(spec.model.module, text_encoder=text_encoder, **parts)
+    return module.to(memory_format=torch.channels_last)

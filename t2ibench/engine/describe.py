@@ -1,0 +1,55 @@
+"""What a specification is, without training it: parameters, FLOPs, knobs, edits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from t2ibench.core.knobs import resolve_knobs
+from t2ibench.core.noise import SeededNoise
+from t2ibench.engine.assemble import untrained_module
+from t2ibench.engine.context import Context
+from t2ibench.evaluation.cost import count_flops, count_parameters
+
+
+STEPS = "num_steps"
+
+
+def over_steps(flops_of: Callable[[dict[str, float]], float], knobs: Mapping[str, float]) -> float:
+    """FLOPs at the knobs; of many sampling steps, which all cost alike, two are counted."""
+    steps = knobs.get(STEPS, 1)
+    if steps <= 3:
+        return flops_of({})
+    two, three = flops_of({STEPS: 2}), flops_of({STEPS: 3})
+    return two + (steps - 2) * (three - two)
+
+
+def describe(context: Context) -> dict[str, Any]:
+    """The facts of a model, JSON-ready; its networks have shapes alone.
+
+    A model of a billion weights is described in seconds, without their memory.
+    """
+    spec = context.spec
+    with torch.device("meta"):
+        module = untrained_module(context)
+    caption = context.source.split("train").records[0].captions[0]
+    knobs = resolve_knobs(module.knobs, spec.knobs)
+
+    def flops_of(changed: dict[str, float]) -> float:
+        noise = SeededNoise([0], "meta")
+        return count_flops(lambda: module.generate([caption], noise, knobs | changed))
+
+    return {
+        "model": spec.model.name,
+        "origin": spec.model.origin,
+        "size": spec.size,
+        "resolution": spec.data.resolution,
+        "conditioning": spec.conditioning,
+        "parameters": count_parameters(module.parts()),
+        "sample_flops_per_image": over_steps(flops_of, knobs),
+        "knobs": [asdict(knob) for knob in module.knobs],
+        "edits": sorted(module.edits),
+    }

@@ -1,0 +1,209 @@
+"""Edits as users ask for them: by name, with pictures as files or in memory.
+
+``EDITS`` says which options each edit reads; ``make_edit`` makes the edit of N prompts that a
+family's ``generate`` takes (``core/edits.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from PIL.Image import Resampling
+
+from t2ibench.core import edits
+from t2ibench.core.errors import ConfigError, DataError
+from t2ibench.core.noise import SeededNoise, sample_seeds
+from t2ibench.data.decode import Decoder, DecodeReport
+from t2ibench.families.contract import TextToImageModule
+
+EDITS = {
+    "img2img": ("image", "strength"),
+    "inpainting": ("image", "mask"),
+    "outpainting": ("image", "sides"),
+    "prompt_mixing": ("with", "switch", "by"),
+    "interpolation": ("with", "weight"),
+    "variations": ("image",),
+    "image_interpolation": ("image", "other", "weight"),
+    "upscaling": ("image",),
+}
+"""The options that each edit reads, ``by`` among them with a default."""
+
+OPTIONS = tuple(dict.fromkeys(name for own in EDITS.values() for name in own))
+"""Every option of any edit."""
+
+DEFAULTS = {"by": "step"}
+
+WITHOUT_PROMPT = ("variations", "image_interpolation", "upscaling")
+"""Edits that make sense without words."""
+
+Size = tuple[int, int]
+Picture = str | Path | Image.Image | np.ndarray | torch.Tensor
+"""A file, a PIL image, or (H, W, 3) or (3, H, W) uint8."""
+
+
+def check_options(edit: str, options: Mapping[str, Any]) -> None:
+    """The edit is known and its options are all there, and no other edit's.
+
+    Args:
+        edit: its name; empty: none.
+        options: those that were given.
+
+    Raises:
+        ConfigError: otherwise.
+    """
+    if edit and edit not in EDITS:
+        raise ConfigError(f"edit={edit} is unknown; choose {', '.join(EDITS)}.")
+    wanted = EDITS.get(edit, ())
+    missing = [name for name in wanted if name not in options and name not in DEFAULTS]
+    if missing:
+        raise ConfigError(f"edit={edit} needs {missing[0]}=…; it reads {', '.join(wanted)}.")
+    surplus = [name for name in options if name not in wanted]
+    if surplus:
+        readers = [name for name, own in EDITS.items() if surplus[0] in own]
+        raise ConfigError(f"{surplus[0]}= is for edit={' and edit='.join(readers)}.")
+
+
+def make_edit(
+    edit: str,
+    options: Mapping[str, Any],
+    module: TextToImageModule,
+    count: int,
+    size: Size | None,
+    seed: int,
+) -> edits.Edit | None:
+    """The edit of ``count`` prompts.
+
+    Args:
+        edit: its name; empty: none.
+        options: of ``EDITS``, checked.
+        module: whose resolution an image is brought to.
+        count: N.
+        size: height and width that the image is brought to; None: the resolution.
+        seed: of the sampling; a second image of an interpolation has the next one.
+
+    Raises:
+        ConfigError: a value out of range, or a mask of another size than its image.
+        DataError: an image cannot be read.
+    """
+    side = module.resolution
+    if edit == "upscaling":
+        side = getattr(getattr(module, "base", module), "resolution", side)
+    size = size or (side, side)
+
+    def image(name: str) -> torch.Tensor:
+        return fitted(options[name], size, count)
+
+    def share(name: str) -> float:
+        return number(name, options[name])
+
+    match edit:
+        case "img2img":
+            return edits.ImageToImage(image("image"), share("strength"))
+        case "inpainting":
+            mask = read_mask(options["mask"], options["image"], size, count)
+            return edits.Inpainting(image("image"), mask)
+        case "outpainting":
+            return edits.extended(image("image"), read_sides(options["sides"]))
+        case "prompt_mixing":
+            text = module.encode_captions([options["with"]] * count)
+            by = options.get("by") or DEFAULTS["by"]
+            return edits.PromptMixing(text, share("switch"), by)
+        case "interpolation":
+            text = module.encode_captions([options["with"]] * count)
+            seeds = sample_seeds([f"{options['with']}#{i}" for i in range(count)], seed)
+            return edits.Interpolation(text, SeededNoise(seeds), share("weight"))
+        case "variations":
+            return edits.Variation(image("image"))
+        case "image_interpolation":
+            return edits.ImageInterpolation(image("image"), image("other"), share("weight"))
+        case "upscaling":
+            return edits.Upscaling(image("image"))
+    return None
+
+
+def number(name: str, value: Any) -> float:
+    """A float, or one sentence."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ConfigError(f"{name}={value} must be a number.") from None
+
+
+def read_sides(given: str | Sequence[int]) -> tuple[int, int, int, int]:
+    """Left, right, top, bottom in pixels.
+
+    Raises:
+        ConfigError: not four whole numbers.
+    """
+    parts = given.split(",") if isinstance(given, str) else [str(side) for side in given]
+    if len(parts) != 4 or not all(part.strip().isdigit() for part in parts):
+        raise ConfigError(f"sides={given} must be LEFT,RIGHT,TOP,BOTTOM in pixels: sides=8,8,0,0.")
+    left, right, top, bottom = (int(part) for part in parts)
+    return left, right, top, bottom
+
+
+def fitted(picture: Picture, size: Size, count: int) -> torch.Tensor:
+    """(N, 3, H, W) in [-1, 1]: the picture's greatest centred part of that shape, N times.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    cut = ImageOps.fit(opened(picture), (size[1], size[0]), Resampling.BICUBIC)
+    pixels = torch.from_numpy(np.array(cut)).permute(2, 0, 1)
+    return (pixels.float() / 127.5 - 1).expand(count, -1, -1, -1)
+
+
+def read_mask(mask: Picture, image: Picture, size: Size, count: int) -> torch.Tensor:
+    """(N, 1, H, W) bool, True where the mask is white, cut as its image is.
+
+    Raises:
+        ConfigError: it is not of the image's size.
+        DataError: it cannot be read.
+    """
+    drawn, under = opened(mask), opened(image)
+    if drawn.size != under.size:
+        raise ConfigError(
+            f"mask={told(mask)} is {drawn.size[1]}x{drawn.size[0]} and image={told(image)} is "
+            f"{under.size[1]}x{under.size[0]}; draw the mask at the image's size, white where it "
+            "is painted."
+        )
+    cut = ImageOps.fit(drawn.convert("L"), (size[1], size[0]), Resampling.NEAREST)
+    return (torch.from_numpy(np.array(cut)) > 127)[None, None].expand(count, -1, -1, -1)
+
+
+def opened(picture: Picture) -> Image.Image:
+    """A picture in RGB.
+
+    Raises:
+        DataError: it cannot be read, or has another shape or type.
+    """
+    if isinstance(picture, Image.Image):
+        return picture.convert("RGB")
+    if isinstance(picture, (str, Path)):
+        if not Path(picture).is_file():
+            raise DataError(f"image {picture} is not there; give the path of a picture.")
+        whole = Decoder(policy="raise")(picture, str(picture), DecodeReport())
+        assert whole is not None, "the policy raises"
+        return whole
+    array = np.asarray(picture.cpu() if isinstance(picture, torch.Tensor) else picture)
+    if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[-1] not in (1, 3):
+        array = array.transpose(1, 2, 0)
+    if array.dtype == np.bool_:
+        array = array.astype(np.uint8) * 255
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] not in (1, 3):
+        raise DataError(
+            f"a picture is {array.dtype} {array.shape}; give (H, W, 3) or (3, H, W) uint8."
+        )
+    return Image.fromarray(np.broadcast_to(array, (*array.shape[:2], 3)).copy())
+
+
+def told(picture: Picture) -> str:
+    """A picture in an error: its path, or that it is none."""
+    return str(picture) if isinstance(picture, (str, Path)) else "(in memory)"

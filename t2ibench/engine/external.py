@@ -1,0 +1,149 @@
+"""Scores of anybody's images or features, which no run of ours made."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from t2ibench.core.errors import ScoreError
+from t2ibench.data.prompts import Prompt
+from t2ibench.data.records import DataSource
+from t2ibench.engine.context import Context
+from t2ibench.engine.judges import make_judges, test_protocol
+from t2ibench.evaluation.evaluator import Evaluator
+from t2ibench.evaluation.external import (
+    ExternalFeatures,
+    ExternalImages,
+    fitted_rows,
+    read_external,
+)
+from t2ibench.evaluation.results import OperatingPoint, RunScores, Scores
+from t2ibench.evaluation.samples import SampleSet, save_values
+
+
+@dataclass(frozen=True)
+class ExternalOptions:
+    """What a user says of images that no run made.
+
+    Attributes:
+        name: in leaderboards; empty: the folder's or file's.
+        prompts: of images that carry no captions.
+        extractor: what made features that do not say.
+        out: where scores and samples are written; None: into the folder, or beside the file.
+    """
+
+    name: str = ""
+    prompts: tuple[Prompt, ...] = ()
+    extractor: str = ""
+    out: Path | None = None
+
+
+def read_images(path: Path, context: Context, options: ExternalOptions) -> SampleSet:
+    """Somebody's images at the data set's resolution.
+
+    Raises:
+        ScoreError: the path holds features.
+    """
+    theirs = _read(path, context, options)
+    if not isinstance(theirs, ExternalImages):
+        raise ScoreError(f"{path} holds features of one network; --protocols needs the images.")
+    return theirs.samples
+
+
+def score_external(path: Path, context: Context, options: ExternalOptions) -> RunScores:
+    """Scores images or features against a data set's reference split, beside its floor.
+
+    Args:
+        path: see ``evaluation.external``.
+        context: of the data, protocol and evaluator to score under.
+        options: see there.
+
+    Raises:
+        T2IBenchError: the images are too few, or not what they should be.
+    """
+    theirs = _read(path, context, options)
+    out = options.out or path
+    if out.suffix and not out.is_dir():
+        out = out.with_name(f"{out.name}.scored")
+    return scores_of(theirs, context, options, str(path), out)
+
+
+def scores_of(
+    theirs: ExternalImages | ExternalFeatures,
+    context: Context,
+    options: ExternalOptions,
+    where: str,
+    out: Path | None,
+) -> RunScores:
+    """The scores of images or features in memory.
+
+    Args:
+        theirs: what is scored.
+        context: see ``score_external``.
+        options: see ``score_external``.
+        where: what they are called in messages.
+        out: where scores and samples are written; None: nowhere.
+    """
+    spec, source = context.spec, context.source
+    protocol = test_protocol(spec.protocol)
+    count = len(theirs.samples if isinstance(theirs, ExternalImages) else theirs.features)
+    rows = fitted_rows(count, protocol)
+    if rows is not None:
+        sys.stderr.write(f"{where}: the protocol scores {len(rows)} of {count}, chosen by a hash\n")
+    evaluator = make_judges(spec, source, context.device).evaluator(protocol)
+    if isinstance(theirs, ExternalImages):
+        point = _of_images(theirs, evaluator, rows, out)
+    else:
+        point = _of_features(theirs, evaluator, rows, options.extractor)
+    scores = RunScores(
+        model={
+            "name": options.name or Path(where).stem,
+            "family": "external",
+            "data": spec.data.name,
+            "seed": 0,
+            "run": out.name if out is not None else where,
+        },
+        protocol=protocol.to_dict(),
+        chosen=point,
+        reference=_floor(evaluator, source),
+    )
+    if out is not None:
+        scores.write(out / "scores.json")
+    return scores
+
+
+def _of_images(
+    theirs: ExternalImages, evaluator: Evaluator, rows: list[int] | None, out: Path | None
+) -> OperatingPoint:
+    samples = theirs.samples if rows is None else theirs.samples.select(rows)
+    evaluation = (evaluator.evaluate if theirs.prompted else evaluator.unprompted)(samples)
+    if out is None:
+        return OperatingPoint({}, evaluation.scores)
+    samples.save(out / "samples" / "chosen")
+    save_values(out / "samples" / "chosen", samples, evaluation.columns)
+    return OperatingPoint({}, evaluation.scores, samples="samples/chosen")
+
+
+def _of_features(
+    theirs: ExternalFeatures, evaluator: Evaluator, rows: list[int] | None, extractor: str
+) -> OperatingPoint:
+    features: torch.Tensor = theirs.features if rows is None else theirs.features[rows]
+    keys = [str(row) for row in range(len(features))]
+    made_by = extractor or theirs.extractor
+    return OperatingPoint({}, evaluator.of_features(made_by, features, keys).scores)
+
+
+def _read(
+    path: Path, context: Context, options: ExternalOptions
+) -> ExternalImages | ExternalFeatures:
+    cache = context.spec.paths.cache_folder
+    return read_external(path, context.source.resolution, cache, options.prompts)
+
+
+def _floor(evaluator: Evaluator, source: DataSource) -> dict[str, Scores]:
+    """Real against real at the same N, where the training split has so many images."""
+    train = source.split("train")
+    return {"floor": evaluator.floor(train)} if len(train) >= evaluator.protocol.num_images else {}

@@ -1,0 +1,227 @@
+"""A trained run as Python users have it: images for prompts, and edits."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from t2ibench.core.errors import ConfigError
+from t2ibench.core.knobs import Knob
+from t2ibench.core.noise import sample_seeds
+from t2ibench.core.types import PixelImages
+from t2ibench.data.prompts import Prompt
+from t2ibench.engine.edits import WITHOUT_PROMPT, check_options, make_edit
+from t2ibench.engine.load import LoadedRun
+from t2ibench.evaluation.layouts import Layout, choose_layout, write_images
+from t2ibench.evaluation.results import RunScores
+from t2ibench.families.contract import generate_pixels
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Pictures(Sequence[Image.Image]):
+    """Generated images with what was asked of each; a sequence of PIL images.
+
+    Attributes:
+        pixels: (N, 3, H, W) uint8.
+        prompts: one a prompt, not one an image.
+        images_per_prompt: k images of each prompt, next to each other.
+        seeds: of the N images.
+    """
+
+    pixels: PixelImages
+    prompts: tuple[Prompt, ...]
+    images_per_prompt: int
+    seeds: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def __getitem__(self, index: Any) -> Any:
+        """One image, or a list of those of a slice."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        array = self.pixels[index].permute(1, 2, 0).numpy()
+        return Image.fromarray(np.ascontiguousarray(array))
+
+    @property
+    def captions(self) -> list[str]:
+        """The N images' prompts."""
+        return [p.text for p in self.prompts for _ in range(self.images_per_prompt)]
+
+    def save(self, folder: str | Path, layout: str = "auto") -> Layout:
+        """Writes images and prompts in a layout of ``evaluation.layouts``; returns which."""
+        chosen = choose_layout(layout, self.prompts)
+        write_images(
+            folder, chosen, self.prompts, self.images_per_prompt, self.pixels, list(self.seeds)
+        )
+        return chosen
+
+
+class Generator:
+    """A trained run that draws images.
+
+    Where nothing is said of a knob, it has the value of the operating point that the run's scoring
+    chose, or the model's default before it was scored.
+
+    Args:
+        loaded: the run.
+    """
+
+    def __init__(self, loaded: LoadedRun) -> None:
+        self.loaded = loaded
+
+    def __repr__(self) -> str:
+        spec = self.loaded.spec
+        return f"Generator({spec.model.name}, {spec.data.resolution} px, {self.path})"
+
+    @property
+    def path(self) -> Path:
+        """The run's folder."""
+        return self.loaded.run.path
+
+    @property
+    def knobs(self) -> dict[str, Knob]:
+        """What can be turned, by name."""
+        return {knob.name: knob for knob in self.loaded.module.knobs}
+
+    @property
+    def edits(self) -> list[str]:
+        """The edits that the model offers."""
+        return sorted(self.loaded.module.edits)
+
+    @property
+    def scores(self) -> RunScores | None:
+        """What the evaluator said; None before the run was scored."""
+        return RunScores.read(self.loaded.run.scores) if self.loaded.run.scores.exists() else None
+
+    def generate(
+        self,
+        prompts: str | Sequence[str | Prompt],
+        *,
+        seed: int = 0,
+        images_per_prompt: int = 1,
+        batch_size: int = 64,
+        size: tuple[int, int] | None = None,
+        on_progress: Progress | None = None,
+        **knobs: float,
+    ) -> Pictures:
+        """Images for prompts. The same run, prompt, seed and knobs give the same image in any company.
+
+        Args:
+            prompts: one or several.
+            seed: a prompt's second image has another seed derived from it.
+            images_per_prompt: k images of each.
+            batch_size: how many at a time; does not change the images.
+            size: height and width in pixels, for models that offer other sizes.
+            on_progress: called with the number of images done.
+            **knobs: ``guidance_scale=2`` and others of ``knobs``.
+
+        Raises:
+            ConfigError: no prompt, or a knob or size that the model does not have.
+        """
+        return self._generate(
+            prompts, "", {}, seed, images_per_prompt, batch_size, size, on_progress, knobs
+        )
+
+    def edit(
+        self,
+        edit: str,
+        prompts: str | Sequence[str | Prompt] = (),
+        *,
+        seed: int = 0,
+        images_per_prompt: int = 1,
+        batch_size: int = 64,
+        size: tuple[int, int] | None = None,
+        on_progress: Progress | None = None,
+        **options: Any,
+    ) -> Pictures:
+        """Images by an edit: img2img, inpainting, … (``edits``).
+
+        Args:
+            edit: its name.
+            prompts: one or several; some edits need none.
+            seed: as for ``generate``.
+            images_per_prompt: as for ``generate``.
+            batch_size: as for ``generate``.
+            size: height and width that given images are cut to.
+            on_progress: as for ``generate``.
+            **options: those of the edit (``image=``, ``mask=``, ``strength=``, ``with_=`` for the
+                second prompt), files or pictures in memory, and knobs.
+
+        Raises:
+            ConfigError: an edit that the model does not offer, or an option missing or too many.
+        """
+        given = {("with" if name == "with_" else name): v for name, v in options.items()}
+        knobs = {name: given.pop(name) for name in list(given) if name in self.knobs}
+        if not edit:
+            raise ConfigError(f"edit needs a name; this model offers {', '.join(self.edits)}.")
+        return self._generate(
+            prompts, edit, given, seed, images_per_prompt, batch_size, size, on_progress, knobs
+        )
+
+    def _generate(
+        self,
+        prompts: str | Sequence[str | Prompt],
+        edit: str,
+        options: Mapping[str, Any],
+        seed: int,
+        images_per_prompt: int,
+        batch_size: int,
+        size: tuple[int, int] | None,
+        on_progress: Progress | None,
+        knobs: Mapping[str, float],
+    ) -> Pictures:
+        check_options(edit, options)
+        asked = as_prompts(prompts, edit)
+        if min(batch_size, images_per_prompt) < 1:
+            raise ConfigError(
+                f"batch_size={batch_size} and images_per_prompt={images_per_prompt} must be at "
+                "least 1."
+            )
+        module = self.loaded.module
+        texts = [prompt.text for prompt in asked for _ in range(images_per_prompt)]
+        seeds = sample_seeds(seed_names(texts), seed)
+        changed = make_edit(edit, options, module, len(texts), size, seed)
+        pixels = generate_pixels(
+            module,
+            texts,
+            seeds,
+            self.loaded.operating_point() | dict(knobs),
+            batch_size,
+            on_progress,
+            size=None if changed is not None else size,
+            edit=changed,
+        )
+        return Pictures(pixels, tuple(asked), images_per_prompt, tuple(seeds))
+
+
+def as_prompts(prompts: str | Sequence[str | Prompt], edit: str = "") -> list[Prompt]:
+    """Prompts from words.
+
+    Raises:
+        ConfigError: there are none, and the edit needs some.
+    """
+    given = [prompts] if isinstance(prompts, str) else list(prompts)
+    if not given and edit in WITHOUT_PROMPT:
+        given = [""]
+    if not given:
+        raise ConfigError("images need prompts: give at least one.")
+    return [p if isinstance(p, Prompt) else Prompt(p) for p in given]
+
+
+def seed_names(prompts: Sequence[str]) -> list[str]:
+    """Names for seeds: a prompt's first image has the prompt's own, each repeat another."""
+    met: Counter[str] = Counter()
+    names = []
+    for prompt in prompts:
+        names.append(prompt if not met[prompt] else f"{prompt}#{met[prompt]}")
+        met[prompt] += 1
+    return names

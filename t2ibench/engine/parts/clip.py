@@ -1,0 +1,273 @@
+"""CLIPs that a model is conditioned on, as parts: trained once and found by content, or published.
+
+A dual encoder trained here sees the training split alone and is shared by every run that names
+it. It is no evaluator: those have weights, data and seeds of their own, and the leakage guard
+compares the tensors.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from t2ibench.core.hashing import derive_seed
+from t2ibench.core.pixels import from_pixels
+from t2ibench.core.ranks import barrier, rank
+from t2ibench.data.cache import ArrayCache
+from t2ibench.data.records import DataSource, PreparedSplit
+from t2ibench.engine.assemble import folder_of_part
+from t2ibench.engine.build import instantiate
+from t2ibench.engine.context import Context
+from t2ibench.engine.device import facts
+from t2ibench.engine.interrupt import Interrupted, outcome
+from t2ibench.engine.parts.part import Part, Prepared
+from t2ibench.engine.progress import tell_of_wait
+from t2ibench.engine.spec import ComponentField, Content, Settings, Trained
+from t2ibench.evaluation.cost import count_flops
+from t2ibench.families.frozen_clip import FrozenClip
+from t2ibench.metrics.dual_encoder import DualEncoder, Vocabulary
+from t2ibench.metrics.dual_encoder_training import (
+    ContrastiveBatch,
+    TrainingPlan,
+    TrainingState,
+    acceptance,
+    train_dual_encoder,
+)
+from t2ibench.runs.clock import Clock
+from t2ibench.runs.folder import Run
+from t2ibench.training.checkpoint import WholeFiles, newest_whole, previous, read_whole
+from t2ibench.training.preemption import deferred
+
+MEASURED, TRIED = 2048, 512
+"""Training pairs that the statistics rest on, and validation pairs that the card tells of."""
+
+EMBEDDED_AT_ONCE = 128
+"""Images that are embedded at a time."""
+
+KEPT = "clip"
+"""Folder in a run's parts with a copy of a CLIP that was trained here."""
+
+
+class ClipRecipe(Settings):
+    """How a small CLIP is trained (``metrics.dual_encoder_training.TrainingPlan``)."""
+
+    batch_size: Annotated[int, Field(ge=1), Trained]
+    steps: Annotated[int, Field(ge=1), Trained]
+    learning_rate: Annotated[float, Field(gt=0), Trained]
+    warmup_steps: Annotated[int, Field(ge=0), Trained]
+    weight_decay: Annotated[float, Field(ge=0), Trained]
+    noise: Annotated[float, Field(ge=0), Trained]
+    shift: Annotated[int, Field(ge=0), Trained]
+    seed: Annotated[int, Field(ge=0), Trained]
+
+
+class TrainedClip(Part):
+    """A small CLIP trained on the run's own training split (``clip=dual_encoder``).
+
+    Attributes:
+        network: the layout of its towers.
+        training: its recipe, with a seed of its own.
+    """
+
+    weights_in_model: ClassVar[bool] = True
+
+    network: Annotated[dict[str, Any], Trained]
+    training: ClipRecipe
+
+    def identity(self, context: Context) -> dict[str, Any]:
+        """Its own configuration and data, nothing of the generator's."""
+        return self.values(Trained) | {"data": context.source.split_fingerprint("train")}
+
+    def prepare(self, context: Context, run: Run) -> Prepared:
+        """Trains it, or finds it trained, and measures it on the training split."""
+        own, clock, kept = self.run(context), Clock(), folder_of_part(run, KEPT)
+        with own.locked(tell_of_wait(own)), outcome(own):
+            if rank() == 0 and own.state != "finished":
+                train_clip(self, context, own)
+            barrier()
+            clock.load_state_dict(own.status()["clock"])
+        if rank() == 0:
+            shutil.copytree(own.path / KEPT, kept, dirs_exist_ok=True)
+        barrier()
+        clip = FrozenClip(DualEncoder.load(folder=kept)).to(context.device)
+        found = {"run": own.path.name, "fingerprint": clip.fingerprint}
+        return Prepared(measured(clip, context), clock.flops, clock.seconds, found)
+
+    def restore(self, context: Context, run: Run | None) -> nn.Module:
+        """The run's copy; its statistics are among the model's weights."""
+        if run is not None:
+            return FrozenClip(DualEncoder.load(folder=folder_of_part(run, KEPT)))
+        torch.manual_seed(derive_seed("init clip", self.training.seed))
+        words = vocabulary_of(self.network, context.source.split("train"))
+        return FrozenClip(DualEncoder(f"{self.name}-untrained", self.network, words))
+
+    def given(self, module: nn.Module) -> tuple[str, ...]:
+        """A CLIP that saw the same pairs."""
+        return ("CLIP trained on the same images and captions",)
+
+    def run(self, context: Context) -> Run:
+        """Its run folder."""
+        config = {"part": self.config(), "data": context.spec.data.model_dump(mode="json")}
+        root, label = context.spec.paths.runs, f"clip-{self.name}"
+        return Run.of(root, label, self.identity(context), config)
+
+
+class PublishedClip(Part):
+    """A published CLIP, frozen (``clip=published parts.clip.path=FOLDER``).
+
+    Attributes:
+        path: its folder; enters the towers. What counts is what it holds.
+        towers: its class and arguments.
+    """
+
+    weights_in_model: ClassVar[bool] = True
+
+    path: Annotated[str | None, Content]
+    towers: Annotated[ComponentField, Content]
+
+    def identity(self, context: Context) -> dict[str, Any]:
+        """Its weights."""
+        return {"fingerprint": self._towers(context).fingerprint}
+
+    def check(self, context: Context) -> None:
+        """Loads it, so that missing weights are told before any work."""
+        self._towers(context)
+
+    def prepare(self, context: Context, run: Run) -> Prepared:
+        """The towers, measured on the training split."""
+        clip = FrozenClip(self._towers(context)).to(context.device)
+        return Prepared(measured(clip, context), facts={"fingerprint": clip.fingerprint})
+
+    def restore(self, context: Context, run: Run | None) -> nn.Module:
+        """The same towers; their statistics are among the model's weights."""
+        return FrozenClip(self._towers(context))
+
+    def given(self, module: nn.Module) -> tuple[str, ...]:
+        """A pretrained CLIP."""
+        return (f"pretrained CLIP {self.path or self.name}",)
+
+    def _towers(self, context: Context) -> Any:
+        """The towers, read at first use and kept."""
+        kept = context.modules.get("clip towers")
+        if kept is None:
+            kept = context.modules["clip towers"] = instantiate(self.towers)
+        return kept
+
+
+def train_clip(part: TrainedClip, context: Context, run: Run) -> None:
+    """Trains the CLIP; an interrupted one goes on from its checkpoint.
+
+    Raises:
+        Interrupted: a signal ended its training; the same command resumes it.
+    """
+    source, trainer = context.source, context.spec.trainer
+    train = source.split("train")
+    recipe = part.training.model_dump()
+    batch_size = min(recipe.pop("batch_size"), len(train))
+    plan = TrainingPlan(**recipe)
+    vocabulary, draw = vocabulary_of(part.network, train), pairs_of(train, batch_size)
+    run.set_status("running")
+    run.write_manifest(
+        data=source.split_fingerprint("train"), device=facts(context.device, "32-true")
+    )
+
+    def trained(asked: TrainingPlan, **more: Any) -> DualEncoder:
+        device = str(context.device)
+        name = run.path.name
+        return train_dual_encoder(
+            name, part.network, vocabulary, draw, asked, device=device, **more
+        )
+
+    step_flops = count_flops(lambda: trained(replace(plan, steps=1)))
+    found = newest_whole(run.checkpoint)
+    resumed = None if found is None else read_whole(found)
+    spent = resumed["seconds"] if resumed is not None else 0.0
+    began = saved = time.perf_counter()
+
+    with deferred() as stop:
+
+        def keep(state: Callable[[], TrainingState]) -> None:
+            nonlocal saved
+            now = time.perf_counter()
+            if stop.number is None and now - saved < trainer.checkpoint_every_seconds:
+                return
+            seconds = {"seconds": spent + now - began}
+            WholeFiles().save_checkpoint(state() | seconds, run.checkpoint)
+            saved = now
+            if stop.number is not None:
+                stop.obeyed = True
+                raise Interrupted(stop.number)
+
+        encoder = trained(plan, resumed=resumed, keep=keep)
+    seconds = spent + time.perf_counter() - began
+    card = {
+        "trained_on": {"data": source.split_fingerprint("train"), "split": "train"},
+        "training": recipe,
+    }
+    encoder.save(run.path / KEPT, card | tried(encoder.to(context.device), source))
+    clock = Clock(plan.steps * batch_size, step_flops / batch_size, seconds)
+    run.set_status("finished", clock=clock.state_dict())
+    for checkpoint in (run.checkpoint, previous(run.checkpoint)):
+        checkpoint.unlink(missing_ok=True)
+
+
+def pairs_of(
+    split: PreparedSplit, batch_size: int
+) -> Callable[[np.random.Generator], ContrastiveBatch]:
+    """Draws distinct images, one of their captions each."""
+
+    def draw(rng: np.random.Generator) -> ContrastiveBatch:
+        picked = rng.choice(len(split), batch_size, replace=False)
+        captions = [split.records[i].captions for i in picked]
+        chosen = [some[int(rng.integers(len(some)))] for some in captions]
+        return ContrastiveBatch(split.pixels(picked), chosen)
+
+    return draw
+
+
+def tried(encoder: DualEncoder, source: DataSource) -> dict[str, float]:
+    """How well the encoder finds the captions of images that it has not seen."""
+    if "val" not in source.splits:
+        return {}
+    val = source.split("val")
+    count = min(TRIED, len(val))
+    captions = [record.captions[0] for record in val.records[:count]]
+    found = acceptance(encoder, val.pixels(range(count)), captions, captions, [None] * count)
+    return {name: value for name, value in found.items() if name != "swapped_accuracy"}
+
+
+def measured(clip: FrozenClip, context: Context) -> FrozenClip:
+    """The CLIP with its statistics on the training split, which a cache keeps."""
+    train = context.source.split("train")
+    cache = ArrayCache(Path(context.spec.paths.cache) / "clip")
+    key = f"{train.fingerprint}-{clip.fingerprint}-{MEASURED}"
+    found = cache.get_or_build(key, lambda: embedded(clip, train, context.device))
+    images, captions = (
+        torch.from_numpy(np.array(found[k])).to(context.device) for k in ("images", "captions")
+    )
+    return clip.measure(images, captions)
+
+
+def embedded(clip: FrozenClip, split: PreparedSplit, device: torch.device) -> dict[str, Tensor]:
+    """Embeddings of the first pairs of a split, on the CPU."""
+    count, images = min(MEASURED, len(split)), []
+    for start in range(0, count, EMBEDDED_AT_ONCE):
+        rows = range(start, min(start + EMBEDDED_AT_ONCE, count))
+        images.append(clip.embed_images(from_pixels(split.pixels(rows)).to(device)).cpu())
+    captions = clip.embed_texts([record.captions[0] for record in split.records[:count]])
+    return {"images": torch.cat(images), "captions": captions.cpu()}
+
+
+def vocabulary_of(network: dict[str, Any], train: PreparedSplit) -> Vocabulary:
+    """The words of the training captions."""
+    captions = (caption for record in train.records for caption in record.captions)
+    return Vocabulary.of(captions, network["text"]["context_length"])

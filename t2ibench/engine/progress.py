@@ -1,0 +1,45 @@
+"""Progress lines: what is counted, and who is waited for."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from t2ibench.runs.folder import Run
+from t2ibench.runs.lock import Owner
+
+
+@contextmanager
+def counted(label: str, total: int, shown: bool = True) -> Iterator[Callable[[int], None]]:
+    """Yields a function that takes the number done; a bar on a terminal, one line elsewhere."""
+    if not shown:
+        yield lambda done: None
+        return
+    if sys.stderr.isatty():
+        with Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        ) as bar:
+            task = bar.add_task(label, total=total)
+            yield lambda done: bar.update(task, completed=done)
+        return
+    began = time.monotonic()
+    yield lambda done: None
+    sys.stderr.write(f"{label}: {total} images in {time.monotonic() - began:.1f} s\n")
+
+
+def tell_of_wait(run: Run) -> Callable[[Owner], None]:
+    """A function that prints a line on each owner of a shared part that is waited for."""
+
+    def tell(owner: Owner) -> None:
+        sys.stderr.write(f"waiting for {run.path.name}, which {owner} works on\n")
+
+    return tell

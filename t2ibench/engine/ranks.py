@@ -1,0 +1,210 @@
+"""The processes of a run on several devices: started here unless a scheduler has.
+
+Every process does the same work from beginning to end: it trains its share of each batch, draws
+its share of the samples, and waits while the first writes. Those that are started here are told the
+work (``engine/rank_worker.py``), not the words of the command line, so that it is alike under every launcher.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from t2ibench.core.errors import DeviceError
+from t2ibench.core.ranks import rank, together, world_size
+from t2ibench.training.devices import Place, given_place, meet
+
+GRACE_SECONDS = 20.0
+"""How long a rank that fails waits for the others to fail as well, before it takes them down."""
+
+
+class Meeting:
+    """Processes that have met, and how each of them got through its cells.
+
+    Attributes:
+        store: what they tell each other.
+        cells: how many cells they have begun.
+    """
+
+    def __init__(self, store: dist.Store) -> None:
+        self.store = store
+        self.cells = 0
+
+    def tell(self, said: str) -> None:
+        """Says that this rank has left its cell, and with which error, or "" for none."""
+        self.store.set(self._key(rank()), said)
+
+    def all_ended(self) -> bool:
+        """Whether all ranks have left their cell, or do within a few seconds."""
+        keys = [self._key(number) for number in range(world_size())]
+        try:
+            self.store.wait(keys, timedelta(seconds=GRACE_SECONDS))
+        except (RuntimeError, TimeoutError):
+            return False
+        return True
+
+    def said_by_first(self) -> str:
+        """What the first rank told."""
+        return self.store.get(self._key(0)).decode()
+
+    def _key(self, number: int) -> str:
+        return f"cell {self.cells} rank {number}"
+
+
+meeting: Meeting | None = None
+"""Of processes that a scheduler has started; it lasts as long as they do."""
+
+
+@contextmanager
+def ranks_of(
+    devices: int, num_nodes: int, work: Callable[[], Mapping[str, Any] | None]
+) -> Iterator[None]:
+    """Inside, as many processes work together as are asked for.
+
+    Args:
+        devices: of each machine.
+        num_nodes: machines.
+        work: makes what those that are started here are told; None: there is nothing to share.
+
+    Raises:
+        ConfigError: the scheduler started another number of processes.
+        DeviceError: there is no scheduler for several machines, or another process died.
+    """
+    if devices * num_nodes == 1:
+        yield
+        return
+    place = given_place(devices, num_nodes)
+    if place is None:
+        if num_nodes > 1:
+            raise DeviceError(
+                f"trainer.num_nodes={num_nodes}: a scheduler must start a process for each device "
+                "(srun, torchrun or hydra/launcher=submitit_slurm); or set trainer.num_nodes=1."
+            )
+        told = work()
+        if told is None:
+            yield
+            return
+        with started_here(told, devices):
+            yield
+        return
+    global meeting
+    if meeting is None:
+        meeting = Meeting(meet(place))
+    with cell_of(meeting):
+        yield
+
+
+@contextmanager
+def cell_of(met: Meeting) -> Iterator[None]:
+    """One cell of processes that a scheduler has started.
+
+    If not all ranks leave it together, some wait for one that will not come: this process ends, and
+    the others with it. What all do alike (a mistake in the configuration, a signal) ends the cell.
+    """
+    met.cells += 1
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        met.tell(str(error))
+        raise
+    except BaseException as error:
+        met.tell(str(error))
+        if not met.all_ended():
+            sys.stderr.write(f"t2ibench: rank {rank()}: {type(error).__name__}: {error}\n")
+            sys.stderr.flush()
+            os._exit(1)
+        raise
+    met.tell("")
+    met.all_ended()
+
+
+@contextmanager
+def started_here(work: Mapping[str, Any], devices: int) -> Iterator[None]:
+    """This process as the first of ``devices`` on this machine, the others started and ended."""
+    store = dist.TCPStore("127.0.0.1", 0, devices, True, wait_for_workers=False)
+    if "OMP_NUM_THREADS" not in os.environ:
+        threads = max(1, torch.get_num_threads() // devices)
+        torch.set_num_threads(threads)
+    workers = [start_worker(work, number, devices, store.port) for number in range(1, devices)]
+    watch = threading.Thread(target=watch_over, args=(workers,), daemon=True)
+    try:
+        met = Meeting(meet(Place(0, devices, 0, "127.0.0.1", store.port), store))
+        met.cells = 1
+        watch.start()
+        try:
+            yield
+        except BaseException as error:
+            met.tell(str(error))
+            raise
+        met.tell("")
+        met.all_ended()
+    except RuntimeError as error:
+        time.sleep(1)  # a worker's sockets close before it has ended
+        dead = [f"rank {n} (exit {p.poll()})" for n, p in enumerate(workers, 1) if p.poll()]
+        if not dead:
+            raise
+        raise DeviceError(
+            f"{', '.join(dead)} of this run ended early; what it said stands above, and the same "
+            "command goes on from the last checkpoint."
+        ) from error
+    finally:
+        end(workers)
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def start_worker(
+    work: Mapping[str, Any], number: int, devices: int, port: int
+) -> subprocess.Popen[str]:
+    """Another rank: it reads its work from its input, whose end is the end of its work."""
+    given = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": devices, "MASTER_PORT": port}
+    environment = os.environ | {name: str(value) for name, value in given.items()}
+    environment |= {"MASTER_ADDR": "127.0.0.1"}
+    environment.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "t2ibench.engine.rank_worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        env=environment,
+        text=True,
+    )
+    assert worker.stdin is not None
+    worker.stdin.write(json.dumps(work) + "\n")
+    worker.stdin.flush()
+    return worker
+
+
+def watch_over(workers: list[subprocess.Popen[str]]) -> None:
+    """Ends this process if a worker has died and the work does not notice by itself (nccl)."""
+    while all(worker.poll() is None for worker in workers):
+        time.sleep(1)
+    if any(worker.poll() for worker in workers):
+        time.sleep(GRACE_SECONDS)
+        if together():
+            sys.stderr.write("t2ibench: a process of this run died; type the command again.\n")
+            sys.stderr.flush()
+            os._exit(1)
+
+
+def end(workers: list[subprocess.Popen[str]]) -> None:
+    """Ends what is left of the workers."""
+    for worker in workers:
+        assert worker.stdin is not None
+        worker.stdin.close()
+    for worker in workers:
+        try:
+            worker.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            worker.kill()
+            worker.wait()

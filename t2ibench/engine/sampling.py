@@ -1,0 +1,86 @@
+"""A run's sample sets: drawn in parts, by all ranks, and kept as they come.
+
+Part i is images i B to (i + 1) B, B being ``protocol.batch_size``, and is drawn as one batch, by
+rank i modulo their number. So the set has the same bytes on any number of ranks, and sampling that
+was interrupted goes on with the parts that are missing.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from t2ibench.core.files import atomic_path
+from t2ibench.core.hashing import hash_json
+from t2ibench.core.ranks import barrier, from_first, rank, world_size
+from t2ibench.engine.identity import sampling_settings
+from t2ibench.engine.load import LoadedRun
+from t2ibench.engine.progress import counted
+from t2ibench.evaluation.protocol import Prompts, Protocol
+from t2ibench.evaluation.samples import SampleSet
+from t2ibench.families.contract import generate_pixels
+
+SAME = ("knobs", "settings", "run")
+"""What of a set's facts its pixels depend on, besides prompts and seeds."""
+
+
+def sampled(loaded: LoadedRun, protocol: Protocol, knobs: Mapping[str, float], name: str) -> Path:
+    """The folder with the run's images for a protocol's prompts: there already, or drawn now."""
+    folder = loaded.run.path / "samples" / name
+    meta = {
+        "protocol": protocol.to_dict(),
+        "knobs": dict(knobs),
+        "settings": sampling_settings(loaded.spec),
+        "run": loaded.run.path.name,
+    }
+    prompts = protocol.prompts(loaded.source.split(protocol.split))
+    if not from_first(is_whole, folder, meta, prompts):
+        size = loaded.spec.protocol.batch_size
+        drawn_as = [prompts.captions, prompts.seeds, dict(knobs), meta["settings"], size]
+        parts = folder / f"parts-{hash_json(drawn_as, 16)}"
+        sample_parts(loaded, prompts, knobs, size, parts)
+        barrier()
+        if rank() == 0:
+            pieces = [np.load(path, allow_pickle=False) for path in sorted(parts.glob("*.npy"))]
+            pixels = torch.from_numpy(np.concatenate(pieces))
+            prompts.answered_by(pixels, meta).save(folder)
+            for old in folder.glob("parts-*"):
+                shutil.rmtree(old)
+        barrier()
+    return folder
+
+
+def is_whole(folder: Path, meta: Mapping[str, Any], prompts: Prompts) -> bool:
+    """Whether a whole set is there that answers the same prompts with the same seeds and knobs.
+
+    Another protocol may ask for the same images; its reference and name do not change them.
+    """
+    if not (folder / "set.json").exists():
+        return False
+    found = SampleSet.load(folder)
+    same = all(found.meta.get(name) == meta[name] for name in SAME)
+    made = (found.keys, found.captions, found.seeds)
+    return same and made == (prompts.keys, prompts.captions, prompts.seeds)
+
+
+def sample_parts(
+    loaded: LoadedRun, prompts: Prompts, knobs: Mapping[str, float], size: int, parts: Path
+) -> None:
+    """Draws this rank's parts that are missing; the first rank shows how far it is."""
+    starts = range(0, len(prompts), size)
+    label = f"sample {loaded.run.path.name} {parts.parent.name}"
+    with counted(label, len(prompts), shown=rank() == 0) as advance:
+        for number in range(rank(), len(starts), world_size()):
+            path = parts / f"{number:06d}.npy"
+            if not path.exists():
+                rows = slice(starts[number], starts[number] + size)
+                captions, seeds = list(prompts.captions[rows]), list(prompts.seeds[rows])
+                pixels = generate_pixels(loaded.module, captions, seeds, knobs, size)
+                with atomic_path(path) as aside, open(aside, "wb") as file:
+                    np.save(file, pixels.numpy(), allow_pickle=False)
+            advance(min((number + 1) * size, len(prompts)))

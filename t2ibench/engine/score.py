@@ -1,0 +1,327 @@
+"""Samples and scores of a trained run: its front, its chosen point, its references and costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from t2ibench.core.errors import ScoreError
+from t2ibench.core.hashing import hash_json
+from t2ibench.core.knobs import Knob, front_knob, resolve_knobs
+from t2ibench.core.noise import SeededNoise
+from t2ibench.core.pixels import from_pixels, to_pixels
+from t2ibench.core.ranks import from_first, rank, spread
+from t2ibench.core.types import Batch
+from t2ibench.engine.identity import SCORES_VERSION, sampling_key, sampling_settings
+from t2ibench.engine.judges import (
+    Judges,
+    front_protocol,
+    heldout_protocol,
+    make_judges,
+    test_protocol,
+)
+from t2ibench.engine.load import LoadedRun
+from t2ibench.engine.parts.first_stage import reconstructions
+from t2ibench.engine.sampling import sampled
+from t2ibench.engine.spec import ProtocolSpec, RunSpec
+from t2ibench.evaluation.cost import count_flops, measure_cost
+from t2ibench.evaluation.evaluator import Evaluation, Evaluator
+from t2ibench.evaluation.leakage import Leak, find_leaks, flag
+from t2ibench.evaluation.protocol import Protocol
+from t2ibench.evaluation.results import OperatingPoint, RunScores, Scores, best_point
+from t2ibench.evaluation.samples import SampleSet, save_values
+from t2ibench.runs.folder import Run
+from t2ibench.training.tracking import track_scores
+
+STEPS = "num_steps"
+"""The knob that ``protocol.steps_sweep`` sweeps, where a family has it."""
+
+LASTING = ("clock", "scored", "asked")
+"""What the status of a scored run says of its training and its scores."""
+
+
+@dataclass(frozen=True)
+class ScoringPlan:
+    """What is drawn and judged for a run, worked out before anything is.
+
+    Attributes:
+        test: the protocol of the scores.
+        front: the protocol of the knob's sweep.
+        heldout: the protocol of held-out compositions, or None.
+        knob: the fidelity-alignment knob.
+        knobs: complete, where nothing chooses another value of it.
+        settings: complete knobs of every point of the front.
+        choose_by: the distance that chooses the knob; None where its value is fixed.
+    """
+
+    test: Protocol
+    front: Protocol
+    heldout: Protocol | None
+    knob: Knob
+    knobs: dict[str, float]
+    settings: list[dict[str, float]]
+    choose_by: str | None
+
+    @staticmethod
+    def of(loaded: LoadedRun) -> ScoringPlan:
+        """The plan of a run under its specification.
+
+        Raises:
+            ConfigError: a knob that the family does not have, or out of range.
+        """
+        spec, module = loaded.spec, loaded.module
+        fixed = fixed_knobs(spec, module.knobs)
+        knobs = resolve_knobs(module.knobs, fixed)
+        knob = front_knob(module.knobs)
+        return ScoringPlan(
+            test_protocol(spec.protocol),
+            front_protocol(spec.protocol),
+            heldout_protocol(spec.protocol, loaded.source),
+            knob,
+            knobs,
+            front_settings(spec.protocol, knob, knobs),
+            None if knob.name in fixed else spec.protocol.choose_by,
+        )
+
+    def inputs(self, loaded: LoadedRun) -> str:
+        """A hash of all that the scores depend on."""
+        return hash_json(
+            {
+                "version": SCORES_VERSION,
+                "protocols": [p and p.to_dict() for p in (self.test, self.front, self.heldout)],
+                "points": self.settings,
+                "settings": sampling_settings(loaded.spec),
+                "evaluator": loaded.spec.evaluator.model_dump(mode="json"),
+                "source": loaded.source.fingerprint,
+                "knobs": self.knobs,
+                "choose_by": self.choose_by,
+            }
+        )
+
+
+def score_run(loaded: LoadedRun) -> RunScores:
+    """Samples and scores a trained run; what is already there is kept.
+
+    The fidelity-alignment knob is swept on the front's (validation) prompts; the protocol's own
+    prompts are then drawn at the value that ``protocol.choose_by`` likes best there, unless the
+    user or the protocol fixed the value (``knobs.guidance_scale=2``).
+    """
+    run, spec, plan = loaded.run, loaded.spec, ScoringPlan.of(loaded)
+    inputs = plan.inputs(loaded)
+    kept = from_first(kept_scores, run, spec, inputs)
+    if kept is not None:
+        return kept
+    judges = make_judges(spec, loaded.source, loaded.context.device)
+    leaks = find_leaks(loaded.module.guarded_parts(), judges.networks())
+    points = front_points(loaded, plan, judges, leaks)
+    knobs = chosen_knobs(points, plan)
+    evaluator = judges.evaluator(plan.test)
+    jobs: list[Callable[[], Any]] = [
+        partial(scored, evaluator.evaluate, sampled(loaded, plan.test, knobs, "chosen")),
+        partial(references, loaded, evaluator, plan.test),
+    ]
+    if plan.heldout is not None:
+        folder = sampled(loaded, plan.heldout, knobs, "heldout")
+        jobs.append(partial(held_out, judges.evaluator(plan.heldout), folder))
+    evaluation, reference, *of_heldout = spread(jobs)
+    found = dict(evaluation.scores)
+    for more in of_heldout:
+        found |= more
+    scores = RunScores(
+        model=model_facts(loaded),
+        protocol=plan.test.to_dict(),
+        chosen=OperatingPoint(knobs, flag(found, leaks), knobs[plan.knob.name], "samples/chosen"),
+        budget=spec.budget.model_dump(mode="json"),
+        cost=from_first(cost_facts, loaded, knobs),
+        knob={
+            "name": plan.knob.name,
+            "default": plan.knob.default,
+            "chosen_by": plan.choose_by,
+        },
+        front=tuple(points),
+        reference=reference,
+        leakage=tuple(leak.to_dict() for leak in leaks),
+        size_curves={k: [asdict(p) for p in ps] for k, ps in evaluation.curves.items()},
+    )
+    if rank() == 0:
+        scores.write(run.scores)
+    clock = loaded.clock.state_dict()
+    run.set_status("finished", clock=clock, scored=inputs, asked=sampling_key(spec))
+    track_scores(spec.config()["logger"]["wandb"], run)
+    return scores
+
+
+def kept_scores(run: Run, spec: RunSpec, inputs: str) -> RunScores | None:
+    """The scores of a run that was scored with the same inputs, else None."""
+    if not run.scores.exists() or run.status().get("scored") != inputs:
+        return None
+    if run.status().get("asked") != sampling_key(spec):
+        kept = {name: value for name, value in run.status().items() if name in LASTING}
+        run.set_status("finished", **(kept | {"asked": sampling_key(spec)}))
+    return RunScores.read(run.scores)
+
+
+def front_points(
+    loaded: LoadedRun, plan: ScoringPlan, judges: Judges, leaks: Sequence[Leak]
+) -> list[OperatingPoint]:
+    """Samples and scores of every point of the front."""
+    evaluator = judges.evaluator(plan.front)
+    names = [folder_of(plan.knob.name, setting, plan.knobs) for setting in plan.settings]
+    sets = [
+        sampled(loaded, plan.front, setting, name)
+        for setting, name in zip(plan.settings, names, strict=True)
+    ]
+    found = spread([partial(scores_in, evaluator, folder) for folder in sets])
+    return [
+        OperatingPoint(setting, flag(scores, leaks), setting[plan.knob.name], f"samples/{name}")
+        for setting, name, scores in zip(plan.settings, names, found, strict=True)
+    ]
+
+
+def chosen_knobs(points: Sequence[OperatingPoint], plan: ScoringPlan) -> dict[str, float]:
+    """The knobs at which the test prompts are drawn."""
+    if plan.choose_by is None:
+        return plan.knobs
+    # Among the steps that are asked for: more steps are a cost, not a better knob.
+    alike = [p for p in points if p.knobs.get(STEPS) == plan.knobs.get(STEPS)]
+    return best_point(alike, plan.choose_by).knobs
+
+
+def scores_in(evaluator: Evaluator, folder: Path) -> Scores:
+    """Every score of a set on disk."""
+    return evaluator.evaluate(SampleSet.load(folder)).scores
+
+
+def scored(evaluate: Callable[[SampleSet], Evaluation], folder: Path) -> Evaluation:
+    """An evaluation of a set on disk, its values image by image written beside it."""
+    samples = SampleSet.load(folder)
+    evaluation = evaluate(samples)
+    save_values(folder, samples, evaluation.columns)
+    return evaluation
+
+
+def fixed_knobs(spec: RunSpec, declared: Sequence[Knob]) -> dict[str, float]:
+    """The knobs that the protocol fixes, where the family has them, then those of the user."""
+    names = {knob.name for knob in declared}
+    protocol = {name: value for name, value in spec.protocol.knobs.items() if name in names}
+    return protocol | spec.knobs
+
+
+def front_settings(
+    protocol: ProtocolSpec, knob: Knob, knobs: Mapping[str, float]
+) -> list[dict[str, float]]:
+    """Complete knobs of every point of the front: steps by values of the knob.
+
+    The steps that are asked for are always among those swept; a family without the knob has a
+    front of one axis.
+    """
+    values = list(protocol.knob_sweep or knob.sweep)
+    swept = list(protocol.steps_sweep or [])
+    if STEPS not in knobs or not swept:
+        return [{**knobs, knob.name: value} for value in values]
+    steps = sorted({*swept, int(knobs[STEPS])})
+    return [{**knobs, STEPS: count, knob.name: value} for count in steps for value in values]
+
+
+def held_out(evaluator: Evaluator, folder: Path) -> Scores:
+    """The grader on compositions that training never showed, under ``grader_SKILL_heldout``."""
+    scores = scored(evaluator.prompted, folder).scores
+    graded = [score for score in scores.values() if score.metric.startswith("grader_")]
+    renamed = [replace(s, key=s.key.replace(s.metric, f"{s.metric}_heldout", 1)) for s in graded]
+    return {score.key: score for score in renamed}
+
+
+def folder_of(knob: str, setting: Mapping[str, float], knobs: Mapping[str, float]) -> str:
+    """Name of the sample folder of a point of the front; other steps than asked are in it."""
+    name = f"front-{knob}-{setting[knob]:g}"
+    steps = setting.get(STEPS)
+    return name if steps == knobs.get(STEPS) else f"{name}-{STEPS}-{steps:g}"
+
+
+def references(loaded: LoadedRun, evaluator: Evaluator, protocol: Protocol) -> dict[str, Scores]:
+    """Floor, ground truth and, where there is a first stage, its ceiling."""
+    source = loaded.source
+    split = source.split(protocol.split)
+    found = {
+        "floor": evaluator.floor(source.split("train")),
+        "ground_truth": evaluator.ground_truth(split),
+    }
+    stage: Any = loaded.context.modules.get("first_stage")
+    if stage is not None:
+        prompts = protocol.prompts(split)
+        images = from_pixels(split.pixels(prompts.indices))
+        rebuilt = to_pixels(reconstructions(stage, images))
+        found["ceiling"] = evaluator.evaluate(prompts.answered_by(rebuilt)).scores
+    return found
+
+
+def model_facts(loaded: LoadedRun) -> dict[str, Any]:
+    """What the leaderboard says of a model."""
+    spec = loaded.spec
+    return {
+        "name": spec.model.name,
+        "family": spec.model.family,
+        "origin": spec.model.origin,
+        "given": list(given_to(loaded)),
+        "size": spec.size,
+        "data": spec.data.name,
+        "text": spec.text.name,
+        "conditioning": spec.conditioning,
+        "seed": spec.seed,
+        "run": loaded.run.path.name,
+    }
+
+
+def given_to(loaded: LoadedRun) -> tuple[str, ...]:
+    """What a model was given beyond captions and images, by its family, its parts and its text."""
+    spec, modules = loaded.spec, loaded.context.modules
+    parts = {**spec.parts, "text_encoder": spec.text}
+    of_parts = [phrase for name, part in parts.items() for phrase in part.given(modules[name])]
+    return (*loaded.module.extra_supervision(), *of_parts)
+
+
+def frozen_flops(loaded: LoadedRun) -> dict[str, float]:
+    """FLOPs of what frozen parts made once of the training split, kept in caches since.
+
+    They are told, not charged to a budget: every run on the same data shares them.
+    """
+    module, train = loaded.module, loaded.source.split("train")
+    found, image = {}, from_pixels(train.pixels([0])).to(loaded.context.device)
+    with torch.no_grad():
+        for name, target in module.targets().items():
+            found[name] = count_flops(lambda make=target.make: make(image)) * len(train)
+        if module.text_encoder.cacheable:
+            captions = [caption for record in train.records for caption in record.captions]
+            one = count_flops(lambda: module.text_encoder.encode(captions[:1]))
+            found["text_encoder"] = one * len(set(captions))
+    return found
+
+
+def cost_facts(loaded: LoadedRun, knobs: Mapping[str, float]) -> dict[str, Any]:
+    """Training cost from the clock and sampling cost measured now."""
+    module, clock, device = loaded.module, loaded.clock, loaded.context.device
+    captions = [r.captions[0] for r in loaded.source.split("train").records[:256]]
+
+    def sample(count: int) -> object:
+        asked = list(islice(cycle(captions), count))
+        return module.generate(asked, SeededNoise(range(count), device), knobs)
+
+    seconds = loaded.spec.protocol.cost_seconds
+    report = measure_cost(sample, module.parts(), device, seconds=seconds)
+    return {
+        "train_images": clock.images_seen,
+        "train_flops": clock.flops,
+        "train_flops_by_part": {
+            name: count * clock.images_seen for name, count in clock.flops_by_part.items()
+        },
+        "frozen_flops": frozen_flops(loaded),
+        "train_seconds": clock.seconds,
+        "parts_flops": clock.parts_flops,
+        "parts_seconds": clock.parts_seconds,
+    } | report.to_dict()

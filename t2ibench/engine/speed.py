@@ -1,0 +1,99 @@
+"""Training and sampling speed of a specification on this machine's device."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from t2ibench.core.noise import SeededNoise
+from t2ibench.data.stream import BatchStream
+from t2ibench.engine.assemble import untrained_module
+from t2ibench.engine.context import Context
+from t2ibench.engine.device import prepare_device, training_precision
+from t2ibench.evaluation.cost import count_flops
+
+MATRIX = 1024
+"""Side of the matrices whose product tells the device's rate."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What was measured.
+
+    Attributes:
+        batch_size: of the training step and of sampling.
+        step: (median, spread between quartiles) seconds of a training step.
+        sampling: likewise, of a batch of images.
+        step_flops: counted FLOPs of the step.
+        peak: FLOP/s of a matrix product in the same process.
+        device: where.
+    """
+
+    batch_size: int
+    step: tuple[float, float]
+    sampling: tuple[float, float]
+    step_flops: float
+    peak: float
+    device: torch.device
+
+
+def measure_speed(context: Context, rounds: int) -> Speed:
+    """Times a training step and sampling, each after a warm-up, synchronised.
+
+    Args:
+        context: of the model; untrained.
+        rounds: timed calls.
+    """
+    spec, device = context.spec, context.device
+    prepare_device(device)
+    module = untrained_module(context).to(device)
+    stream = BatchStream(
+        context.source.split("train"), batch_size=spec.model.training.batch_size, seed=0
+    )
+    batch = next(stream).to(device)
+    optimizers = module.configure_optimizers()
+    # The step runs outside a Trainer: the module gets its optimisers and backward directly.
+    alone: Any = module
+    alone.optimizers = lambda: optimizers
+    alone.manual_backward = torch.Tensor.backward
+    mixed = training_precision(spec.trainer.precision, device) == "bf16-mixed"
+
+    def step() -> object:
+        with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
+            return module.training_step(batch, 0)
+
+    flops = count_flops(step)
+    matrix = torch.randn(MATRIX, MATRIX, device=device)
+    product, _ = timed(lambda: matrix @ matrix, rounds, device)
+    captions = list(batch.caption)
+    noise = range(len(captions))
+    sampling = timed(
+        lambda: module.generate(captions, SeededNoise(noise, device)), max(3, rounds // 2), device
+    )
+    return Speed(
+        len(batch), timed(step, rounds, device), sampling, flops, 2 * MATRIX**3 / product, device
+    )
+
+
+def timed(call: Callable[[], object], rounds: int, device: torch.device) -> tuple[float, float]:
+    """Median seconds and the spread between quartiles, after one warm-up."""
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    call()
+    took = []
+    for _ in range(max(rounds, 3)):
+        wait()
+        start = time.perf_counter()
+        call()
+        wait()
+        took.append(time.perf_counter() - start)
+    low, median, high = statistics.quantiles(took, n=4)
+    return median, high - low

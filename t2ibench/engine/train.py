@@ -1,0 +1,209 @@
+"""From a specification to a trained run."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import time
+from typing import Any
+
+import torch
+from torch import nn
+
+from t2ibench.core.errors import BudgetError, ConfigError, RunError
+from t2ibench.core.ranks import barrier, from_first, rank
+from t2ibench.data.stream import BatchStream
+from t2ibench.engine.assemble import INDEX, assemble, content_of
+from t2ibench.engine.build import check_parts
+from t2ibench.engine.context import Context
+from t2ibench.engine.device import facts, prepare_device
+from t2ibench.engine.fitting import cached_targets, cached_text, options_of, validation_batch
+from t2ibench.engine.identity import made_run
+from t2ibench.engine.interrupt import Interrupted, interruptible, outcome
+from t2ibench.engine.load import LoadedRun, open_run
+from t2ibench.engine.parts.part import Prepared
+from t2ibench.engine.parts.start import fill, initial_weights
+from t2ibench.evaluation.cost import count_flops
+from t2ibench.families.contract import TextToImageModule
+from t2ibench.runs.clock import Clock
+from t2ibench.runs.folder import Run
+from t2ibench.training.checkpoint import load_weights, save_weights
+from t2ibench.training.devices import check_devices
+from t2ibench.training.fit import fit
+from t2ibench.training.tracking import track_run
+
+
+def check(context: Context) -> None:
+    """Everything that can be known to be impossible before any work.
+
+    Raises:
+        T2IBenchError: see the sentences.
+    """
+    spec = context.spec
+    check_parts(spec)
+    multiple = spec.model.resolution_multiple
+    if spec.data.resolution % multiple:
+        raise ConfigError(
+            f"data.resolution={spec.data.resolution} is not a multiple of {multiple}, which "
+            f"model={spec.model.name} needs; choose such a resolution."
+        )
+    sizes = [spec.model.training.batch_size]
+    sizes += [p.training.batch_size for p in spec.parts.values() if hasattr(p, "training")]
+    check_devices(spec.trainer, sizes)
+    start = initial_weights(context)
+    for part in [*spec.parts.values(), spec.text, *([] if start is None else [start])]:
+        part.check(context)
+
+
+@interruptible()
+def train(context: Context) -> LoadedRun:
+    """Finds or trains the run of a specification; its status tells how that ended.
+
+    Raises:
+        T2IBenchError: the specification, the data or the weights cannot be used.
+        Interrupted: a signal ended training; the same command resumes it.
+    """
+    prepare_device(context.device)
+    check(context)
+    start = initial_weights(context)
+    context.start = None if start is None else start.find(context)
+    run = made_run(context)
+    with run.locked(), outcome(run):
+        if from_first(lambda: run.trained):
+            return open_run(run, context)
+        clock, facts_of_parts = Clock(), {}
+        for name, part in prepared(context, run).items():
+            clock.parts_flops += part.flops
+            clock.parts_seconds += part.seconds
+            facts_of_parts[name] = part.facts
+        module = assemble(context, context.modules)
+        if context.start is not None:
+            fill(module, context.start)
+        write_manifest(context, run, facts_of_parts)
+        if module.trains:
+            trained = fitted(context, run, module, clock)
+        else:
+            trained = indexed(context, run, module, clock)
+        run.set_status("trained", clock=clock.state_dict())
+        return LoadedRun(run, context, trained.to(context.device).eval(), clock)
+
+
+def prepared(context: Context, run: Run) -> dict[str, Prepared]:
+    """Every part made ready, in the order in which they may need each other, the text last.
+
+    A run that begins with another's weights takes its parts as well, and pays for them there.
+    """
+    spec, found = context.spec, {}
+    start = initial_weights(context)
+    if context.start is not None and rank() == 0:
+        carried = context.start.path / "parts"
+        if carried.is_dir():
+            shutil.copytree(carried, run.path / "parts", dirs_exist_ok=True)
+    barrier()
+    for name, part in spec.parts.items():
+        if start is None or not part.weights_in_model:
+            found[name] = part.prepare(context, run)
+        else:
+            found[name] = Prepared(part.restore(context, context.start).to(context.device))
+        context.modules[name] = found[name].module
+    found["text_encoder"] = spec.text.prepare(context, run)
+    context.modules["text_encoder"] = found["text_encoder"].module
+    if start is not None:
+        found["start"] = start.prepare(context, run)
+    return found
+
+
+def write_manifest(context: Context, run: Run, parts: dict[str, Any]) -> None:
+    """What the run was made of and where.
+
+    Raises:
+        RunError: it was begun with other content, or with another precision.
+    """
+    spec = context.spec
+    modules = {n: m for n, m in context.modules.items() if n in (*spec.parts, "text_encoder")}
+    now = {
+        "data": context.source.split_fingerprint("train"),
+        "content": content_of(modules),
+    }
+    device = facts(context.device, spec.trainer.precision)
+    kept = run.manifest()
+    for name, value in now.items():
+        if name in kept and kept[name] != value and run.checkpoint.exists():
+            raise RunError(
+                f"{run.path.name} was begun with {name} {kept[name]}, which is now {value}; "
+                f"restore it, or delete {run.path} to train from the start."
+            )
+    run.write_manifest(seed=spec.seed, device=device, parts=parts, **now)
+
+
+def fitted(context: Context, run: Run, module: TextToImageModule, clock: Clock) -> nn.Module:
+    """The module trained under the budget, with its sampling weights.
+
+    Raises:
+        Interrupted: a signal ended training.
+    """
+    spec, train_split = context.spec, context.source.split("train")
+    module.to(context.device)
+    targets = cached_targets(context, module, train_split)
+    text = cached_text(context, module.text_encoder, train_split)
+
+    def stream(images_seen: int, number: int, world_size: int) -> BatchStream:
+        return BatchStream(
+            train_split,
+            batch_size=spec.model.training.batch_size,
+            seed=spec.seed,
+            images_seen=images_seen,
+            rank=number,
+            world_size=world_size,
+            flip=spec.data.flip and not targets,
+            text=text,
+            targets=targets,
+        )
+
+    run.set_status("running")
+    # Sharded weights stay with the module that was trained.
+    whole = copy.deepcopy(module) if spec.trainer.strategy == "fsdp" else module
+    config = spec.config()
+    with track_run(config["logger"]["wandb"], run, config) as track:
+        ended = fit(
+            module,
+            stream,
+            run,
+            spec.budget.budget(),
+            options_of(context, spec.model.training),
+            spec.seed,
+            clock,
+            track,
+            validation_batch(context.source),
+        )
+    if ended.signal is not None:
+        raise Interrupted(ended.signal)
+    load_weights(whole, run.weights)
+    return whole
+
+
+def indexed(context: Context, run: Run, module: TextToImageModule, clock: Clock) -> nn.Module:
+    """A generator without training after its one look at the training split.
+
+    Raises:
+        BudgetError: the look alone cost more than the budget.
+    """
+    split, budget = context.source.split("train"), context.spec.budget.budget()
+    run.set_status("running")
+    if rank() == 0:
+        began = time.perf_counter()
+        with torch.no_grad():
+            flops = count_flops(lambda: module.to(context.device).build_index(split, run.path / INDEX))
+        clock.seconds = time.perf_counter() - began
+        clock.images_seen, clock.flops_per_image = len(split), flops / len(split)
+        if clock.spent(budget) > budget.amount:
+            raise BudgetError(
+                f"budget.amount={budget.amount:g} {budget.unit} is less than the index of "
+                f"{len(split)} images cost ({clock.spent(budget):g}); raise it."
+            )
+        save_weights(module, run.weights)
+    barrier()
+    module.open_index(run.path / INDEX)
+    return module
+
+
