@@ -25,6 +25,7 @@ from t2ibench.engine.plugins import plugins
 if TYPE_CHECKING:
     from t2ibench.engine.context import Context
     from t2ibench.engine.spec import RunSpec
+    from t2ibench.runs.folder import Run
 
 OPEN_ENDED = ("knobs.",)
 """Beginnings of keys that the configuration does not list: the model says which there are."""
@@ -118,6 +119,22 @@ def compose_spec(overrides: Sequence[str]) -> RunSpec:
     return RunSpec.read(compose_config(overrides))
 
 
+def rescored(run: Run, overrides: Sequence[str]) -> RunSpec:
+    """A trained run's specification with what a user wants otherwise when it is scored.
+
+    Raises:
+        ConfigError: a word that belongs to the training.
+    """
+    from t2ibench.engine.assemble import read_spec
+    from t2ibench.engine.scoring import rescored_spec
+
+    named = [o.split("=", 1)[0].lstrip("+") for o in overrides]
+    # The run's own model, so that its keys are known.
+    ours = any(name.startswith("model.") for name in named)
+    model = [f"model={read_spec(run).model.name}"] if ours else []
+    return rescored_spec(run, compose_config([*model, *overrides]), named)
+
+
 def untrained_context(overrides: Sequence[str]) -> Context:
     """The context of a model that is looked at or timed, not trained.
 
@@ -131,9 +148,7 @@ def untrained_context(overrides: Sequence[str]) -> Context:
     if part is not None and part.run is None:
         below = [o for o in overrides if not said_of_the_model(o)]
         side = spec.data.resolution // part.upscale
-        context.example = compose_spec(
-            [*below, f"model={part.example}", f"data.resolution={side}"]
-        )
+        context.example = compose_spec([*below, f"model={part.example}", f"data.resolution={side}"])
     return context
 
 
@@ -237,9 +252,7 @@ def run_hydra(task: Callable[[Mapping[str, Any]], object], arguments: Sequence[s
     def resolved(cfg: DictConfig) -> object:
         return task(to_container(cfg))
 
-    decorate = hydra.main(
-        version_base="1.3", config_path=str(config_dir()), config_name="config"
-    )
+    decorate = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")
     try:
         decorate(resolved)()
     except (HydraException, OmegaConfBaseException) as error:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from t2ibench.core.files import write_json
 from t2ibench.core.hashing import hash_file, hash_json
@@ -40,7 +41,7 @@ def file_hashes(root: Path, files: Mapping[str, Path], memory: Path) -> dict[str
             hashes = pool.map(lambda path: hash_file(path, DIGITS), new.values())
             known |= {k: [*stamps[k], h] for k, h in zip(new, hashes, strict=True)}
         write_json(memo, known)
-    return {key: known[key][2] if stamps[key] else "" for key in files}
+    return {key: str(known[key][2]) if stamps[key] else "" for key in files}
 
 
 def _stamp(path: Path) -> list[int]:
@@ -51,7 +52,7 @@ def _stamp(path: Path) -> list[int]:
     return [stat.st_size, stat.st_mtime_ns]
 
 
-def _read(memo: Path) -> dict[str, list[object]]:
+def _read(memo: Path) -> dict[str, list[Any]]:
     """What earlier calls found; nothing where the memory cannot be read, which costs time only."""
     if not memo.exists():
         return {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 import yaml
 from torch import nn
 
@@ -130,5 +129,3 @@ def cost_of(run: Run) -> Clock:
 def folder_of_part(run: Run, name: str) -> Path:
     """Where a run keeps files of a part of its own."""
     return run.path / "parts" / name
-
-

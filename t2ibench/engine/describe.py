@@ -14,7 +14,6 @@ from t2ibench.engine.assemble import untrained_module
 from t2ibench.engine.context import Context
 from t2ibench.evaluation.cost import count_flops, count_parameters
 
-
 STEPS = "num_steps"
 
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from t2ibench.core.errors import ScoreError
 from t2ibench.data.prompts import Prompt
 from t2ibench.data.records import DataSource
+from t2ibench.data.resize import ResizeRecipe
 from t2ibench.engine.context import Context
+from t2ibench.engine.edits import opened
 from t2ibench.engine.judges import make_judges, test_protocol
 from t2ibench.evaluation.evaluator import Evaluator
 from t2ibench.evaluation.external import (
@@ -51,6 +56,33 @@ def read_images(path: Path, context: Context, options: ExternalOptions) -> Sampl
     if not isinstance(theirs, ExternalImages):
         raise ScoreError(f"{path} holds features of one network; --protocols needs the images.")
     return theirs.samples
+
+
+def in_memory(images: Any, captions: Sequence[str] | None, resolution: int) -> ExternalImages:
+    """Images in memory, brought to a resolution by the data layer's recipe.
+
+    Args:
+        images: PIL images, ``Pictures``, or uint8 of (N, H, W, 3) or (N, 3, H, W).
+        captions: one an image; None: nobody knows them.
+        resolution: side in pixels.
+
+    Raises:
+        ScoreError: no images, or another number of captions.
+        DataError: something that is no picture.
+    """
+    recipe, pictures = ResizeRecipe(resolution), [opened(image) for image in images]
+    if not pictures or (captions is not None and len(captions) != len(pictures)):
+        told = "no" if captions is None else str(len(captions))
+        raise ScoreError(
+            f"there are {len(pictures)} images and {told} captions; give images, and one caption "
+            "for each or none."
+        )
+    pixels = torch.from_numpy(np.stack([recipe(picture) for picture in pictures]))
+    said = [""] * len(pictures) if captions is None else list(captions)
+    keys = [caption or str(row) for row, caption in enumerate(said)]
+    rows = tuple(range(len(pictures)))
+    samples = SampleSet(pixels, tuple(said), tuple(keys), rows, {"from": "memory"})
+    return ExternalImages(samples, captions is not None)
 
 
 def score_external(path: Path, context: Context, options: ExternalOptions) -> RunScores:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -54,20 +55,22 @@ def cached_targets(
     for name, target in module.targets().items():
         cache = ArrayCache(context.spec.paths.cache_folder / name)
         key = f"{split.fingerprint}-{target.fingerprint}-{name}"
-        made = cache.get_or_build(key, lambda t=target, n=name: {n: encoded(context, t, split)})
-        found[name] = made[name]
+        build = partial(encoded, context, name, target, split)
+        found[name] = cache.get_or_build(key, build)[name]
     return found
 
 
 @torch.no_grad()
-def encoded(context: Context, target: Target, split: PreparedSplit) -> torch.Tensor:
-    """A target of every image of a split, on the CPU."""
+def encoded(
+    context: Context, name: str, target: Target, split: PreparedSplit
+) -> dict[str, torch.Tensor]:
+    """A target of every image of a split by its name, on the CPU."""
     pieces = []
     for start in range(0, len(split), ENCODED_AT_ONCE):
         rows = range(start, min(start + ENCODED_AT_ONCE, len(split)))
         images = from_pixels(split.pixels(rows)).to(context.device)
         pieces.append(target.make(images).cpu())
-    return torch.cat(pieces)
+    return {name: torch.cat(pieces)}
 
 
 def cached_text(

@@ -113,7 +113,9 @@ class Generator:
         on_progress: Progress | None = None,
         **knobs: float,
     ) -> Pictures:
-        """Images for prompts. The same run, prompt, seed and knobs give the same image in any company.
+        """Images for prompts.
+
+        The same run, prompt, seed and knobs give the same image in any company.
 
         Args:
             prompts: one or several.

@@ -1,8 +1,9 @@
 """The processes of a run on several devices: started here unless a scheduler has.
 
 Every process does the same work from beginning to end: it trains its share of each batch, draws
-its share of the samples, and waits while the first writes. Those that are started here are told the
-work (``engine/rank_worker.py``), not the words of the command line, so that it is alike under every launcher.
+its share of the samples, and waits while the first writes. Those that are started here
+(``engine/rank_worker.py``) are told the work, not the words of the command line, so that it is
+alike under every launcher.
 """
 
 from __future__ import annotations

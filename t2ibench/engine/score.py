@@ -11,13 +11,11 @@ from typing import Any
 
 import torch
 
-from t2ibench.core.errors import ScoreError
 from t2ibench.core.hashing import hash_json
 from t2ibench.core.knobs import Knob, front_knob, resolve_knobs
 from t2ibench.core.noise import SeededNoise
 from t2ibench.core.pixels import from_pixels, to_pixels
 from t2ibench.core.ranks import from_first, rank, spread
-from t2ibench.core.types import Batch
 from t2ibench.engine.identity import SCORES_VERSION, sampling_key, sampling_settings
 from t2ibench.engine.judges import (
     Judges,
@@ -295,7 +293,7 @@ def frozen_flops(loaded: LoadedRun) -> dict[str, float]:
     found, image = {}, from_pixels(train.pixels([0])).to(loaded.context.device)
     with torch.no_grad():
         for name, target in module.targets().items():
-            found[name] = count_flops(lambda make=target.make: make(image)) * len(train)
+            found[name] = count_flops(partial(target.make, image)) * len(train)
         if module.text_encoder.cacheable:
             captions = [caption for record in train.records for caption in record.captions]
             one = count_flops(lambda: module.text_encoder.encode(captions[:1]))

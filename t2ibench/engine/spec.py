@@ -47,7 +47,6 @@ PrecisionName = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "64-true"]
 DecayName = Literal["constant", "cosine", "linear"]
 
 
-
 def named_class(node: Any) -> Any:
     """A component, or the mapping that it will be read from."""
     if isinstance(node, Component):
@@ -372,9 +371,7 @@ def read_part(node: Any) -> Any:
     return checked(cls, dict(node.arguments), node.key)
 
 
-PartField = Annotated[
-    Any, BeforeValidator(read_part), PlainSerializer(lambda part: part.config())
-]
+PartField = Annotated[Any, BeforeValidator(read_part), PlainSerializer(lambda part: part.config())]
 """A part of a run, as its class reads it."""
 
 
@@ -431,7 +428,9 @@ class RunSpec(Settings):
             # Once without looking into components: a wrong value is told by the key that was
             # typed (data.resolution), not by one that repeats it (data.source.resolution).
             cls.model_validate(config)
-            return cls.model_validate({key: read_value(value, key) for key, value in config.items()})
+            return cls.model_validate(
+                {key: read_value(value, key) for key, value in config.items()}
+            )
         except ValidationError as error:
             raise ConfigError(sentence_of(error)) from None
 

@@ -8,7 +8,6 @@ import time
 from typing import Any
 
 import torch
-from torch import nn
 
 from t2ibench.core.errors import BudgetError, ConfigError, RunError
 from t2ibench.core.ranks import barrier, from_first, rank
@@ -136,7 +135,9 @@ def write_manifest(context: Context, run: Run, parts: dict[str, Any]) -> None:
     run.write_manifest(seed=spec.seed, device=device, parts=parts, **now)
 
 
-def fitted(context: Context, run: Run, module: TextToImageModule, clock: Clock) -> nn.Module:
+def fitted(
+    context: Context, run: Run, module: TextToImageModule, clock: Clock
+) -> TextToImageModule:
     """The module trained under the budget, with its sampling weights.
 
     Raises:
@@ -182,7 +183,9 @@ def fitted(context: Context, run: Run, module: TextToImageModule, clock: Clock) 
     return whole
 
 
-def indexed(context: Context, run: Run, module: TextToImageModule, clock: Clock) -> nn.Module:
+def indexed(
+    context: Context, run: Run, module: TextToImageModule, clock: Clock
+) -> TextToImageModule:
     """A generator without training after its one look at the training split.
 
     Raises:
@@ -193,7 +196,8 @@ def indexed(context: Context, run: Run, module: TextToImageModule, clock: Clock)
     if rank() == 0:
         began = time.perf_counter()
         with torch.no_grad():
-            flops = count_flops(lambda: module.to(context.device).build_index(split, run.path / INDEX))
+            module.to(context.device)
+            flops = count_flops(lambda: module.build_index(split, run.path / INDEX))
         clock.seconds = time.perf_counter() - began
         clock.images_seen, clock.flops_per_image = len(split), flops / len(split)
         if clock.spent(budget) > budget.amount:
@@ -205,5 +209,3 @@ def indexed(context: Context, run: Run, module: TextToImageModule, clock: Clock)
     barrier()
     module.open_index(run.path / INDEX)
     return module
-
-

@@ -1,4 +1,6 @@
-"""A frozen CLIP that a generator is conditioned on or trained against: images and captions as vectors of one space.
+"""A frozen CLIP: images and captions as vectors of one space.
+
+A generator is conditioned on it (unCLIP) or trained against it.
 
 E is the width of that space. The towers are a dual encoder that was trained for this purpose
 alone, or a published CLIP; never those of the evaluator, which would reward its own likeness.

@@ -172,5 +172,3 @@ def scheduler_of(process: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         f"model.module.process.solver={solver} with spacing={spacing}",
         "ddim or euler (uniform or trailing), plms (uniform) or dpm_solver_pp (trailing)",
     )
-
-

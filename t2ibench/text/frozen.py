@@ -32,8 +32,9 @@ TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model")
 class FrozenTextEncoder(FrozenHolder, TextEncoder):
     """A pretrained network that is not trained and not part of anybody's state dict.
 
-    The network is outside of ``nn.Module``'s registry (``FrozenHolder``). Features are float32 whatever its own type is, are
-    made outside of autocast and carry no gradient, so that a cached feature equals a fresh one.
+    The network is outside of ``nn.Module``'s registry (``FrozenHolder``). Features are float32
+    whatever its own type is, are made outside of autocast and carry no gradient, so that a cached
+    feature equals a fresh one.
 
     Args:
         backbone: the network.

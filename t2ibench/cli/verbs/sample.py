@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from t2ibench.cli.arguments import parse_arguments, whole_number
 from t2ibench.core.errors import ConfigError
@@ -77,7 +78,7 @@ def run(arguments: Sequence[str]) -> int:
     )
     generator = Generator(open_folder(folder))
     with counted("sample", len(prompts) * per_prompt) as advance:
-        shared = {
+        shared: dict[str, Any] = {
             "seed": seed,
             "images_per_prompt": per_prompt,
             "batch_size": batch_size,
@@ -85,9 +86,9 @@ def run(arguments: Sequence[str]) -> int:
             "on_progress": advance,
         }
         if edit:
-            found = generator.edit(edit, prompts, **shared, **typed, **given.knobs)
+            found = generator.edit(edit, prompts, **(shared | typed | given.knobs))
         else:
-            found = generator.generate(prompts, **shared, **given.knobs)
+            found = generator.generate(prompts, **(shared | given.knobs))
     found.save(given.options["out"], layout)
     sys.stdout.write(f"{len(found)} images in {given.options['out']} ({layout} layout)\n")
     return 0

@@ -85,16 +85,15 @@ def take_protocols(arguments: Sequence[str]) -> tuple[list[str], str]:
 
 def score_run_folder(folder: Path, overrides: Sequence[str], protocols: str) -> None:
     """A run under its protocol, or the images it has under several."""
-    from t2ibench.cli.compose import compose_config
+    from t2ibench.cli.compose import rescored
     from t2ibench.core.launch import process_rank
     from t2ibench.engine.context import Context
-    from t2ibench.engine.scoring import rescored_spec, score_trained
+    from t2ibench.engine.scoring import score_trained
     from t2ibench.evaluation.samples import SampleSet
     from t2ibench.runs.folder import Run
 
     run = Run.at(folder)
-    named = [o.split("=", 1)[0].lstrip("+") for o in overrides]
-    spec = rescored_spec(run, compose_config(own_model(run, overrides)), named)
+    spec = rescored(run, overrides)
     if protocols:
         samples = SampleSet.load(folder / "samples" / "chosen")
         score_under(samples, Context.of(spec), protocols, overrides, folder)
@@ -102,17 +101,6 @@ def score_run_folder(folder: Path, overrides: Sequence[str], protocols: str) -> 
     scores = score_trained(run, spec)
     if process_rank() == 0:
         sys.stdout.write(skills_text(scores.chosen.scores))
-
-
-def own_model(run: object, overrides: Sequence[str]) -> list[str]:
-    """The words with the run's own model first, so that keys of its model are known."""
-    from t2ibench.engine.assemble import read_spec
-    from t2ibench.runs.folder import Run
-
-    assert isinstance(run, Run)
-    if not any(o.startswith("model.") for o in overrides):
-        return list(overrides)
-    return [f"model={read_spec(run).model.name}", *overrides]
 
 
 def score_pictures(

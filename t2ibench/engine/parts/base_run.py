@@ -93,5 +93,3 @@ class BaseRun(Part):
             f"model={context.spec.model.name} stands on a trained run of {side} px: give it as "
             f"{KEY}=RUN (t2ibench train model={self.example} data.resolution={side} trains one)."
         )
-
-

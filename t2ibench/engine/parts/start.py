@@ -1,7 +1,7 @@
 """Initial weights of another run, as a part: progressive training (``start=RUN``).
 
-All parts and the vocabulary come along from that run, its cost is charged as a first stage's is, and
-its hash counts in the new run's identity.
+All parts and the vocabulary come along from that run, its cost is charged as a first stage's is,
+and its hash counts in the new run's identity.
 """
 
 from __future__ import annotations

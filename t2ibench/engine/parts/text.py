@@ -100,7 +100,6 @@ class ConfiguredTextEncoder(Part):
         return kept
 
 
-
 class TextEncoderOfBase(Part):
     """The text encoder of a cascade's base, shared by every stage above it (``text=base``)."""
 

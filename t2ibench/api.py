@@ -1,0 +1,174 @@
+"""t2ibench from Python: what the verbs do, as functions (``import t2ibench``).
+
+Configuration is given as on the command line, as words (``"budget.amount=1e12"``) and keywords
+(``model="gan/fast_painter"``). Mistakes raise ``T2IBenchError`` with the sentence that the command
+line prints.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from t2ibench.cli.compose import compose_spec, rescored
+from t2ibench.core.errors import ConfigError
+from t2ibench.data.prompts import read_prompts
+from t2ibench.engine.context import Context
+from t2ibench.engine.external import ExternalOptions, in_memory, score_external, scores_of
+from t2ibench.engine.generator import Generator, Pictures, as_prompts
+from t2ibench.engine.load import open_folder
+from t2ibench.engine.scoring import score_trained
+from t2ibench.engine.study import train_and_score
+from t2ibench.evaluation.results import RunScores
+from t2ibench.runs.folder import Run
+
+
+def load(run: str | Path) -> Generator:
+    """A trained run, from its folder alone: no training pictures and no configuration are needed.
+
+    Args:
+        run: its folder.
+
+    Returns:
+        What generates images, on this machine's accelerator where there is one.
+
+    Raises:
+        T2IBenchError: no trained run, one that names foreign code, or one whose parts are gone.
+
+    Example:
+        >>> run = t2ibench.load(finished)
+        >>> pictures = run.generate(["a red ring", "a blue star"], seed=0)
+        >>> pictures[0].size
+        (32, 32)
+        >>> pictures.save("pictures")
+        'plain'
+        >>> sorted(run.knobs)
+        ['truncation_psi']
+    """
+    return Generator(open_folder(run))
+
+
+def train(*words: str, **settings: Any) -> Generator:
+    """Trains, samples and scores a configuration, or finds it done; interrupted, it goes on.
+
+    Args:
+        *words: as typed after ``t2ibench train``.
+        **settings: the same as keywords, for names without a dot.
+
+    Raises:
+        T2IBenchError: the configuration, the data or the weights cannot be used.
+
+    Example:
+        >>> run = t2ibench.train(*tiny, model="gan/fast_painter", seed=0)
+        >>> run.path == finished
+        True
+        >>> score = next(iter(run.scores.chosen.scores.values()))
+        >>> score.ci_low <= score.value <= score.ci_high
+        True
+    """
+    spec = compose_spec([*words, *as_words(settings)])
+    if spec.trainer.devices * spec.trainer.num_nodes > 1:
+        train_and_score(spec)
+        from t2ibench.engine.identity import named_run
+
+        return Generator(open_folder(named_run(Context.of(spec)).path))
+    from t2ibench.engine.interrupt import outcome
+    from t2ibench.engine.score import score_run
+    from t2ibench.engine.train import train as trained
+
+    loaded = trained(Context.of(spec))
+    with loaded.run.locked(), outcome(loaded.run):
+        score_run(loaded)
+    return Generator(loaded)
+
+
+def score(
+    images: Any,
+    prompts: Sequence[str] | str | Path | None = None,
+    *words: str,
+    name: str = "",
+    extractor: str = "",
+    out: str | Path | None = None,
+    **settings: Any,
+) -> RunScores:
+    """Scores a run, anybody's images, or features, under a protocol.
+
+    Args:
+        images: a run's folder; a folder, ``.npz`` or ``.safetensors`` as ``t2ibench score`` reads
+            them; ``Pictures`` of a run; or images in memory: PIL images, or uint8 of
+            (N, H, W, 3) or (N, 3, H, W).
+        prompts: one an image, or a file of prompts; None: those that the images carry.
+        *words: as typed after ``t2ibench score``.
+        name: in leaderboards.
+        extractor: what made features that do not say.
+        out: folder for ``scores.json`` and the images, so that they join comparisons; None: beside
+            what is on disk, nowhere for what is in memory.
+        **settings: ``data=``, ``protocol=``, ``evaluator=`` and others.
+
+    Raises:
+        T2IBenchError: too few images for the protocol, or not what they should be.
+
+    Example:
+        >>> few = ["protocol.test.num_images=16", "protocol.test.reference_size=16"]
+        >>> pictures = t2ibench.load(finished).generate(["a red ring"] * 16)
+        >>> scores = t2ibench.score(pictures, None, *world, *few, data="shapes", protocol="quick")
+        >>> exact = [s for s in scores.chosen.scores.values() if s.metric == "grader_exact"]
+        >>> 0 <= exact[0].value <= 1
+        True
+    """
+    overrides = [*words, *as_words(settings)]
+    if isinstance(images, (str, Path)) and (Path(images) / "status.json").exists():
+        if prompts is not None:
+            raise ConfigError("a run is scored on the prompts of its protocol; leave prompts out.")
+        run = Run.at(images)
+        return score_trained(run, rescored(run, overrides))
+    options = ExternalOptions(name, (), extractor, None if out is None else Path(out))
+    context = Context.of(compose_spec(overrides))
+    if isinstance(images, (str, Path)):
+        asked = () if prompts is None else read_prompts_or_words(prompts)
+        return score_external(
+            Path(images), context, ExternalOptions(name, tuple(asked), extractor, options.out)
+        )
+    captions = images.captions if isinstance(images, Pictures) else None
+    if prompts is not None:
+        captions = [p.text for p in read_prompts_or_words(prompts)]
+    theirs = in_memory(images, captions, context.source.resolution)
+    return scores_of(theirs, context, options, name or "images", options.out)
+
+
+def read_prompts_or_words(prompts: Sequence[str] | str | Path) -> list[Any]:
+    """Prompts of a file, or as they are given."""
+    if isinstance(prompts, (str, Path)):
+        return list(read_prompts(prompts))
+    return as_prompts(prompts)
+
+
+def as_words(settings: Mapping[str, Any]) -> list[str]:
+    """Keyword arguments as words of the command line.
+
+    Example:
+        >>> as_words({"model": "gan/fast_painter", "seed": 0, "start": None})
+        ['model=gan/fast_painter', 'seed=0', 'start=null']
+        >>> as_words({"knobs": {"guidance_scale": 2.0}})
+        ['knobs={guidance_scale:2.0}']
+    """
+    return [f"{name}={as_value(value)}" for name, value in settings.items()]
+
+
+def as_value(value: Any) -> str:
+    """A value as Hydra reads it."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{k}:{as_value(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ",".join(as_value(v) for v in value) + "]"
+    text = str(value)
+    if isinstance(value, (int, float)):
+        return text
+    plain = text and all(c.isalnum() or c in "_/.-@:" for c in text)
+    return text if plain else json.dumps(text, ensure_ascii=False)
