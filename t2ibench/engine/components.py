@@ -93,7 +93,7 @@ class Component:
         """Every key below the component with its effect."""
         yield f"{self.key}.{TARGET}", Effect.TRAINED
         if self.partial:
-            yield f"{self.key}.{PARTIAL}", Effect.TRAINED
+            yield f"{self.key}.{PARTIAL}", Effect.NEITHER
         for name, value in self.arguments.items():
             own = self.effect(name)
             for key, effect in effects_within(f"{self.key}.{name}", value):

@@ -175,7 +175,7 @@ class Protocol:
             raise ScoreError(
                 f"protocol {self.name} compares images prepared by {asked}, data {source.name} was "
                 f"prepared by {prepared}; prepare it so (for data=folder: "
-                f"+data.source.filter={self.resize} +data.source.crop={self.crop}), or choose "
+                f"data.source.filter={self.resize} data.source.crop={self.crop}), or choose "
                 "another protocol."
             )
 

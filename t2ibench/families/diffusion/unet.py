@@ -8,7 +8,7 @@ names are those of the files that diffusers writes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -102,6 +102,8 @@ class PublishedUNet(nn.Module):
         classes is ``vector`` of one-hot rows (its weight transposed);
         no dropout.
     """
+
+    neutral_arguments: ClassVar[frozenset[str]] = frozenset({"checkpointing"})
 
     def __init__(
         self,
