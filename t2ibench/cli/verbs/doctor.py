@@ -12,6 +12,7 @@ from pathlib import Path
 
 from t2ibench import __version__
 from t2ibench.core.errors import ConfigError
+from t2ibench.engine.plugins import plugins
 
 CORE = (
     "torch", "pytorch-lightning", "hydra-core", "transformers", "open_clip_torch", "torchmetrics",
@@ -50,6 +51,8 @@ def run(arguments: Sequence[str]) -> int:
     for name, target in fetched().items():
         state = "ok     " if target.exists() else "absent "
         lines.append(f"  {state} {target} (t2ibench fetch {name})")
+    for plugin in plugins():
+        lines.append(f"  plugin {plugin.name}: {plugin.target} ({plugin.distribution})")
     lines.append(f"  {os.cpu_count()} cores; GPU: {gpu()}; npm: {shutil.which('npm') or 'absent'}")
     free = shutil.disk_usage(".").free / 2**30
     lines.append(f"  {free:.0f} GiB free in this folder")

@@ -8,10 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from t2ibench.core.knobs import Knob
-from t2ibench.core.noise import Noise
-from t2ibench.core.types import Batch, Images, TextFeatures
-from t2ibench.families.contract import OptimizerFactory, TextToImageModule
+from t2ibench import Batch, Knob, Noise, TextFeatures, TextToImageModule
 
 
 class ColourField(TextToImageModule):
@@ -19,7 +16,7 @@ class ColourField(TextToImageModule):
 
     family: ClassVar[str] = "colour_field"
 
-    def __init__(self, *, optimizer: OptimizerFactory, **kwargs: Any) -> None:
+    def __init__(self, *, optimizer: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.make_optimizer = optimizer
         self.colour = nn.Linear(self.text_encoder.width, 3)
@@ -40,7 +37,7 @@ class ColourField(TextToImageModule):
         self.optimise(self.optimizers(), loss, list(self.parameters()))
         return {"loss": loss.detach()}
 
-    def sample(self, text: TextFeatures, noise: Noise, knobs: Mapping[str, float]) -> Images:
+    def sample(self, text: TextFeatures, noise: Noise, knobs: Mapping[str, float]) -> Tensor:
         """One colour an image."""
         colour = self.colour(text.pooled) + knobs["wander"] * noise.normal(3)
         size = self.resolution
