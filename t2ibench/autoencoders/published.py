@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from t2ibench.autoencoders.contract import Latents, Reconstruction
 from t2ibench.autoencoders.kl import GaussianAutoencoder
 from t2ibench.autoencoders.published_blocks import Decoder, Encoder
-from t2ibench.autoencoders.vq import CodebookAutoencoder, perplexity
+from t2ibench.autoencoders.vq import CodebookAutoencoder, perplexity, usage
 from t2ibench.core.ranks import gathered
 from t2ibench.core.types import Images
 
@@ -198,8 +198,10 @@ class PublishedVQ(CodebookAutoencoder):
         quantised, codes = self.quantise(latents)
         penalty = codebook_loss(latents, quantised, beta=self.beta, legacy=self.legacy_beta)
         through = latents + (quantised - latents).detach()
+        chosen = gathered(codes)
         logs = {
-            "codebook_perplexity": perplexity(gathered(codes), self.codebook_size),
+            "codebook_perplexity": perplexity(chosen, self.codebook_size),
+            "codebook_usage": usage(chosen, self.codebook_size),
             "latent_std": gathered(latents.detach()).std(),
         }
         return Reconstruction(self.decode_vectors(through), penalty, logs)

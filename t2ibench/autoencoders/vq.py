@@ -226,8 +226,10 @@ class VQAutoencoder(CodebookAutoencoder):
         nearest, codes = self.quantise(latents)
         through = latents + (nearest - latents).detach()
         penalty = commitment_loss(latents, nearest)
+        chosen = gathered(codes)
         logs = {
-            "codebook_perplexity": perplexity(gathered(codes), self.codebook_size),
+            "codebook_perplexity": perplexity(chosen, self.codebook_size),
+            "codebook_usage": usage(chosen, self.codebook_size),
             "latent_std": gathered(latents.detach()).std(),
         }
         return Reconstruction(self.decoder(through), penalty, logs)
@@ -260,5 +262,5 @@ def perplexity(codes: Int[Tensor, "*M"], codebook_size: int) -> Float[Tensor, ""
 
 
 def usage(codes: Int[Tensor, "*M"], codebook_size: int) -> Float[Tensor, ""]:
-    """Share of the codebook that occurs at all, 0 to 1."""
+    """Share of the codebook that occurs at all in these codes, 0 to 1."""
     return (code_counts(codes, codebook_size) > 0).float().mean()

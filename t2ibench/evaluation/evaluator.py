@@ -89,13 +89,6 @@ class Evaluator:
         self._split_features: dict[tuple[str, str, str], Tensor] = {}
         self._caption_features: dict[tuple[str, str], Tensor] = {}
 
-    @property
-    def fingerprints(self) -> dict[str, str]:
-        """Instrument key -> fingerprint, for the run's manifest."""
-        found = {e.key: e.fingerprint for e in self.extractors}
-        found |= {a.key: a.fingerprint for a in self.dual_encoders}
-        return found | ({} if self.grader is None else {self.grader.key: ""})
-
     def evaluate(self, samples: SampleSet) -> Evaluation:
         """Every score of a set made under the protocol.
 

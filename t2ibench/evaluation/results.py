@@ -221,21 +221,6 @@ def best_point(points: Sequence[OperatingPoint], metric: str) -> OperatingPoint:
     return max(aligned, key=lambda point: by_metric(point.scores)[ALIGNMENT].value)
 
 
-def only_score(scores: Mapping[str, Score], metric: str) -> Score:
-    """The one score of a metric.
-
-    Raises:
-        ScoreError: none, or several with different keys.
-    """
-    found = [score for score in scores.values() if score.metric == metric]
-    if len(found) != 1:
-        raise ScoreError(
-            f"{metric} has {len(found)} scores here ({', '.join(s.key for s in found) or 'none'}); "
-            "name the whole key."
-        )
-    return found[0]
-
-
 def metrics_of(many: Iterable[Mapping[str, Score]]) -> list[str]:
     """Every key of several score mappings, in order of first appearance."""
     return list(dict.fromkeys(key for scores in many for key in scores))

@@ -39,13 +39,11 @@ class UNetLevels:
         levels: how many sizes of map.
         blocks: residual blocks a level on the way down; one more on the way up.
         attention_levels: levels whose blocks are followed by attention, 0 the largest map.
-        middle_attention: whether there is attention between the two middle blocks.
     """
 
     levels: int
     blocks: int
     attention_levels: frozenset[int]
-    middle_attention: bool = True
 
 
 RESIDUAL = (
@@ -74,7 +72,6 @@ def unet_parts(layout: UNetLevels) -> list[Part]:
     parts = [
         Part("time_embed.0", "time_embedding.linear_1"),
         Part("time_embed.2", "time_embedding.linear_2"),
-        Part("label_emb", "class_embedding"),
         Part("input_blocks.0.0", "conv_in"),
         Part("out.0", "conv_norm_out"),
         Part("out.2", "conv_out"),
@@ -89,13 +86,12 @@ def unet_parts(layout: UNetLevels) -> list[Part]:
                 parts.append(Part(f"input_blocks.{number}.1", ours))
             number += 1
         if level < last:
-            theirs, ours = f"input_blocks.{number}.0", f"down_blocks.{level}.downsamplers.0"
-            parts += [Part(f"{theirs}.op", f"{ours}.conv"), *residual(theirs, ours)]
+            ours = f"down_blocks.{level}.downsamplers.0.conv"
+            parts.append(Part(f"input_blocks.{number}.0.op", ours))
             number += 1
     parts += residual("middle_block.0", "mid_block.resnets.0")
-    if layout.middle_attention:
-        parts.append(Part("middle_block.1", "mid_block.attentions.0"))
-    parts += residual(f"middle_block.{1 + layout.middle_attention}", "mid_block.resnets.1")
+    parts.append(Part("middle_block.1", "mid_block.attentions.0"))
+    parts += residual("middle_block.2", "mid_block.resnets.1")
     number = 0
     for place, level in enumerate(reversed(range(layout.levels))):
         attends = level in layout.attention_levels
@@ -106,13 +102,13 @@ def unet_parts(layout: UNetLevels) -> list[Part]:
                 parts.append(Part(f"{theirs}.1", f"up_blocks.{place}.attentions.{block}"))
             number += 1
         if level > 0:
-            theirs, ours = f"{theirs}.{1 + attends}", f"up_blocks.{place}.upsamplers.0"
-            parts += [Part(f"{theirs}.conv", f"{ours}.conv"), *residual(theirs, ours)]
+            ours = f"up_blocks.{place}.upsamplers.0.conv"
+            parts.append(Part(f"{theirs}.{1 + attends}.conv", ours))
     return parts
 
 
 def residual(theirs: str, ours: str) -> list[Part]:
-    """The layers of a UNet's residual block, also where it changes the size."""
+    """The layers of a UNet's residual block."""
     return [Part(f"{theirs}.{a}", f"{ours}.{b}") for a, b in RESIDUAL]
 
 
@@ -225,18 +221,6 @@ def clip_parts(names: Iterable[str]) -> list[Part]:
     return [Part(f"text_model.{top}", top) for top in tops]
 
 
-def to_ours(tensors: Mapping[str, Tensor], parts: Sequence[Part]) -> dict[str, Tensor]:
-    """A published state dict under our names.
-
-    Raises:
-        CheckpointError: a name belongs to no part.
-    """
-    renamed, strange = split_known(tensors, parts)
-    if strange:
-        raise CheckpointError(f"{next(iter(strange))} has no place in this layout.")
-    return renamed
-
-
 def split_known(
     tensors: Mapping[str, Tensor], parts: Sequence[Part]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -255,7 +239,7 @@ def split_known(
 
 
 def to_published(tensors: Mapping[str, Tensor], parts: Sequence[Part]) -> dict[str, Tensor]:
-    """The inverse of ``to_ours``.
+    """A state dict of ours under its published names: the inverse of ``split_known``.
 
     Raises:
         CheckpointError: a name belongs to no part.

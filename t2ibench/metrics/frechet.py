@@ -93,9 +93,6 @@ class Moments:
         return self.scatter / (self.n - 1)
 
 
-FeatureSet = Float[Tensor, "N D"] | Moments
-
-
 def _size(features: Tensor | Moments) -> tuple[int, int]:
     if isinstance(features, Moments):
         return features.n, features.width

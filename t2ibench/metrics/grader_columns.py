@@ -146,11 +146,6 @@ class GradeTable:
             if np.isfinite(values).any()
         }
 
-    @staticmethod
-    def cat(tables: Sequence[GradeTable]) -> GradeTable:
-        """Joins batches."""
-        return GradeTable({name: np.concatenate([t[name] for t in tables]) for name in COLUMNS})
-
 
 def grade_image(seen: SeenImage, parse: ParseLike) -> tuple[float, ...]:
     """One row of a ``GradeTable``, in the order of ``COLUMNS``."""

@@ -156,11 +156,8 @@ class PrecisionRecall(_KeptFeatures):
 
     def compute(self) -> dict[str, Float[Tensor, ""]]:
         """The four scores of what was seen so far, by name."""
-        found = neighbours(self.features("generated"), self.features("real"))
-        return {
-            name: getattr(found, name).double().mean()
-            for name in ("precision", "recall", "density", "coverage")
-        }
+        means = neighbours(self.features("generated"), self.features("real")).means()
+        return {name: torch.tensor(mean, dtype=torch.float64) for name, mean in means.items()}
 
 
 class Vendi(_KeptFeatures):

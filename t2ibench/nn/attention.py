@@ -6,7 +6,6 @@ once a prompt and not once a sampling step.
 
 from __future__ import annotations
 
-import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -87,9 +86,3 @@ class TransformerBlock(nn.Module):
         """Args: x (B, N, D); mask (B, N) True where a position is real."""
         x = x + self.attention(self.norm_attention(x), mask=mask)
         return x + self.mlp(self.norm_mlp(x))
-
-
-def masked_mean(x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"]) -> Float[Tensor, "B D"]:
-    """Mean over the positions where ``mask`` is True."""
-    weight = mask.to(x.dtype).unsqueeze(-1)
-    return (x * weight).sum(1) / weight.sum(1).clamp(min=torch.finfo(x.dtype).tiny)

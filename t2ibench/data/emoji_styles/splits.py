@@ -18,7 +18,6 @@ from t2ibench.core.hashing import derive_seed
 
 Holdout = Literal["compose", "zeroshot"]
 HOLDOUTS: tuple[Holdout, ...] = ("compose", "zeroshot")
-SPLITS = ("train", "val", "test")
 
 MIN_STYLES = 3
 """A group drawn in fewer styles stays whole in compose's train split."""

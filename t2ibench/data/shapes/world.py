@@ -46,7 +46,6 @@ BACKGROUNDS: dict[str, tuple[float, float, float]] = {
 SIZES = ("small", "large")
 RELATIONS = ("left", "right", "above", "below")
 OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
-STYLES = ("flat", "gradient", "texture")
 
 Relation = tuple[int, str, int]
 """Subject index, one of ``RELATIONS``, object index: ``(0, "left", 1)``."""
