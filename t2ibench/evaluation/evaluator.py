@@ -25,6 +25,7 @@ from t2ibench.evaluation.measures import (
     dual_encoder_distances,
     extractor_distances,
     hard_alignment,
+    inception_score,
     memorisation,
     prompt_alignment,
 )
@@ -32,6 +33,7 @@ from t2ibench.evaluation.protocol import Protocol, hashed_order
 from t2ibench.evaluation.results import Scores
 from t2ibench.evaluation.samples import SampleSet
 from t2ibench.metrics.extractors.contract import FeatureExtractor
+from t2ibench.metrics.extractors.inception import InceptionV3
 
 CHUNK = 256
 """Images handed to each instrument at a time."""
@@ -310,7 +312,10 @@ class Evaluator:
         device = device_of(extractor)
         x, y = x.to(device), y.to(device)
         inner = self._distance_key(extractor.key, extractor.fingerprint, len(x))
-        extractor_distances(evaluation, distance_name(extractor), inner, x, y, keys)
+        extractor_distances(evaluation, extractor.distance_name, inner, x, y, keys)
+        if isinstance(extractor, InceptionV3) and extractor.published:
+            inner = f"{extractor.key}|{extractor.fingerprint[:8]}|{len(x)}"
+            inception_score(evaluation, inner, extractor.logits(x), keys)
 
     def _memorisation(
         self, evaluation: Evaluation, extractor: FeatureExtractor, x: Tensor, keys: Sequence[str]
@@ -379,11 +384,6 @@ class Evaluator:
 def device_of(extractor: FeatureExtractor) -> torch.device:
     """Where its weights lie; the CPU for one without weights."""
     return next((p.device for p in extractor.parameters()), torch.device("cpu"))
-
-
-def distance_name(extractor: FeatureExtractor) -> str:
-    """``fid`` for the published Inception alone, ``fd`` for any other network."""
-    return "fid" if getattr(extractor, "is_published_inception", False) else "fd"
 
 
 def distance_key(

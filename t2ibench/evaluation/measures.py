@@ -25,7 +25,12 @@ from t2ibench.metrics.alignment import (
     retrieval,
 )
 from t2ibench.metrics.bootstrap import Estimate, bootstrap_mean
-from t2ibench.metrics.diversity import vendi_by_prompt, vendi_estimate
+from t2ibench.metrics.diversity import (
+    INCEPTION_SPLITS,
+    inception_estimate,
+    vendi_by_prompt,
+    vendi_estimate,
+)
 from t2ibench.metrics.extrapolation import SizePoint, fd_infinity_estimate, size_curve
 from t2ibench.metrics.frechet import frechet_estimate
 from t2ibench.metrics.kernel import cmmd_estimate, cmmd_name, kid_estimate
@@ -116,6 +121,18 @@ def extractor_distances(
         points = found.curves[f"{name}[{inner}]"] = size_curve(x, y)
         infinite = fd_infinity_estimate(x, y, clusters=clusters, points=points)
         found.add(f"{name}_inf[{inner}]", infinite, len(x))
+
+
+def inception_score(
+    found: Evaluation,
+    inner: str,
+    logits: Float[Tensor, "N K"],
+    clusters: Sequence[Hashable],
+) -> None:
+    """Inception Score of the published Inception-v3; none with fewer than two images a split."""
+    if len(logits) >= 2 * INCEPTION_SPLITS:
+        key = f"inception_score[{inner}|{INCEPTION_SPLITS}-splits]"
+        found.add(key, inception_estimate(logits, clusters=clusters), len(logits))
 
 
 def memorisation(

@@ -9,10 +9,11 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from t2ibench.core.errors import ScoreError
+from t2ibench.core.hashing import derive_seed
 from t2ibench.metrics.bootstrap import Estimate, bootstrap_mean, half_sample_sd, sd_interval
 from t2ibench.metrics.features import checked
 
@@ -97,13 +98,13 @@ def vendi_by_prompt(features: Float[Tensor, "N D"], keys: Sequence[Hashable]) ->
 def inception_score(
     logits: Float[Tensor, "N K"], splits: int = INCEPTION_SPLITS
 ) -> tuple[float, float]:
-    """``exp(mean KL(p(y|x) || p(y)))``: for comparison with papers before 2018 only.
+    """Inception Score ``exp(mean KL(p(y|x) || p(y)))``, for comparison with old papers only.
 
     It looks at no real image and means nothing away from ImageNet's classes.
 
     Args:
-        logits: (N, K) of Inception-v3's classifier, in the images' own order.
-        splits: equal consecutive parts; the marginal p(y) is that of the part.
+        logits: (N, K) of Inception-v3's classifier.
+        splits: equal parts of consecutive rows; the marginal p(y) is that of the part.
 
     Returns:
         Mean and standard deviation (of the population, as published) over the parts.
@@ -125,3 +126,48 @@ def inception_score(
         marginal = rows.logsumexp(0) - np.log(len(rows))
         found.append(float((rows.exp() * (rows - marginal)).sum(1).mean().exp()))
     return float(np.mean(found)), float(np.std(found))
+
+
+def inception_estimate(
+    logits: Float[Tensor, "N K"],
+    *,
+    splits: int = INCEPTION_SPLITS,
+    replicates: int = 8,
+    seed: int = 0,
+    clusters: Sequence[Hashable] | None = None,
+) -> Estimate:
+    """``inception_score`` with its 95% interval over generated samples.
+
+    The parts are drawn by a hash of the prompt keys, so that the score does not depend on the
+    order of the images, nor on prompts that are sorted by class. The note gives the standard
+    deviation over the parts, which papers print after the mean.
+
+    Args:
+        logits: (N, K) of Inception-v3's classifier.
+        splits: parts.
+        replicates: half-samples of the images for the interval.
+        seed: of the half-samples.
+        clusters: N prompt keys, or None.
+    """
+    order = _by_hash(clusters if clusters is not None else range(len(logits)))
+    logits = logits[torch.from_numpy(order)]
+    keys = None if clusters is None else [clusters[row] for row in order]
+    mean, between_parts = inception_score(logits, splits)
+    sd = half_sample_sd(
+        lambda kept: inception_score(logits[torch.from_numpy(kept)], splits)[0],
+        len(logits),
+        replicates=replicates,
+        seed=seed,
+        clusters=keys,
+    )
+    return sd_interval(mean, sd, replicates, f"sd of {splits} splits {between_parts:.4f}")
+
+
+def _by_hash(keys: Sequence[Hashable]) -> Int[np.ndarray, " N"]:
+    """Rows in the order of a hash of their keys and of how often a key came before."""
+    seen: dict[Hashable, int] = {}
+    named = []
+    for row, key in enumerate(keys):
+        seen[key] = seen.get(key, -1) + 1
+        named.append((derive_seed("inception parts", repr(key), seen[key]), row))
+    return np.array([row for _, row in sorted(named)])

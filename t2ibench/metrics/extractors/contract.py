@@ -36,6 +36,11 @@ class FeatureExtractor(nn.Module, ABC):
         """``name@width|preprocessing``: the extractor's part of a score's key."""
         return f"{self.name}@{self.width}|{self.preprocessing}"
 
+    @property
+    def distance_name(self) -> str:
+        """Name of its Fréchet distance in score keys; only the published Inception-v3 says fid."""
+        return "fd"
+
     @cached_property
     def fingerprint(self) -> str:
         """First 12 hex digits of the SHA-256 of the weights."""
