@@ -1,12 +1,14 @@
-"""Folders of images in the layouts that other people's judges read.
+"""Generated images on disk, in the layouts that other people's evaluators read.
 
 * ``plain``: ``00000-a-red-ring.png`` and ``metadata.jsonl`` (file_name, text, seed, and what
   the prompt's file said), which ``t2ibench score`` and the Hugging Face image folder read.
 * ``geneval``: ``00000/metadata.jsonl`` (the prompt's own line) and ``00000/samples/00000.png``.
 * ``t2i_compbench``: ``samples/PROMPT_000000.png``, numbered through.
+* ``adm``: ``samples_NxHxWx3.npz`` with ``arr_0``, (N, H, W, 3) uint8, which the evaluator of ADM
+  (guided-diffusion) and ``t2ibench score`` read, and beside it ``captions`` and ``seeds``.
 
-Source: the READMEs of GenEval and T2I-CompBench.
-Differs: GenEval's optional ``grid.png`` is not written.
+Source: the READMEs of GenEval and T2I-CompBench; Dhariwal and Nichol 2021 (ADM), released code.
+Differs: GenEval's optional ``grid.png`` and ADM's class labels (``arr_1``) are not written.
 """
 
 from __future__ import annotations
@@ -17,12 +19,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
+import numpy as np
+
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.files import atomic_path
 from t2ibench.core.types import PixelImages
 from t2ibench.data.prompts import Prompt, is_geneval
 
-Layout = Literal["plain", "geneval", "t2i_compbench"]
+Layout = Literal["plain", "geneval", "t2i_compbench", "adm"]
 
 LONGEST_NAME = 240
 """Bytes of a file name before its number; file systems end at 255."""
@@ -69,6 +73,10 @@ def write_images(
     from PIL import Image
 
     folder = Path(folder)
+    if layout == "adm":
+        captions = [prompt.text for prompt in prompts for _ in range(per_prompt)]
+        _write_adm(folder, captions, pixels, seeds)
+        return
     writers: dict[Layout, Callable[..., Path]] = {
         "plain": _plain,
         "geneval": _geneval,
@@ -107,6 +115,15 @@ def _compbench(number: int, per_prompt: int, prompt: Prompt) -> Path:
     # Its judge reads the prompt from the name; a slash cannot stand in one.
     name = prompt.text.replace("/", " ").encode()[:LONGEST_NAME].decode(errors="ignore")
     return Path("samples", f"{name}_{number:06d}.png")
+
+
+def _write_adm(
+    folder: Path, captions: Sequence[str], pixels: PixelImages, seeds: Sequence[int]
+) -> None:
+    images = pixels.permute(0, 2, 3, 1).cpu().numpy()
+    path = folder / f"samples_{'x'.join(map(str, images.shape))}.npz"
+    with atomic_path(path) as aside, open(aside, "wb") as file:
+        np.savez(file, arr_0=images, captions=np.array(captions), seeds=np.array(seeds))
 
 
 def _write_text(path: Path, rows: Sequence[object]) -> None:
