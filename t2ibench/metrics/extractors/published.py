@@ -29,7 +29,7 @@ class PublishedFile:
 
 @dataclass(frozen=True)
 class PublishedWeights:
-    """The weights of one network.
+    """The weights of one network; ``str()`` is its entry in the list of ``t2ibench fetch``.
 
     Attributes:
         name: as typed after ``t2ibench fetch``.
@@ -46,6 +46,14 @@ class PublishedWeights:
     licence: str
     environment: str
     files: tuple[PublishedFile, ...]
+
+    def __str__(self) -> str:
+        state = "here  " if self.present else "absent"
+        main = self.files[0]
+        return (
+            f"  {state} {self.name:<10}{self.size:>7}  {self.licence:<11}{self.purpose}\n"
+            f"         {main.name}  sha256 {main.sha256}\n         {self.target}"
+        )
 
     @property
     def target(self) -> Path:
