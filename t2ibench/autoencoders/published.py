@@ -20,7 +20,7 @@ from t2ibench.core.ranks import gathered
 from t2ibench.core.types import Images
 
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
-"""Where the posterior's log variance is kept (released code of LDM)."""
+"""Range in which the posterior's log variance is kept (released code of LDM)."""
 
 
 class PublishedKL(GaussianAutoencoder):
@@ -105,7 +105,7 @@ class LearnedCodebook(nn.Module):
 def codebook_loss(
     latents: Latents, quantised: Latents, *, beta: float, legacy: bool
 ) -> Float[Tensor, ""]:
-    """L = mean (sg[z] - e)^2 + beta mean (z - sg[e])^2.
+    """Codebook loss L = mean (sg[z] - e)^2 + beta mean (z - sg[e])^2.
 
     With ``legacy`` beta stands at the other term: beta mean (sg[z] - e)^2 + mean (z - sg[e])^2.
 

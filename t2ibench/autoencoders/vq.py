@@ -21,7 +21,7 @@ LAPLACE_EPSILON = 1e-5
 
 
 class VectorQuantizer(nn.Module):
-    """Nearest codebook entry, the codebook being a moving average of what it stands for.
+    """Quantiser to the nearest code; each code is a moving average of the vectors nearest to it.
 
     k(z) = argmin_j ||z - e_j||^2. A training step moves N_j <- g N_j + (1 - g) n_j and
     m_j <- g m_j + (1 - g) sum(z: k(z) = j), and e_j = m_j / N_j. A code whose N_j is below
@@ -92,7 +92,7 @@ class VectorQuantizer(nn.Module):
 
 
 def commitment_loss(latents: Tensor, quantised: Tensor) -> Float[Tensor, ""]:
-    """Mean ||z - sg[e]||^2: pulls the encoder to its codes.
+    """Commitment loss, mean ||z - sg[e]||^2: pulls the encoder to its codes.
 
     Args:
         latents: z, any shape.
@@ -105,7 +105,7 @@ def commitment_loss(latents: Tensor, quantised: Tensor) -> Float[Tensor, ""]:
 
 
 class CodebookAutoencoder(Autoencoder):
-    """Latents that are decoded after each is moved to its nearest code.
+    """Autoencoder whose latents are decoded after each is moved to its nearest code.
 
     Attributes:
         codebook_size: V.
@@ -151,7 +151,7 @@ class CodebookAutoencoder(Autoencoder):
 
 
 class VQAutoencoder(CodebookAutoencoder):
-    """Encoder to a grid of codes, decoder from their vectors; straight-through gradients.
+    """Autoencoder over a grid of codes, with straight-through gradients.
 
     Args:
         latent_channels: C, length of a code vector.
@@ -243,7 +243,7 @@ class VQAutoencoder(CodebookAutoencoder):
 
 
 def code_counts(codes: Int[Tensor, "*M"], codebook_size: int) -> Float[Tensor, " V"]:
-    """How often each code occurs."""
+    """Number of times that each code occurs."""
     # index_add_ rather than bincount, which waits for the GPU.
     counts = torch.zeros(codebook_size, device=codes.device)
     return counts.index_add_(
@@ -252,7 +252,7 @@ def code_counts(codes: Int[Tensor, "*M"], codebook_size: int) -> Float[Tensor, "
 
 
 def perplexity(codes: Int[Tensor, "*M"], codebook_size: int) -> Float[Tensor, ""]:
-    """exp(entropy) of the codes' frequencies: how many codes are in effective use, 1 to V.
+    """Number of codes in effective use, 1 to V: exp(entropy) of the codes' frequencies.
 
     Source: van den Oord et al. 2017 (VQ-VAE), as its authors' code logs it.
     Differs: none.

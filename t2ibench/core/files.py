@@ -24,7 +24,7 @@ STORAGE = {
     errno.EPERM: "this user may not write there: choose another folder (paths.runs, paths.cache)",
     errno.ENOTDIR: "a part of the path is a file: choose another folder (paths.runs, paths.cache)",
 }
-"""What a system's error of storage means, and the remedy."""
+"""Meaning and remedy of each system error of storage."""
 
 ASIDE = re.compile(r"\..+\.(?P<host>[^.]+)-(?P<pid>\d+)-[0-9a-f]{8}(\.\w+)?")
 
@@ -58,7 +58,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def flush(path: Path) -> None:
-    """Has the system write a file or a folder's entries to the disk."""
+    """Makes the system write a file or a folder's entries to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

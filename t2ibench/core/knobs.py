@@ -1,4 +1,4 @@
-"""What a user may turn at sampling time, declared by each family."""
+"""Sampling knobs, declared by each family and set by the user."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Knob:
 def resolve_knobs(
     declared: Sequence[Knob], given: Mapping[str, float] | None = None
 ) -> dict[str, float]:
-    """Defaults overridden by ``given``, checked.
+    """Values of all knobs: defaults overridden by ``given``, checked.
 
     Raises:
         ConfigError: a name that the family does not declare, or a value out of its range.

@@ -8,7 +8,7 @@ from t2ibench.core.types import Images, PixelImages
 
 
 def to_pixels(images: Images) -> PixelImages:
-    """[-1, 1] to 0..255: clamp, scale, round to nearest, once, before every metric.
+    """Converts [-1, 1] to 0..255: clamp, scale, round to nearest, once, before every metric.
 
     Args:
         images: (B, 3, H, W) float; values outside [-1, 1] are clamped.
@@ -20,5 +20,5 @@ def to_pixels(images: Images) -> PixelImages:
 
 
 def from_pixels(pixels: PixelImages, dtype: torch.dtype = torch.float32) -> Images:
-    """0..255 to [-1, 1]; ``to_pixels(from_pixels(x)) == x`` for every uint8 x."""
+    """Converts 0..255 to [-1, 1]; ``to_pixels(from_pixels(x)) == x`` for every uint8 x."""
     return pixels.to(dtype) / 127.5 - 1

@@ -38,7 +38,7 @@ _VERSION = 1
 
 @dataclass
 class FolderReport:
-    """What preparing a folder met.
+    """Counts of what preparing a folder met.
 
     Attributes:
         decoding: of the images.
@@ -140,7 +140,7 @@ class FolderSource:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the recipe, the captions, and each file's name, size and modification time."""
+        """Hash of the recipe, the captions, and each file's name, size and modification time."""
         listing = [
             [file.key, file.captions, file.group, file.split, *file.stamp()]
             + ([file.meta.get("bbox")] if self.recipe.needs_box else [])
@@ -216,7 +216,7 @@ class FolderSource:
         write_json(folder / "dataset.json", facts)
 
     def _assign(self, report: FolderReport) -> dict[str, list[CaptionedFile]]:
-        """Split -> its files, by folder where there is one, else by hash of the group."""
+        """Files of each split, by folder where there is one, else by hash of the group."""
         usable = []
         for file in self.files:
             if not file.path.is_file():

@@ -17,7 +17,7 @@ from t2ibench.core.errors import ConfigError, DataError
 Filter = Literal["bicubic", "lanczos"]
 Crop = Literal["centre", "reed-box-short-side", "reed-box-squash"]
 Box = tuple[float, float, float, float]
-"""Left, top, width and height of the object, in pixels of the source image."""
+"""Box of the object: left, top, width and height, in pixels of the source image."""
 
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
 
@@ -53,12 +53,12 @@ class ResizeRecipe:
 
     @property
     def name(self) -> str:
-        """How fingerprints and score keys name the recipe: ``bicubic-centre-64``."""
+        """Name of the recipe in fingerprints and score keys: ``bicubic-centre-64``."""
         return f"{self.filter}-{self.crop}-{self.resolution}"
 
     @property
     def needs_box(self) -> bool:
-        """Whether the crop is taken around the object's box."""
+        """True where the crop is taken around the object's box."""
         return self.crop != "centre"
 
     def __call__(self, image: Image.Image, box: Box | None = None) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Generated images on disk, in the layouts that other people's evaluators read.
 
-* ``plain``: ``00000-a-red-ring.png`` and ``metadata.jsonl`` (file_name, text, seed, and what
-  the prompt's file said), which ``t2ibench score`` and the Hugging Face image folder read.
+* ``plain``: ``00000-a-red-ring.png`` and ``metadata.jsonl`` (file_name, text, seed, and the
+  row of the prompt's file), which ``t2ibench score`` and the Hugging Face image folder read.
 * ``geneval``: ``00000/metadata.jsonl`` (the prompt's own line) and ``00000/samples/00000.png``.
 * ``t2i_compbench``: ``samples/PROMPT_000000.png``, numbered through.
 * ``adm``: ``samples_NxHxWx3.npz`` with ``arr_0``, (N, H, W, 3) uint8, which the evaluator of ADM
@@ -32,24 +32,24 @@ LONGEST_NAME = 240
 """Bytes of a file name before its number; file systems end at 255."""
 
 
-def choose_layout(wanted: str, prompts: Sequence[Prompt]) -> Layout:
-    """``auto``: GenEval's for GenEval's prompts, else plain.
+def choose_layout(requested: str, prompts: Sequence[Prompt]) -> Layout:
+    """Checks a layout's name; ``auto`` is GenEval's for GenEval's prompts, else plain.
 
     Raises:
         ConfigError: an unknown layout, or GenEval's without GenEval's metadata.
     """
-    if wanted == "auto":
+    if requested == "auto":
         return "geneval" if is_geneval(prompts) else "plain"
-    if wanted not in get_args(Layout):
+    if requested not in get_args(Layout):
         raise ConfigError(
-            f"layout={wanted} is unknown; choose auto, {', '.join(get_args(Layout))}."
+            f"layout={requested} is unknown; choose auto, {', '.join(get_args(Layout))}."
         )
-    if wanted == "geneval" and not is_geneval(prompts):
+    if requested == "geneval" and not is_geneval(prompts):
         raise ConfigError(
             "layout=geneval needs GenEval's evaluation_metadata.jsonl as prompts=FILE: its "
             "detector reads each prompt's tag and objects."
         )
-    return wanted  # type: ignore[return-value]
+    return requested  # type: ignore[return-value]
 
 
 def write_images(
@@ -93,7 +93,7 @@ def write_images(
         row: dict[str, object] = {"file_name": str(path.relative_to(folder)), "text": prompt.text}
         row |= {"seed": seeds[number]} | ({"category": prompt.category} if prompt.category else {})
         rows.append(row | ({"benchmark": prompt.meta} if prompt.meta else {}))
-    # GenEval's judge takes every entry of the folder for a prompt's folder.
+    # GenEval's evaluator takes every entry of the folder for a prompt's folder.
     if layout != "geneval":
         _write_text(folder / "metadata.jsonl", rows)
 
@@ -112,7 +112,7 @@ def _geneval(number: int, per_prompt: int, prompt: Prompt) -> Path:
 
 
 def _compbench(number: int, per_prompt: int, prompt: Prompt) -> Path:
-    # Its judge reads the prompt from the name; a slash cannot stand in one.
+    # Its evaluator reads the prompt from the name; a slash cannot stand in one.
     name = prompt.text.replace("/", " ").encode()[:LONGEST_NAME].decode(errors="ignore")
     return Path("samples", f"{name}_{number:06d}.png")
 

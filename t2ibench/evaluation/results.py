@@ -1,4 +1,4 @@
-"""``scores.json``: everything the evaluator said of one run, and all that a report reads."""
+"""``scores.json``: all scores of one run, and all that a report reads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from t2ibench.core.types import Score
 SCHEMA = 2
 
 Scores = dict[str, Score]
-"""Score key -> score."""
+"""Mapping from score key to score."""
 
 ALIGNMENT = "clip_score"
 """The score that decides between operating points of equal distance."""
@@ -39,7 +39,7 @@ class OperatingPoint:
     samples: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready mapping."""
+        """A JSON-ready mapping, as ``scores.json`` keeps it."""
         return {
             "value": self.value,
             "knobs": self.knobs,
@@ -63,7 +63,7 @@ class RunScores:
     """The scores of one run.
 
     Attributes:
-        model: name, family, size, data, text, conditioning, seed, run; a folder of foreign
+        model: name, family, size, data, text, conditioning, seed, run; a folder of external
             images has family ``external``.
         protocol: the protocol's fields.
         budget: unit and amount, or empty.

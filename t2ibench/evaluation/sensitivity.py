@@ -25,7 +25,7 @@ from t2ibench.evaluation.samples import SampleSet
 from t2ibench.metrics.extractors.contract import FeatureExtractor
 
 SMALLEST = 16
-"""Fewer images than this give no row of their own."""
+"""Fewest images that give a row of their own."""
 
 COLUMNS = (
     "protocol", "network and resize", "images", "reference", "distance", "value", "95% low",

@@ -33,7 +33,7 @@ class Part:
 
 @dataclass(frozen=True)
 class UNetLevels:
-    """What the names of a UNet depend on.
+    """Layout of a UNet, as far as its tensors' names depend on it.
 
     Attributes:
         levels: how many sizes of map.
@@ -54,7 +54,7 @@ RESIDUAL = (
     ("out_layers.3", "conv2"),
     ("skip_connection", "conv_shortcut"),
 )
-"""Inside a UNet's residual block; the released code counts activation and dropout too."""
+"""Names inside a UNet's residual block; the released code counts activation and dropout too."""
 
 EARLY = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 """A first stage's attention in folders of diffusers before 0.17."""
@@ -96,25 +96,25 @@ def unet_parts(layout: UNetLevels) -> list[Part]:
     for place, level in enumerate(reversed(range(layout.levels))):
         attends = level in layout.attention_levels
         for block in range(layout.blocks + 1):
-            theirs = f"output_blocks.{number}"
-            parts += residual(f"{theirs}.0", f"up_blocks.{place}.resnets.{block}")
+            published = f"output_blocks.{number}"
+            parts += residual(f"{published}.0", f"up_blocks.{place}.resnets.{block}")
             if attends:
-                parts.append(Part(f"{theirs}.1", f"up_blocks.{place}.attentions.{block}"))
+                parts.append(Part(f"{published}.1", f"up_blocks.{place}.attentions.{block}"))
             number += 1
         if level > 0:
             ours = f"up_blocks.{place}.upsamplers.0.conv"
-            parts.append(Part(f"{theirs}.{1 + attends}.conv", ours))
+            parts.append(Part(f"{published}.{1 + attends}.conv", ours))
     return parts
 
 
-def residual(theirs: str, ours: str) -> list[Part]:
+def residual(published: str, ours: str) -> list[Part]:
     """The layers of a UNet's residual block."""
-    return [Part(f"{theirs}.{a}", f"{ours}.{b}") for a, b in RESIDUAL]
+    return [Part(f"{published}.{a}", f"{ours}.{b}") for a, b in RESIDUAL]
 
 
 @dataclass(frozen=True)
 class FirstStageLevels:
-    """What the names of a first stage depend on.
+    """Layout of a first stage, as far as its tensors' names depend on it.
 
     Attributes:
         levels: how many sizes of map.
@@ -149,33 +149,33 @@ def first_stage_parts(layout: FirstStageLevels) -> list[Part]:
             ("down", "downsample", 0) if half == "encoder" else ("up", "upsample", 1)
         )
         for level in range(layout.levels):
-            theirs = f"{half}.{way}.{level}"
+            published = f"{half}.{way}.{level}"
             ours = f"{half}.{way}_blocks.{level if half == 'encoder' else last - level}"
             for block in range(layout.blocks + more):
-                parts += convolutional(f"{theirs}.block.{block}", f"{ours}.resnets.{block}")
+                parts += convolutional(f"{published}.block.{block}", f"{ours}.resnets.{block}")
                 if level in layout.attention_levels:
                     parts += pointwise_attention(
-                        f"{theirs}.attn.{block}", f"{ours}.attentions.{block}"
+                        f"{published}.attn.{block}", f"{ours}.attentions.{block}"
                     )
-            parts.append(Part(f"{theirs}.{sampler}.conv", f"{ours}.{sampler}rs.0.conv"))
+            parts.append(Part(f"{published}.{sampler}.conv", f"{ours}.{sampler}rs.0.conv"))
     return parts
 
 
-def convolutional(theirs: str, ours: str) -> list[Part]:
+def convolutional(published: str, ours: str) -> list[Part]:
     """The layers of a first stage's residual block."""
     same = ("norm1", "conv1", "norm2", "conv2")
     return [
-        *(Part(f"{theirs}.{name}", f"{ours}.{name}") for name in same),
-        Part(f"{theirs}.nin_shortcut", f"{ours}.conv_shortcut"),
+        *(Part(f"{published}.{name}", f"{ours}.{name}") for name in same),
+        Part(f"{published}.nin_shortcut", f"{ours}.conv_shortcut"),
     ]
 
 
-def pointwise_attention(theirs: str, ours: str) -> list[Part]:
+def pointwise_attention(published: str, ours: str) -> list[Part]:
     """The layers of a first stage's attention: 1x1 convolutions there, linear layers here."""
     return [
-        Part(f"{theirs}.norm", f"{ours}.group_norm"),
-        *(Part(f"{theirs}.{name}", f"{ours}.to_{name}", pointwise=True) for name in "qkv"),
-        Part(f"{theirs}.proj_out", f"{ours}.to_out.0", pointwise=True),
+        Part(f"{published}.norm", f"{ours}.group_norm"),
+        *(Part(f"{published}.{name}", f"{ours}.to_{name}", pointwise=True) for name in "qkv"),
+        Part(f"{published}.proj_out", f"{ours}.to_out.0", pointwise=True),
     ]
 
 
@@ -226,16 +226,16 @@ def split_known(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """A published state dict under our names, and what has no place in the layout."""
     known = {part.published: part for part in parts}
-    renamed, strange = {}, {}
+    renamed, unknown = {}, {}
     for name, tensor in tensors.items():
         part = find_owner(name, known)
         if part is None:
-            strange[name] = tensor
+            unknown[name] = tensor
             continue
         if part.pointwise and tensor.ndim > 2:
             tensor = tensor.flatten(1)
         renamed[part.ours + name[len(part.published) :]] = tensor
-    return renamed, strange
+    return renamed, unknown
 
 
 def to_published(tensors: Mapping[str, Tensor], parts: Sequence[Part]) -> dict[str, Tensor]:
@@ -266,7 +266,7 @@ def find_owner(name: str, known: Mapping[str, Part]) -> Part | None:
 
 
 def without_dots(name: str) -> str:
-    """How CompVis names the running average of ``model.NAME`` (after ``model_ema.``).
+    """Name of the running average of ``model.NAME`` in CompVis files (after ``model_ema.``).
 
     Source: Rombach et al. 2022 (LDM), released code: buffers cannot have dots in their names.
     Differs: none.

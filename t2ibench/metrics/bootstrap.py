@@ -203,7 +203,7 @@ def half_sample_sd(
 
 
 def sd_interval(value: float, sd: float, replicates: int, note: str = "") -> Estimate:
-    """``value +- t sd``: the 95% interval of a distance between sets.
+    """95% interval ``value +- t sd`` of a distance between sets.
 
     The standard deviation is itself estimated, from few half-samples; Student's quantile with
     one degree of freedom less than half-samples pays for that (8 of them: 2.36 in place of

@@ -18,7 +18,7 @@ from t2ibench.metrics.bootstrap import Estimate, bootstrap_mean, half_sample_sd,
 from t2ibench.metrics.features import checked
 
 INCEPTION_SPLITS = 10
-"""Salimans et al. (2016): mean and standard deviation over ten parts of the images."""
+"""Parts of the images whose scores are averaged, as in Salimans et al. (2016)."""
 
 
 def _unit(features: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ def _unit(features: Tensor) -> Tensor:
 
 
 def vendi_score(features: Float[Tensor, "N D"]) -> float:
-    """The effective number of distinct images: ``exp(-sum_i l_i log l_i)``, l_i of K/N.
+    """Effective number of distinct images: ``exp(-sum_i l_i log l_i)``, l_i the eigenvalues of K/N.
 
     K is the cosine kernel. Its non-zero eigenvalues are those of X'X/N with unit rows, so the
     cost is that of the smaller of N and D.
@@ -62,7 +62,7 @@ def vendi_estimate(
     seed: int = 0,
     clusters: Sequence[Hashable] | None = None,
 ) -> Estimate:
-    """``vendi_score`` with its 95% interval over generated samples."""
+    """Vendi score with its 95% interval over generated samples."""
     sd = half_sample_sd(
         lambda kept: vendi_score(features[torch.from_numpy(kept)]),
         len(features),
@@ -136,7 +136,7 @@ def inception_estimate(
     seed: int = 0,
     clusters: Sequence[Hashable] | None = None,
 ) -> Estimate:
-    """``inception_score`` with its 95% interval over generated samples.
+    """Inception Score with its 95% interval over generated samples.
 
     The parts are drawn by a hash of the prompt keys, so that the score does not depend on the
     order of the images, nor on prompts that are sorted by class. The note gives the standard

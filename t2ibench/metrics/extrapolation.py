@@ -92,7 +92,7 @@ def size_curve(
 
 
 def intercept(points: Sequence[SizePoint]) -> float:
-    """Where the least-squares line of the values against 1/N meets 1/N = 0.
+    """Value at 1/N = 0 of the least-squares line through the values against 1/N.
 
     Raises:
         ScoreError: fewer than two sizes.

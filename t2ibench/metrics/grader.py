@@ -60,7 +60,7 @@ class Detection:
 
 @dataclass(frozen=True)
 class Seen:
-    """What the grader saw in one image.
+    """Objects and background that the grader found in one image.
 
     Attributes:
         objects: the detections, largest area first; empty where the image is not valid.

@@ -1,4 +1,4 @@
-"""Which of several models is better, and how sure: permutation tests, rank probabilities, fronts.
+"""Comparison of several models: permutation tests, rank probabilities, fronts.
 
 Arrays are (N,) values an image or (S,) values a training seed; all pure NumPy and seeded.
 """
@@ -70,7 +70,7 @@ def sign_flip_p_value(
 
 
 def rank_probabilities(draws: Float[np.ndarray, "R K"]) -> Float[np.ndarray, "K K"]:
-    """How often each of K models takes each rank over R joint resamplings; lower is better.
+    """Share of R joint resamplings in which each of K models takes each rank; lower is better.
 
     Args:
         draws: row r holds all models' resampled scores in world r; negate where higher is

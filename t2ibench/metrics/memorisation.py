@@ -1,4 +1,4 @@
-"""Memorisation: are generated images nearer to a training image than that one is to its kin?
+"""Memorisation: images nearer to a training image than that one is to its own nearest.
 
 Shapes: N generated images, T training images, D feature width.
 """

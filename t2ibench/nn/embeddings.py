@@ -12,7 +12,7 @@ from torch import Tensor
 def timestep_embedding(
     timesteps: Float[Tensor, " B"], width: int, max_period: float = 10_000.0
 ) -> Float[Tensor, "B D"]:
-    """[cos(t w_i), sin(t w_i)] with w_i = max_period^(-i / (D/2)).
+    """Sinusoidal embedding [cos(t w_i), sin(t w_i)] with w_i = max_period^(-i / (D/2)).
 
     Args:
         timesteps: (B,) any real times; published models use 0..T-1.

@@ -17,7 +17,7 @@ BudgetUnit = Literal["images", "flops", "seconds"]
 
 @dataclass(frozen=True)
 class Budget:
-    """When training stops.
+    """Limit at which training stops.
 
     Attributes:
         unit: what is limited.
@@ -45,7 +45,7 @@ class Budget:
 
 @dataclass
 class Clock:
-    """What training has spent so far.
+    """Images, FLOPs and seconds that training has spent so far.
 
     Attributes:
         images_seen: images the generator was trained on, repeats counted.
@@ -71,7 +71,7 @@ class Clock:
         return self.images_seen * self.flops_per_image
 
     def spent(self, budget: Budget) -> float:
-        """How much of the budget's unit is used up."""
+        """Amount of the budget's unit that is used up."""
         first = budget.include_parts
         if budget.unit == "images":
             return float(self.images_seen)

@@ -11,7 +11,7 @@ from torch import Tensor
 from t2ibench.core.noise import Noise
 
 NextLogits = Callable[[Int[Tensor, " B"] | None, int], Float[Tensor, "B V"]]
-"""(the token just drawn, or None at the start; its successor's position) -> logits."""
+"""Function (token just drawn, or None at the start; its successor's position) -> logits."""
 
 
 def filter_logits(
@@ -46,7 +46,7 @@ def filter_logits(
 def draw_token(
     logits: Float[Tensor, "B V"], uniform: Float[Tensor, " B"], greedy: bool = False
 ) -> Int[Tensor, " B"]:
-    """The inverse of softmax's distribution function at ``uniform``, or the mode.
+    """Draws a token: the inverse distribution function of softmax at ``uniform``, or the mode.
 
     Args:
         logits: (B, V), -inf where a token is left out.

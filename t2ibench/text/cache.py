@@ -27,7 +27,7 @@ CAPTIONS_A_SHARD = 8192
 
 
 class FrozenTextCache:
-    """Captions to features, on the CPU: from disk where known, else encoded and then kept.
+    """Cache from captions to features on the CPU: read from disk, else encoded and kept.
 
     A shard is one safetensors file, whole or absent, named by the captions that it holds, in a
     folder named by the encoder's fingerprint: features of other weights, tokenisers or options

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TokenReport:
-    """What tokenisation did to a set of captions.
+    """Losses of tokenising a set of captions.
 
     Attributes:
         captions: how many there are.
@@ -88,7 +88,7 @@ class TextEncoder(nn.Module, ABC):
 
     @abstractmethod
     def token_report(self, captions: Sequence[str]) -> TokenReport:
-        """Which captions are too long, and how much of their words is unknown."""
+        """Counts the captions that are too long and the words that are unknown."""
 
 
 def warn_of_losses(encoder: TextEncoder, captions: Sequence[str]) -> None:

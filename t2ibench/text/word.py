@@ -58,7 +58,7 @@ def build_vocabulary(
 
 
 class WordTokenizer:
-    """Words to ids: 0 pad, 1 end, 2 unknown, 3 null, then the vocabulary.
+    """Tokeniser from words to ids: 0 pad, 1 end, 2 unknown, 3 null, then the vocabulary.
 
     Args:
         vocabulary: the words in order.
@@ -115,7 +115,7 @@ class WordTokenizer:
 
 
 class WordEncoder(TextEncoder):
-    """What the word-level encoders share: tokeniser, embedding, null caption.
+    """Common part of the word-level encoders: tokeniser, embedding, null caption.
 
     Args:
         vocabulary: words of the training captions.
@@ -153,10 +153,10 @@ class WordEncoder(TextEncoder):
         mask: Bool[Tensor, "B L"],
         lengths: Int[Tensor, " B"],
     ) -> TextFeatures:
-        """Token ids to features; ``lengths`` stays on the CPU, so nothing waits for a GPU."""
+        """Computes features of ids; ``lengths`` stays on the CPU, so nothing waits for a GPU."""
 
     def encode(self, captions: Sequence[str]) -> TextFeatures:
-        """See ``TextEncoder``; an empty caption is its end token alone."""
+        """Encodes captions, see ``TextEncoder``; an empty caption is its end token alone."""
         ids, mask = self.tokenizer(captions)
         device = self.embedding.weight.device
         return self.contextualise(ids.to(device), mask.to(device), mask.sum(1))
@@ -185,7 +185,7 @@ class WordEncoder(TextEncoder):
         )
 
     def token_report(self, captions: Sequence[str]) -> TokenReport:
-        """See ``TextEncoder``."""
+        """Counts lost tokens, see ``TextEncoder``."""
         return self.tokenizer.report(captions)
 
 
@@ -265,7 +265,7 @@ class WordTransformer(WordEncoder):
         self.norm = nn.LayerNorm(width)
 
     def extra_repr(self) -> str:
-        """What the tensors' shapes do not tell."""
+        """Layout that the tensors' shapes do not show."""
         return f"heads={self.heads}, pooling={self.pooling}"
 
     def contextualise(
@@ -274,7 +274,7 @@ class WordTransformer(WordEncoder):
         mask: Bool[Tensor, "B L"],
         lengths: Int[Tensor, " B"],
     ) -> TextFeatures:
-        """See ``WordEncoder``."""
+        """Runs the network, see ``WordEncoder``."""
         x = self.embedding(ids) + self.position[: ids.shape[1]]
         if self.dropout:
             x = drop(x, self.dropout, self.training)
@@ -331,7 +331,7 @@ class WordLSTM(WordEncoder):
         mask: Bool[Tensor, "B L"],
         lengths: Int[Tensor, " B"],
     ) -> TextFeatures:
-        """See ``WordEncoder``; packing keeps padding out of the backward direction."""
+        """Runs the LSTM; packing keeps padding out of the backward direction."""
         x = self.embedding(ids)
         if self.dropout:
             x = drop(x, self.dropout, self.training)

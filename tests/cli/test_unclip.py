@@ -151,7 +151,7 @@ def test_another_seed_of_the_generator_shares_the_clip_and_another_clip_does_not
 def test_the_guard_flags_the_clip_as_a_judge_and_no_other(trained, root):
     same = trained.module.clip.towers
     leaks = leaks_of(trained.module, judged_by(same, root))
-    assert [(leak.part, leak.instrument) for leak in leaks] == [("clip", same.key)]
+    assert [(leak.part, leak.network) for leak in leaks] == [("clip", same.key)]
     score = Score(30.0, 8, 29.0, 31.0, f"clip_score[{same.key}|val|8]")
     assert "leak" in flag({score.key: score}, leaks)[score.key].note
     shipped = DualEncoder.load("shapes-clip-v1")

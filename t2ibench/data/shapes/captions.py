@@ -1,4 +1,4 @@
-"""What the world says of a scene, and what each saying means.
+"""Captions of a scene and their meanings: writer and parser.
 
 ``captions_of`` writes, ``parse`` reads back, ``satisfies`` compares a meaning with a scene:
 for every caption c of a scene s, ``satisfies(parse(c), s)`` holds (a test keeps it so).
@@ -150,7 +150,7 @@ def _background_words(scene: Scene, colour: str) -> str:
 
 
 def _phrase(phrase: ObjectPhrase, size: str | None, count: int, digits: bool = False) -> str:
-    """``a large red star``, ``two blue circles``; the article agrees."""
+    """Noun phrase: ``a large red star``, ``two blue circles``; the article agrees."""
     shape = phrase.shape or "shape"
     noun = shape if count == 1 else _PLURAL[shape]
     words = " ".join(word for word in (size, phrase.colour, noun) if word)
@@ -216,7 +216,7 @@ def parse(caption: str) -> Parse:
 
 
 def satisfies(meaning: Parse, scene: Scene) -> bool:
-    """Whether a scene shows exactly what a caption asks for, no object more or less."""
+    """True where a scene shows exactly what a caption asks for, no object more or less."""
     slots = [i for i, phrase in enumerate(meaning.objects) for _ in range(phrase.count)]
     if len(slots) != len(scene.objects):
         return False
@@ -226,7 +226,7 @@ def satisfies(meaning: Parse, scene: Scene) -> bool:
 
 
 def _fits(meaning: Parse, scene: Scene, slots: list[int], order: tuple[int, ...]) -> bool:
-    """Whether one assignment of scene objects to the caption's slots is right throughout."""
+    """True where one assignment of scene objects to the caption's slots is right throughout."""
     place = {}
     for slot, position in zip(slots, order, strict=True):
         phrase, item = meaning.objects[slot], scene.objects[position]

@@ -17,7 +17,7 @@ SUPERSAMPLE = 4
 """Sub-samples a pixel and axis; coverage is a multiple of 1/16."""
 
 EXTENT = 1.25
-"""No shape reaches farther than this many radii from its centre."""
+"""Radii from its centre that no shape reaches beyond."""
 
 Grid = Float[np.ndarray, "..."]
 Inside = Bool[np.ndarray, "..."]

@@ -1,4 +1,4 @@
-"""Published weights onto this machine: one file after the other, each checked by its hash."""
+"""Download of published weights: one file after the other, each checked by its hash."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ class NormedConv(nn.Module):
         self.folded_weight, self.folded_bias = fused.weight.detach(), fused.bias.detach()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, inner, H, W) to (B, outer, H', W')."""
+        """Maps (B, inner, H, W) to (B, outer, H', W')."""
         if self.training or self.folded_weight is None:
             return nn.functional.relu(self.bn(self.conv(x)), inplace=True)
         conv = self.conv
@@ -156,7 +156,7 @@ class Mixed(nn.Module):
         self.branch_pool = NormedConv(inner, pooled, (1, 1)) if pooled else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, inner, H, W) to (B, width, H', W')."""
+        """Maps (B, inner, H, W) to (B, width, H', W')."""
         found = []
         for chain in self.chains:
             hidden = x
@@ -297,7 +297,7 @@ class InceptionV3(FeatureExtractor):
 
     @property
     def distance_name(self) -> str:
-        """``fid`` for the published weights, ``fd`` for any other."""
+        """Name of the distance: ``fid`` for the published weights, ``fd`` for any other."""
         return "fid" if self.published else "fd"
 
     def _load(self, path: Path) -> None:
