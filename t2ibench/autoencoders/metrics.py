@@ -29,6 +29,11 @@ def psnr(images: Images, reconstructions: Images) -> Float[Tensor, ""]:
 
     Source: ITU-T J.340 (2010), section 6, with the peak of the [-1, 1] scale.
     Differs: none.
+
+    Example:
+        >>> black = torch.full((1, 3, 8, 8), -1.0)
+        >>> psnr(black, black).item(), round(psnr(black, black + 0.2).item(), 4)
+        (100.0, 20.0)
     """
     error = (images - reconstructions.clamp(-1, 1)).square().flatten(1).mean(1)
     decibels = 10 * torch.log10(PIXEL_RANGE**2 / error.clamp(min=1e-12))

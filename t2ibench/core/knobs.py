@@ -39,6 +39,15 @@ def resolve_knobs(
 
     Raises:
         ConfigError: a name that the family does not declare, or a value out of its range.
+
+    Example:
+        >>> scale = Knob("guidance_scale", default=3.0, low=0.0, high=20.0, fidelity_alignment=True)
+        >>> steps = Knob("num_steps", default=50, low=1, high=1000, integer=True)
+        >>> resolve_knobs([scale, steps], {"num_steps": 20})
+        {'guidance_scale': 3.0, 'num_steps': 20}
+        >>> resolve_knobs([scale, steps], {"steps": 20})
+        Traceback (most recent call last):
+        t2ibench.core.errors.ConfigError: knobs.steps is not a knob of this family; it has ...
     """
     values: dict[str, float] = {knob.name: knob.default for knob in declared}
     by_name = {knob.name: knob for knob in declared}

@@ -15,6 +15,11 @@ def to_pixels(images: Images) -> PixelImages:
 
     Returns:
         (B, 3, H, W) uint8.
+
+    Example:
+        >>> to_pixels(torch.tensor([-1.0, 0.0, 1.0, 7.0]).view(1, 1, 2, 2).expand(1, 3, 2, 2))[0, 0]
+        tensor([[  0, 128],
+                [255, 255]], dtype=torch.uint8)
     """
     return ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 

@@ -167,6 +167,11 @@ class Score:
             ``fd[shapes-clip-v1@128|native-32|val|2000]``. Scores with different keys are
             never compared.
         note: what a reader must know, for example ``underdetermined (N < d)``; else empty.
+
+    Example:
+        >>> score = Score(12.5, 500, 11.9, 13.1, "fd[shapes-clip-v1@128|area-32|val|500]")
+        >>> score.metric
+        'fd'
     """
 
     value: float

@@ -66,7 +66,15 @@ def read_prompts(path: str | Path) -> list[Prompt]:
 
 
 def is_geneval(prompts: Iterable[Prompt]) -> bool:
-    """True where all prompts carry GenEval's metadata: a tag and what an image must include."""
+    """True where all prompts carry GenEval's metadata: a tag and what an image must include.
+
+    Example:
+        >>> row = {"tag": "colors", "include": [{"class": "cup"}], "prompt": "a photo of a red cup"}
+        >>> is_geneval([Prompt("a photo of a red cup", "colors", row)])
+        True
+        >>> is_geneval([Prompt("a photo of a red cup")])
+        False
+    """
     return all({"tag", "include", "prompt"} <= set(prompt.meta) for prompt in prompts)
 
 

@@ -160,7 +160,12 @@ def fingerprint_of(images: np.ndarray, records: Sequence[Record], length: int = 
 
 
 def clean_caption(text: str) -> str:
-    """Cleans a caption: NFC, control characters and breaks to one space, ends stripped."""
+    r"""Cleans a caption: NFC, control characters and breaks to one space, ends stripped.
+
+    Example:
+        >>> clean_caption("  a red\tring\n")
+        'a red ring'
+    """
     return " ".join(_CONTROL.sub(" ", unicodedata.normalize("NFC", text)).split())
 
 

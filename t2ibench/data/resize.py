@@ -109,6 +109,12 @@ def reed_box(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
 
     Source: Zhang et al. 2017 (StackGAN) and Xu et al. 2018 (AttnGAN), released data code.
     Differs: none.
+
+    Example:
+        >>> reed_box((40, 40, 20, 10), (100, 100))
+        (35, 30, 65, 60)
+        >>> reed_box((0, 0, 20, 10), (100, 100))
+        (0, 0, 25, 20)
     """
     left, top, width, height = box
     reach = int(0.75 * max(width, height))

@@ -37,6 +37,10 @@ def choose_layout(requested: str, prompts: Sequence[Prompt]) -> Layout:
 
     Raises:
         ConfigError: an unknown layout, or GenEval's without GenEval's metadata.
+
+    Example:
+        >>> choose_layout("auto", [Prompt("a red ring")])
+        'plain'
     """
     if requested == "auto":
         return "geneval" if is_geneval(prompts) else "plain"
@@ -99,7 +103,12 @@ def write_images(
 
 
 def slug(prompt: str) -> str:
-    """A prompt as part of a file name."""
+    """A prompt as part of a file name.
+
+    Example:
+        >>> slug("A red/blue ring!")
+        'a-red-blue-ring'
+    """
     return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "empty"
 
 

@@ -220,7 +220,12 @@ class Protocol:
 
 
 def bare_name(split: str) -> str:
-    """The split alone: ``test`` of ``shapes/test`` and of ``shapes/test[:500]``."""
+    """The split alone: ``test`` of ``shapes/test`` and of ``shapes/test[:500]``.
+
+    Example:
+        >>> bare_name("shapes/test[:500]")
+        'test'
+    """
     return split.rsplit("/", 1)[-1].split("[", 1)[0]
 
 

@@ -181,6 +181,11 @@ def by_metric(scores: Mapping[str, Score]) -> dict[str, Score]:
     """Short names for logs: ``fd``, and ``fd:shapes-clip-v1`` where a metric has several keys.
 
     The first key of a metric gets the bare name, so the order of extractors decides.
+
+    Example:
+        >>> keys = ("fd[a@8|x]", "fd[b@8|x]", "kid[a@8|x]")
+        >>> list(by_metric({key: Score(1.0, 9, 0.5, 1.5, key) for key in keys}))
+        ['fd', 'fd:b', 'kid']
     """
     named: dict[str, Score] = {}
     for key, score in scores.items():

@@ -180,7 +180,12 @@ def pointwise_attention(published: str, ours: str) -> list[Part]:
 
 
 def modern_name(name: str) -> str:
-    """Attention layers that diffusers called otherwise before 0.17, under their later names."""
+    """Attention layers that diffusers called otherwise before 0.17, under their later names.
+
+    Example:
+        >>> modern_name("encoder.mid_block.attentions.0.query.weight")
+        'encoder.mid_block.attentions.0.to_q.weight'
+    """
     module, _, kind = name.rpartition(".")
     parent, _, layer = module.rpartition(".")
     return f"{parent}.{EARLY[layer]}.{kind}" if layer in EARLY else name
@@ -270,6 +275,10 @@ def without_dots(name: str) -> str:
 
     Source: Rombach et al. 2022 (LDM), released code: buffers cannot have dots in their names.
     Differs: none.
+
+    Example:
+        >>> without_dots("diffusion_model.out.2.bias")
+        'diffusion_modelout2bias'
     """
     return name.replace(".", "")
 

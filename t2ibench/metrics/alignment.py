@@ -41,6 +41,12 @@ def clip_score(
 
     Source: Hessel et al. (2021), "CLIPScore", equation 1.
     Differs: scale 100 in place of w = 2.5, as later work prints it; no prefix before captions.
+
+    Example:
+        >>> image = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
+        >>> text = torch.tensor([[2.0, 0.0], [0.0, 3.0], [-1.0, 0.0]])
+        >>> clip_score(image, text).tolist()
+        [100.0, 0.0, 0.0]
     """
     cosine = torch.nn.functional.cosine_similarity(image_features.float(), text_features.float())
     if not torch.isfinite(cosine).all():
@@ -106,6 +112,13 @@ def r_precision(
 
     Source: Xu et al. (2018), "AttnGAN", section 4 (R-precision with R = 1).
     Differs: distractors are seeded, exclude captions of the same meaning, and ties share.
+
+    Example:
+        >>> image, caption = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.1]])
+        >>> r_precision(image, caption, torch.tensor([[[0.0, 1.0], [-1.0, 0.0]]])).tolist()
+        [1.0]
+        >>> r_precision(image, caption, torch.tensor([[[1.0, 0.0], [-1.0, 0.0]]])).tolist()
+        [0.0]
     """
     image = torch.nn.functional.normalize(image_features.float(), dim=-1)
     truth = torch.nn.functional.normalize(text_features.float(), dim=-1)

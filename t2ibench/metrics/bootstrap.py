@@ -109,6 +109,11 @@ def bootstrap_mean(
 
     Raises:
         ScoreError: no values, a value that is not finite, or keys that do not match.
+
+    Example:
+        >>> found = bootstrap_mean(np.array([0.0, 1.0] * 50))
+        >>> found.value, found.ci_low < 0.5 < found.ci_high
+        (0.5, True)
     """
     values = np.asarray(values, dtype=np.float64)
     if len(values) == 0:
@@ -139,6 +144,11 @@ def paired_difference(
 
     Raises:
         ScoreError: different lengths, no values, or values that are not finite.
+
+    Example:
+        >>> harder = np.arange(100) / 100
+        >>> paired_difference(harder + 0.1, harder).distinguishable
+        True
     """
     if len(a) != len(b):
         raise ScoreError(f"a paired difference needs equal lengths, got {len(a)} and {len(b)}.")

@@ -48,6 +48,10 @@ def vendi_score(features: Float[Tensor, "N D"]) -> float:
 
     Source: Friedman & Dieng (2023), "The Vendi Score", definition 3.1 with q = 1.
     Differs: none; the kernel is the paper's cosine one.
+
+    Example:
+        >>> round(vendi_score(torch.eye(4).repeat(3, 1)), 6)
+        4.0
     """
     x = _unit(features)
     gram = x @ x.T if len(x) <= x.shape[1] else x.T @ x
@@ -114,6 +118,11 @@ def inception_score(
 
     Source: Salimans et al. (2016), "Improved techniques for training GANs", section 4.
     Differs: none; torch-fidelity's convention for the parts.
+
+    Example:
+        >>> mean, sd = inception_score(1e3 * torch.eye(5).repeat(20, 1))
+        >>> round(mean, 6), round(sd, 6)
+        (5.0, 0.0)
     """
     if len(logits) < splits:
         raise ScoreError(f"an Inception Score of {splits} parts needs {splits} images or more.")

@@ -111,6 +111,11 @@ def kid(x: Float[Tensor, "N D"], y: Float[Tensor, "M other"]) -> float:
 
     Source: Binkowski et al. (2018), "Demystifying MMD GANs", section 4 and equation 4.
     Differs: one U-statistic over all pairs instead of a mean over random subsets.
+
+    Example:
+        >>> x = torch.tensor([[0.0], [1.0], [2.0]])
+        >>> kid(x + 3, x) > kid(x + 1, x)
+        True
     """
     return _distance(x, y, polynomial_kernel)
 
@@ -162,6 +167,11 @@ def cmmd_estimate(
 
 
 def cmmd_name(extractor: str) -> str:
-    """Name of the distance: ``cmmd`` for CLIP ViT-L/14-336, ``cmmd-style`` for any other."""
+    """Name of the distance: ``cmmd`` for CLIP ViT-L/14-336, ``cmmd-style`` for any other.
+
+    Example:
+        >>> cmmd_name("clip-ViT-L/14-336"), cmmd_name("shapes-clip-v1")
+        ('cmmd', 'cmmd-style')
+    """
     published = "clip" in extractor.lower() and "l-14-336" in extractor.lower().replace("/", "-")
     return "cmmd" if published else "cmmd-style"

@@ -21,6 +21,10 @@ def timestep_embedding(
 
     Source: Ho et al. 2020 (DDPM) appendix B, after Vaswani et al. 2017 section 3.5.
     Differs: cosines first, the order of ADM and LDM.
+
+    Example:
+        >>> timestep_embedding(torch.tensor([0.0]), 4).tolist()
+        [[1.0, 1.0, 0.0, 0.0]]
     """
     half = width // 2
     exponent = torch.arange(half, dtype=torch.float32, device=timesteps.device) / half

@@ -56,6 +56,11 @@ class Clock:
             or the runs that a stage of a cascade stands on.
         parts_seconds: likewise, in seconds.
         flops_by_part: ``flops_per_image`` by part of the model (G and D, text encoder …).
+
+    Example:
+        >>> clock = Clock(images_seen=2_000, flops_per_image=1e9, parts_flops=1e12)
+        >>> clock.flops, clock.progress(Budget("flops", 5e12))
+        (2000000000000.0, 0.5)
     """
 
     images_seen: int = 0

@@ -29,6 +29,11 @@ def filter_logits(
 
     Source: Fan et al. 2018, section 5.4 (top-k); Holtzman et al. 2020, section 3.1 (nucleus).
     Differs: none.
+
+    Example:
+        >>> logits = torch.tensor([[3.0, 1.0, 2.0]])
+        >>> filter_logits(logits, top_k=2).tolist()
+        [[3.0, -inf, 2.0]]
     """
     if 0 < top_k < logits.shape[-1]:
         least = logits.topk(top_k, dim=-1).values[:, -1:]

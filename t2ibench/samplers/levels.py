@@ -57,6 +57,10 @@ def trailing_timesteps(timesteps: int, num_steps: int) -> Int[Tensor, " S"]:
 
     Source: Lin et al. 2024 (Common diffusion noise schedules are flawed), section 3.3.
     Differs: none.
+
+    Example:
+        >>> trailing_timesteps(1000, 4).tolist()
+        [999, 749, 499, 249]
     """
     steps = torch.arange(timesteps, 0, -timesteps / num_steps, dtype=torch.float64)
     return steps.round().long()[:num_steps] - 1
@@ -68,6 +72,10 @@ def uniform_timesteps(timesteps: int, num_steps: int, offset: int) -> Int[Tensor
     Source: Song et al. 2021 (DDIM), appendix D.2 (linear); with an offset of 1 in Rombach et
         al. 2022 (LDM) and Stable Diffusion: 981, 961 .. 21, 1 of 1000 in 50 steps.
     Differs: S steps also where S does not divide T.
+
+    Example:
+        >>> uniform_timesteps(1000, 4, offset=1).tolist()
+        [751, 501, 251, 1]
     """
     return torch.arange(num_steps - 1, -1, -1) * (timesteps // num_steps) + offset
 

@@ -37,10 +37,11 @@ class TokenReport:
         Args:
             max_length: the encoder's.
 
-        >>> TokenReport(captions=10, longest=31, truncated=(2, 7), unknown=0.0).losses(24)
-        '2 of 10 captions are cut at 24 tokens (the longest has 31)'
-        >>> TokenReport(captions=10, longest=9, truncated=(), unknown=0.0).losses(24)
-        ''
+        Example:
+            >>> TokenReport(captions=10, longest=31, truncated=(2, 7), unknown=0.0).losses(24)
+            '2 of 10 captions are cut at 24 tokens (the longest has 31)'
+            >>> TokenReport(captions=10, longest=9, truncated=(), unknown=0.0).losses(24)
+            ''
         """
         found = []
         if self.truncated:

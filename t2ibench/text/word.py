@@ -38,7 +38,12 @@ REMEMBERED_CAPTIONS = 100_000
 
 
 def split_words(caption: str) -> list[str]:
-    """Lower-case runs of letters and digits; punctuation only separates."""
+    """Lower-case runs of letters and digits; punctuation only separates.
+
+    Example:
+        >>> split_words("A red ring, left of 2 Blue-Stars!")
+        ['a', 'red', 'ring', 'left', 'of', '2', 'blue', 'stars']
+    """
     return WORD.findall(unicodedata.normalize("NFKC", caption).lower())
 
 
@@ -51,6 +56,10 @@ def build_vocabulary(
         captions: training captions only; test words stay unknown.
         min_count: rarer words are left out.
         max_size: most words kept.
+
+    Example:
+        >>> build_vocabulary(["a red ring", "a blue ring", "a moon"], min_count=2)
+        ['a', 'ring']
     """
     counts = Counter(word for caption in captions for word in split_words(caption))
     kept = [word for word, n in counts.items() if n >= min_count]

@@ -45,7 +45,7 @@ def test_genevals_folders(tmp_path):
         for f in ("metadata.jsonl", "samples/00000.png", "samples/00001.png")
     ]
     for number, row in enumerate(ROWS):
-        # As its judge reads it: one JSON document in metadata.jsonl.
+        # As its evaluator reads it: one JSON document in metadata.jsonl.
         assert json.loads((tmp_path / f"{number:05d}" / "metadata.jsonl").read_text()) == row
     image = np.asarray(Image.open(tmp_path / "00001" / "samples" / "00000.png"))
     assert image.shape == (8, 8, 3) and (image == 40).all()

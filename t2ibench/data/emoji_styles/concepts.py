@@ -54,6 +54,10 @@ def plain_label(label: str) -> str:
     ``flag: France`` -> ``flag of France``, ``man: red hair`` -> ``man with red hair``,
     ``man: bald`` -> ``bald man``, ``keycap: 7`` -> ``keycap 7``; no colon and no quotation
     mark is left.
+
+    Example:
+        >>> plain_label("flag: France"), plain_label("man: red hair"), plain_label("man: bald")
+        ('flag of France', 'man with red hair', 'bald man')
     """
     label = re.sub('[\u201c\u201d"\u2018]', "", label).replace("\u2019", "'")
     head, colon, tail = label.partition(": ")

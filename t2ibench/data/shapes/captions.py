@@ -179,6 +179,12 @@ def parse(caption: str) -> Parse:
     Raises:
         DataError: a word is not in the vocabulary, no shape is named, or a relation does not
             stand between two objects.
+
+    Example:
+        >>> parse("a small red circle to the left of a large blue star").relation
+        (0, 'left', 1)
+        >>> parse("a little red circle") == parse("a small red circle")
+        True
     """
     text = " " + " ".join(re.findall(r"[a-z0-9]+", caption.lower())) + " "
     relation_name = None

@@ -64,7 +64,14 @@ def hard_negatives(
 
 
 def contradict(one: Parse, other: Parse) -> bool:
-    """True where no scene can satisfy both meanings."""
+    """True where no scene can satisfy both meanings.
+
+    Example:
+        >>> contradict(parse("a red circle"), parse("a blue circle"))
+        True
+        >>> contradict(parse("a red circle"), parse("a small red circle"))
+        False
+    """
     if None not in (one.background, other.background) and one.background != other.background:
         return True
     slots, others = _slots(one), _slots(other)
