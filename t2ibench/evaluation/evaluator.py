@@ -315,6 +315,7 @@ class Evaluator:
         inner = self._distance_key(extractor.key, extractor.fingerprint, len(x))
         extractor_distances(evaluation, extractor.distance_name, inner, x, y, keys)
         if isinstance(extractor, InceptionV3) and extractor.published:
+            # No reference stands in this key: the score looks at generated images alone.
             inner = f"{extractor.key}|{extractor.fingerprint[:8]}|{len(x)}"
             inception_score(evaluation, inner, extractor.logits(x), keys)
 
