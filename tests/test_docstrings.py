@@ -1,6 +1,7 @@
 """Every loss, sampler, schedule, metric, quantiser and network of a paper says its source."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,6 @@ PAPER_FILES = sorted(
         *ROOT.glob("families/*/vqgan_gpt.py"),
         *ROOT.glob("families/*/ldm.py"),
         ROOT / "families/diffusion/dit.py",
-        ROOT / "families/diffusion/base_stage.py",
         ROOT / "families/diffusion/imagen.py",
         ROOT / "families/diffusion/sr3.py",
         ROOT / "families/diffusion/super_resolution.py",
@@ -57,3 +57,37 @@ def test_at_least_one_source_and_every_source_has_its_differences(path):
     assert sourced, f"{path.name} names no source"
     missing = [name for name in sourced if "Differs:" not in docs[name]]
     assert not missing, f"Source without Differs: {missing}"
+
+
+ROOMS = (
+    "core", "text", "data", "metrics", "nn", "runs", "samplers", "autoencoders", "evaluation",
+    "interop",
+)  # fmt: skip
+RIDDLES = re.compile(
+    r"(Of|As|Where|Up|By|In|With|From|Over|To|For|Per|See|On|At|Before|After|Beside|Between|Under|"
+    r"Inside|While|If|When|Whether|What|Which|Who|How|Why|Not|Also|That|Likewise)\b"
+)
+"""Openings that leave open what the thing is or does."""
+
+
+def docstrings(body):
+    """Line and text of every docstring, also those below constants."""
+    for node, after in zip(body, [*body[1:], None], strict=True):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.lineno, ast.get_docstring(node) or ""
+            yield from docstrings(node.body)
+        elif isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(after, ast.Expr):
+            text = getattr(after.value, "value", None)
+            if isinstance(text, str):
+                yield after.lineno, text
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_docstrings_begin_with_what_the_thing_is_or_does(room):
+    found = []
+    for path in sorted((ROOT / room).rglob("*.py")):
+        module = ast.parse(path.read_text(encoding="utf-8"))
+        for line, text in [(1, ast.get_docstring(module) or ""), *docstrings(module.body)]:
+            if RIDDLES.match(text.strip()):
+                found.append(f"{path.relative_to(ROOT)}:{line} {text.strip().splitlines()[0]}")
+    assert not found, found

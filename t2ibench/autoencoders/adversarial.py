@@ -12,7 +12,7 @@ from t2ibench.core.types import Images
 
 
 class PatchDiscriminator(nn.Module):
-    """Judges overlapping patches: images to a map of logits, one a patch.
+    """Discriminator of overlapping patches: images to a map of logits, one a patch.
 
     Args:
         channels: width of the first layer; each of the following doubles it.
@@ -39,7 +39,7 @@ class PatchDiscriminator(nn.Module):
 
 
 def hinge_discriminator_loss(real: Tensor, fake: Tensor) -> Float[Tensor, ""]:
-    """0.5 (mean relu(1 - D(x)) + mean relu(1 + D(x_hat))).
+    """Hinge loss 0.5 (mean relu(1 - D(x)) + mean relu(1 + D(x_hat))).
 
     Args:
         real: logits of real images, any shape.
@@ -54,7 +54,7 @@ def hinge_discriminator_loss(real: Tensor, fake: Tensor) -> Float[Tensor, ""]:
 def adaptive_weight(
     reconstruction: Tensor, adversarial: Tensor, last_layer: nn.Parameter
 ) -> Float[Tensor, ""]:
-    """|| grad_L reconstruction || / (|| grad_L adversarial || + 1e-4), in [0, 1e4].
+    """Weight || grad_L reconstruction || / (|| grad_L adversarial || + 1e-4), in [0, 1e4].
 
     L are the decoder's last weights, so that both losses pull at the image equally hard; the
     gradients are those of the batch of all ranks.

@@ -32,7 +32,7 @@ class Reconstruction:
 
 
 class Autoencoder(nn.Module, ABC):
-    """Images (B, 3, H, W) in [-1, 1] to latents (B, C, H / f, W / f) and back.
+    """First stage: images (B, 3, H, W) in [-1, 1] to latents (B, C, H / f, W / f) and back.
 
     Attributes:
         kind: ``kl`` has continuous latents, ``vq`` also discrete codes.

@@ -87,7 +87,7 @@ class FrozenFirstStage(nn.Module):
 
     @property
     def kind(self) -> str:
-        """``kl`` or ``vq``."""
+        """Kind of the latents, ``kl`` or ``vq``."""
         return self.autoencoder.kind
 
     @property
@@ -97,17 +97,17 @@ class FrozenFirstStage(nn.Module):
 
     @property
     def latent_channels(self) -> int:
-        """C of the latents."""
+        """Channels C of the latents."""
         return self.autoencoder.latent_channels
 
     @property
     def latent_scale(self) -> Float[Tensor, " C"]:
-        """1 / std a channel: what latents, less their mean, are multiplied by."""
+        """Factor 1 / std of each channel by which latents, less their mean, are multiplied."""
         return 1 / self.latent_std
 
     @property
     def codebook_size(self) -> int:
-        """V.
+        """Number of codes V.
 
         Raises:
             ConfigError: the first stage has no codes.

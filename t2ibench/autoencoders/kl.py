@@ -16,7 +16,7 @@ from t2ibench.core.types import Images
 
 
 def gaussian_kl(mean: Latents, log_variance: Latents) -> Float[Tensor, " B"]:
-    """KL(N(mean, exp(log_variance)) || N(0, 1)) in nats, summed over each image's latents.
+    """Divergence KL(N(mean, exp(log_variance)) || N(0, 1)) in nats, summed over an image's latents.
 
     0.5 sum(mean^2 + exp(log_variance) - 1 - log_variance).
 

@@ -1,4 +1,4 @@
-"""How well a first stage keeps images: the ceiling of every model on top of it."""
+"""Reconstruction quality of a first stage: the ceiling of every model on top of it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from t2ibench.core.types import Images
 
 PIXEL_RANGE = 2.0
-"""Images span [-1, 1]."""
+"""Range of images, which span [-1, 1]."""
 
 
 def l1_error(images: Images, reconstructions: Images) -> Float[Tensor, ""]:
@@ -19,7 +19,7 @@ def l1_error(images: Images, reconstructions: Images) -> Float[Tensor, ""]:
 
 
 def psnr(images: Images, reconstructions: Images) -> Float[Tensor, ""]:
-    """Mean over images of 10 log10(range^2 / MSE) in decibels; reconstructions are clamped.
+    """PSNR, mean over images of 10 log10(range^2 / MSE) in decibels; reconstructions are clamped.
 
     An image that is kept exactly counts as 100 dB.
 
@@ -29,6 +29,11 @@ def psnr(images: Images, reconstructions: Images) -> Float[Tensor, ""]:
 
     Source: ITU-T J.340 (2010), section 6, with the peak of the [-1, 1] scale.
     Differs: none.
+
+    Example:
+        >>> black = torch.full((1, 3, 8, 8), -1.0)
+        >>> psnr(black, black).item(), round(psnr(black, black + 0.2).item(), 4)
+        (100.0, 20.0)
     """
     error = (images - reconstructions.clamp(-1, 1)).square().flatten(1).mean(1)
     decibels = 10 * torch.log10(PIXEL_RANGE**2 / error.clamp(min=1e-12))

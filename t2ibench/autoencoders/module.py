@@ -19,7 +19,7 @@ OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 
 class AutoencoderModule(pl.LightningModule):
-    """L = l1 |x - x_hat| + l2 (x - x_hat)^2 + penalty_weight * penalty [+ w * adversarial].
+    """Trains L = l1 |x - x_hat| + l2 (x - x_hat)^2 + penalty_weight * penalty [+ w * adversarial].
 
     Means over pixels. The adversarial term -mean D(x_hat) enters after
     ``discriminator_start_images`` with w = adversarial_weight * ``adaptive_weight``.

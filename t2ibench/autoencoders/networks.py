@@ -19,7 +19,7 @@ NORM_EPSILON = 1e-6
 
 
 class PixelNorm(nn.Module):
-    """x / rms(x over channels) * gain + shift, each position by itself.
+    """Normalisation x / rms(x over channels) * gain + shift, each position by itself.
 
     A norm over positions would let the wide flat background set the scale of the small
     foreground, and its colour is then learned last (measured here: 29.5 against 30.1 dB).
@@ -34,13 +34,13 @@ class PixelNorm(nn.Module):
         self.shift = nn.Parameter(torch.zeros(channels, 1, 1))
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-        """See the class."""
+        """Computes the layer, see the class."""
         scale = torch.rsqrt(x.square().mean(1, keepdim=True) + NORM_EPSILON)
         return x * scale * self.gain + self.shift
 
 
 class ResidualBlock(nn.Module):
-    """x + Conv(silu(N(Conv(silu(N(x)))))), the last convolution zero at the start.
+    """Residual block x + Conv(silu(N(Conv(silu(N(x)))))), its last convolution zero at the start.
 
     Source: Esser et al. 2021 (VQGAN), appendix table 8, after He et al. 2016.
     Differs: ``PixelNorm`` for GroupNorm; the second convolution starts at zero, so that a block
@@ -64,12 +64,12 @@ class ResidualBlock(nn.Module):
         nn.init.zeros_(last.bias)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-        """See the class."""
+        """Computes the layer, see the class."""
         return x + self.layers(x)
 
 
 class ConvEncoder(nn.Module):
-    """Images to feature maps, ``stem_factor * 2^(levels - 1)`` times smaller.
+    """Encoder of images to feature maps, ``stem_factor * 2^(levels - 1)`` times smaller.
 
     Args:
         out_channels: channels of the result.
@@ -116,12 +116,12 @@ class ConvEncoder(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
-        """See the class."""
+        """Computes the layer, see the class."""
         return self.layers(images)
 
 
 class ConvDecoder(nn.Module):
-    """The mirror of ``ConvEncoder``: latents to images.
+    """Decoder of latents to images, the mirror of ``ConvEncoder``.
 
     Args:
         in_channels: channels of the latents.
@@ -150,7 +150,7 @@ class ConvDecoder(nn.Module):
         self.shuffle = nn.PixelShuffle(stem_factor)
 
     def forward(self, latents: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
-        """See the class."""
+        """Computes the layer, see the class."""
         return self.shuffle(self.to_image(self.layers(latents)))
 
 

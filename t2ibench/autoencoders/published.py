@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from t2ibench.autoencoders.contract import Latents, Reconstruction
 from t2ibench.autoencoders.kl import GaussianAutoencoder
 from t2ibench.autoencoders.published_blocks import Decoder, Encoder
-from t2ibench.autoencoders.vq import CodebookAutoencoder, perplexity
+from t2ibench.autoencoders.vq import CodebookAutoencoder, perplexity, usage
 from t2ibench.core.ranks import gathered
 from t2ibench.core.types import Images
 
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
-"""Where the posterior's log variance is kept (released code of LDM)."""
+"""Range in which the posterior's log variance is kept (released code of LDM)."""
 
 
 class PublishedKL(GaussianAutoencoder):
@@ -105,7 +105,7 @@ class LearnedCodebook(nn.Module):
 def codebook_loss(
     latents: Latents, quantised: Latents, *, beta: float, legacy: bool
 ) -> Float[Tensor, ""]:
-    """L = mean (sg[z] - e)^2 + beta mean (z - sg[e])^2.
+    """Codebook loss L = mean (sg[z] - e)^2 + beta mean (z - sg[e])^2.
 
     With ``legacy`` beta stands at the other term: beta mean (sg[z] - e)^2 + mean (z - sg[e])^2.
 
@@ -198,8 +198,10 @@ class PublishedVQ(CodebookAutoencoder):
         quantised, codes = self.quantise(latents)
         penalty = codebook_loss(latents, quantised, beta=self.beta, legacy=self.legacy_beta)
         through = latents + (quantised - latents).detach()
+        chosen = gathered(codes)
         logs = {
-            "codebook_perplexity": perplexity(gathered(codes), self.codebook_size),
+            "codebook_perplexity": perplexity(chosen, self.codebook_size),
+            "codebook_usage": usage(chosen, self.codebook_size),
             "latent_std": gathered(latents.detach()).std(),
         }
         return Reconstruction(self.decode_vectors(through), penalty, logs)

@@ -14,11 +14,11 @@ from torch.nn.functional import interpolate, pad, scaled_dot_product_attention, 
 from t2ibench.core.errors import ConfigError
 
 NORM_EPSILON = 1e-6
-"""Of every GroupNorm here, attention's included (the UNets' residual blocks have 1e-5)."""
+"""Epsilon of every GroupNorm here, attention's too (the UNets' residual blocks have 1e-5)."""
 
 
 class ResidualBlock(nn.Module):
-    """skip(x) + Conv(silu(GN(Conv(silu(GN(x)))))); the skip is a 1x1 convolution, if widths differ.
+    """Residual block skip(x) + Conv(silu(GN(Conv(silu(GN(x)))))), skip a 1x1 convolution if needed.
 
     Args:
         wide_in: channels of the input.
@@ -40,14 +40,14 @@ class ResidualBlock(nn.Module):
         self.projects = wide_in != wide_out
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C2 H W"]:
-        """See the class."""
+        """Computes the layer, see the class."""
         h = self.conv1(silu(self.norm1(x)))
         h = self.conv2(silu(self.norm2(h)))
         return (self.conv_shortcut(x) if self.projects else x) + h
 
 
 class MapAttention(nn.Module):
-    """x + W softmax(q k^T / sqrt(C)) v over all positions of the map: one head as wide as it.
+    """Attention x + W softmax(q k^T / sqrt(C)) v over all positions of a map, with one head.
 
     Source: Esser et al. 2021 (VQGAN), appendix table 8 ("Non-Local Block").
     Differs: linear layers for the released 1x1 convolutions, the same numbers.
@@ -62,7 +62,7 @@ class MapAttention(nn.Module):
         self.to_out = nn.ModuleList([nn.Linear(width, width)])
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-        """See the class."""
+        """Computes the layer, see the class."""
         h = self.group_norm(x).flatten(2).transpose(1, 2).unsqueeze(1)
         h = scaled_dot_product_attention(self.to_q(h), self.to_k(h), self.to_v(h))
         h = self.to_out[0](h.squeeze(1))
@@ -70,7 +70,7 @@ class MapAttention(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Half the size by a strided 3x3 convolution that looks right and down of its pixel.
+    """Halves the size by a strided 3x3 convolution that looks right and down of its pixel.
 
     Source: released code of Esser et al. 2021 (VQGAN): zeros at the right and the bottom only.
     Differs: none.
@@ -81,12 +81,12 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(width, width, 3, stride=2)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C h w"]:
-        """See the class."""
+        """Computes the layer, see the class."""
         return self.conv(pad(x, (0, 1, 0, 1)))
 
 
 class Upsample(nn.Module):
-    """Twice the size by nearest neighbours, then a 3x3 convolution.
+    """Doubles the size by nearest neighbours, then a 3x3 convolution.
 
     Source: Esser et al. 2021 (VQGAN), appendix table 8.
     Differs: none.
@@ -97,7 +97,7 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C H W"]:
-        """See the class."""
+        """Computes the layer, see the class."""
         return self.conv(interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
@@ -125,7 +125,7 @@ class Level(nn.Module):
         self.upsamplers = nn.ModuleList([Upsample(wide_out)] if up else [])
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C2 H2 W2"]:
-        """See the class."""
+        """Computes the layer, see the class."""
         for i, resnet in enumerate(self.resnets):
             x = resnet(x)
             if len(self.attentions):
@@ -144,7 +144,7 @@ class Middle(nn.Module):
         self.attentions = nn.ModuleList([MapAttention(width, groups)] if attention else [])
 
     def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
-        """See the class."""
+        """Computes the layer, see the class."""
         x = self.resnets[0](x)
         for attention in self.attentions:
             x = attention(x)
@@ -152,7 +152,7 @@ class Middle(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Images to feature maps, 2^(levels - 1) times smaller.
+    """Encoder of images to feature maps, 2^(levels - 1) times smaller.
 
     Args:
         out_channels: channels of the result.
@@ -199,7 +199,7 @@ class Encoder(nn.Module):
         self.conv_out = nn.Conv2d(channels[last], out_channels, 3, padding=1)
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
-        """See the class."""
+        """Computes the layer, see the class."""
         x = self.conv_in(images)
         for level in self.down_blocks:
             x = level(x)
@@ -207,7 +207,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents to images: the encoder's mirror with one residual block more a level.
+    """Decoder of latents to images: the encoder's mirror with one residual block more a level.
 
     Args:
         in_channels: channels of the latents.
@@ -254,7 +254,7 @@ class Decoder(nn.Module):
         self.conv_out = nn.Conv2d(channels[0], 3, 3, padding=1)
 
     def forward(self, latents: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
-        """See the class."""
+        """Computes the layer, see the class."""
         x = self.mid_block(self.conv_in(latents))
         for level in self.up_blocks:
             x = level(x)

@@ -21,7 +21,7 @@ LAPLACE_EPSILON = 1e-5
 
 
 class VectorQuantizer(nn.Module):
-    """Nearest codebook entry, the codebook being a moving average of what it stands for.
+    """Quantiser to the nearest code; each code is a moving average of the vectors nearest to it.
 
     k(z) = argmin_j ||z - e_j||^2. A training step moves N_j <- g N_j + (1 - g) n_j and
     m_j <- g m_j + (1 - g) sum(z: k(z) = j), and e_j = m_j / N_j. A code whose N_j is below
@@ -92,7 +92,7 @@ class VectorQuantizer(nn.Module):
 
 
 def commitment_loss(latents: Tensor, quantised: Tensor) -> Float[Tensor, ""]:
-    """Mean ||z - sg[e]||^2: pulls the encoder to its codes.
+    """Commitment loss, mean ||z - sg[e]||^2: pulls the encoder to its codes.
 
     Args:
         latents: z, any shape.
@@ -105,7 +105,7 @@ def commitment_loss(latents: Tensor, quantised: Tensor) -> Float[Tensor, ""]:
 
 
 class CodebookAutoencoder(Autoencoder):
-    """Latents that are decoded after each is moved to its nearest code.
+    """Autoencoder whose latents are decoded after each is moved to its nearest code.
 
     Attributes:
         codebook_size: V.
@@ -151,7 +151,7 @@ class CodebookAutoencoder(Autoencoder):
 
 
 class VQAutoencoder(CodebookAutoencoder):
-    """Encoder to a grid of codes, decoder from their vectors; straight-through gradients.
+    """Autoencoder over a grid of codes, with straight-through gradients.
 
     Args:
         latent_channels: C, length of a code vector.
@@ -226,8 +226,10 @@ class VQAutoencoder(CodebookAutoencoder):
         nearest, codes = self.quantise(latents)
         through = latents + (nearest - latents).detach()
         penalty = commitment_loss(latents, nearest)
+        chosen = gathered(codes)
         logs = {
-            "codebook_perplexity": perplexity(gathered(codes), self.codebook_size),
+            "codebook_perplexity": perplexity(chosen, self.codebook_size),
+            "codebook_usage": usage(chosen, self.codebook_size),
             "latent_std": gathered(latents.detach()).std(),
         }
         return Reconstruction(self.decoder(through), penalty, logs)
@@ -241,7 +243,7 @@ class VQAutoencoder(CodebookAutoencoder):
 
 
 def code_counts(codes: Int[Tensor, "*M"], codebook_size: int) -> Float[Tensor, " V"]:
-    """How often each code occurs."""
+    """Number of times that each code occurs."""
     # index_add_ rather than bincount, which waits for the GPU.
     counts = torch.zeros(codebook_size, device=codes.device)
     return counts.index_add_(
@@ -250,15 +252,25 @@ def code_counts(codes: Int[Tensor, "*M"], codebook_size: int) -> Float[Tensor, "
 
 
 def perplexity(codes: Int[Tensor, "*M"], codebook_size: int) -> Float[Tensor, ""]:
-    """exp(entropy) of the codes' frequencies: how many codes are in effective use, 1 to V.
+    """Number of codes in effective use, 1 to V: exp(entropy) of the codes' frequencies.
 
     Source: van den Oord et al. 2017 (VQ-VAE), as its authors' code logs it.
     Differs: none.
+
+    Example:
+        >>> codes = torch.tensor([0, 0, 3, 3])
+        >>> round(perplexity(codes, 8).item(), 6)
+        2.0
     """
     share = code_counts(codes, codebook_size) / max(codes.numel(), 1)
     return torch.special.entr(share).sum().exp()
 
 
 def usage(codes: Int[Tensor, "*M"], codebook_size: int) -> Float[Tensor, ""]:
-    """Share of the codebook that occurs at all, 0 to 1."""
+    """Share of the codebook that occurs at all in these codes, 0 to 1.
+
+    Example:
+        >>> usage(torch.tensor([0, 0, 3, 3]), 8).item()
+        0.25
+    """
     return (code_counts(codes, codebook_size) > 0).float().mean()

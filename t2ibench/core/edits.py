@@ -32,7 +32,7 @@ class Edit:
     name: ClassVar[str]
 
     def check_count(self, count: int) -> None:
-        """The edit must be of as many samples as there are prompts.
+        """Refuses an edit of another number of samples than there are prompts.
 
         Raises:
             ConfigError: it is not.
@@ -187,7 +187,7 @@ class Upscaling(Edit):
 
 
 def check_share(name: str, value: float) -> None:
-    """A number from 0 to 1.
+    """Refuses a number outside [0, 1].
 
     Raises:
         ConfigError: it is outside.
@@ -199,7 +199,7 @@ def check_share(name: str, value: float) -> None:
 def slerp(
     a: Float[Tensor, "B ..."], b: Float[Tensor, "B ..."], weight: float
 ) -> Float[Tensor, "B ..."]:
-    """sin((1 - w) u) / sin(u) a + sin(w u) / sin(u) b, u the angle of each pair of samples.
+    """Spherical interpolation sin((1 - w) u) / sin(u) a + sin(w u) / sin(u) b, u each pair's angle.
 
     Between two draws of normal noise it keeps their length, where a straight line would lose up
     to 30 % of it.
@@ -220,7 +220,7 @@ def slerp(
 
 
 def lerp_text(a: TextFeatures, b: TextFeatures, weight: float) -> TextFeatures:
-    """(1 - w) a + w b, token by token; a position is real where it is in either.
+    """Linear interpolation (1 - w) a + w b by token; a position is real where it is in either.
 
     Padding is zero, so the longer caption's last tokens fade in or out.
     """

@@ -25,7 +25,7 @@ STORAGE = {
     errno.EPERM: "this user may not write there: choose another folder (paths.runs, paths.cache)",
     errno.ENOTDIR: "a part of the path is a file: choose another folder (paths.runs, paths.cache)",
 }
-"""What a system's error of storage means, and the remedy."""
+"""Meaning and remedy of each system error of storage."""
 
 ASIDE = re.compile(r"\..+\.(?P<host>[^.]+)-(?P<pid>\d+)-[0-9a-f]{8}(\.\w+)?")
 
@@ -72,7 +72,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 
 def flush(path: Path) -> None:
-    """Has the system write a file or a folder's entries to the disk."""
+    """Makes the system write a file or a folder's entries to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

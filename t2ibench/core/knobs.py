@@ -1,4 +1,4 @@
-"""What a user may turn at sampling time, declared by each family."""
+"""Sampling knobs, declared by each family and set by the user."""
 
 from __future__ import annotations
 
@@ -35,10 +35,19 @@ class Knob:
 def resolve_knobs(
     declared: Sequence[Knob], given: Mapping[str, float] | None = None
 ) -> dict[str, float]:
-    """Defaults overridden by ``given``, checked.
+    """Values of all knobs: defaults overridden by ``given``, checked.
 
     Raises:
         ConfigError: a name that the family does not declare, or a value out of its range.
+
+    Example:
+        >>> scale = Knob("guidance_scale", default=3.0, low=0.0, high=20.0, fidelity_alignment=True)
+        >>> steps = Knob("num_steps", default=50, low=1, high=1000, integer=True)
+        >>> resolve_knobs([scale, steps], {"num_steps": 20})
+        {'guidance_scale': 3.0, 'num_steps': 20}
+        >>> resolve_knobs([scale, steps], {"steps": 20})
+        Traceback (most recent call last):
+        t2ibench.core.errors.ConfigError: knobs.steps is not a knob of this family; it has ...
     """
     values: dict[str, float] = {knob.name: knob.default for knob in declared}
     by_name = {knob.name: knob for knob in declared}

@@ -1,4 +1,4 @@
-"""This process's number among those of its run, known before they have met; needs no torch."""
+"""Number of this process among those of its run, known before they have met; needs no torch."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ POLL_SECONDS = 0.005
 
 
 def together() -> bool:
-    """Whether this process works with others."""
+    """True where this process works with others."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
@@ -35,7 +35,7 @@ def rank() -> int:
 
 
 def world_size() -> int:
-    """How many processes work together."""
+    """Number of processes that work together."""
     return dist.get_world_size() if together() else 1
 
 
@@ -49,7 +49,7 @@ def barrier() -> None:
 
 
 def from_first(compute: Callable[..., T], *given: Any) -> T:
-    """What the first rank computes, on every rank; the others wait for it."""
+    """Result that the first rank computes, on every rank; the others wait for it."""
     return spread([lambda: compute(*given)])[0]
 
 
@@ -129,7 +129,7 @@ def greatest(value: int) -> int:
 
 
 class Counting:
-    """While ``on``, ranks pad captions to the longest of all, as one process would.
+    """Switch: while ``on``, ranks pad captions to the longest of all, as one process would.
 
     Only the step whose FLOPs are counted needs it; padding changes no result.
     """
@@ -138,7 +138,7 @@ class Counting:
 
 
 def longest(length: int) -> int:
-    """To how many tokens captions are padded of which this rank's longest has ``length``."""
+    """Number of tokens to pad captions to, where this rank's longest has ``length``."""
     return greatest(length) if Counting.on else length
 
 

@@ -23,7 +23,7 @@ PixelImages = UInt8[Tensor, "B 3 H W"]
 
 @dataclass(frozen=True)
 class TextFeatures:
-    """What a text encoder says of a batch of captions.
+    """Features of a batch of captions from a text encoder.
 
     Attributes:
         tokens: (B, L, D) one vector a token.
@@ -48,7 +48,7 @@ class TextFeatures:
         return self.tokens.shape[-1]
 
     def to(self, *args: Any, **kwargs: Any) -> TextFeatures:
-        """As ``Tensor.to`` for the floats; the mask follows to the device only."""
+        """Moves and casts the floats as ``Tensor.to``; the mask follows to the device only."""
         tokens = self.tokens.to(*args, **kwargs)
         mask, pooled = self.mask.to(tokens.device), self.pooled.to(*args, **kwargs)
         embedding = None if self.embedding is None else self.embedding.to(*args, **kwargs)
@@ -82,7 +82,7 @@ class TextFeatures:
         )
 
     def padded(self, length: int) -> TextFeatures:
-        """With zeros (mask False) after the tokens up to ``length`` of them."""
+        """Pads the tokens with zeros (mask False) to ``length`` of them."""
         missing = length - self.tokens.shape[1]
         if not missing:
             return self
@@ -162,6 +162,11 @@ class Score:
             ``fd[shapes-clip-v1@128|native-32|val|2000]``. Scores with different keys are
             never compared.
         note: what a reader must know, for example ``underdetermined (N < d)``; else empty.
+
+    Example:
+        >>> score = Score(12.5, 500, 11.9, 13.1, "fd[shapes-clip-v1@128|area-32|val|500]")
+        >>> score.metric
+        'fd'
     """
 
     value: float

@@ -1,4 +1,4 @@
-"""What ``t2ibench data check`` looks at: the promises that every source makes."""
+"""Checks of ``t2ibench data check``: the promises that every source makes."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ Policy = Literal["skip", "raise"]
 
 @dataclass
 class DecodeReport:
-    """What decoding met, for the manifest and for ``data check``.
+    """Counts of what decoding met, for the manifest and for ``data check``.
 
     Attributes:
         decoded: images decoded.

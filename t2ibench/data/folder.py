@@ -39,7 +39,7 @@ _VERSION = 2
 
 @dataclass
 class FolderReport:
-    """What preparing a folder met.
+    """Counts of what preparing a folder met.
 
     Attributes:
         decoding: of the images.
@@ -231,7 +231,7 @@ class FolderSource:
         write_json(folder / "dataset.json", facts)
 
     def _assign(self, report: FolderReport) -> dict[str, list[CaptionedFile]]:
-        """Split -> its files, by folder where there is one, else by hash of the group."""
+        """Files of each split, by folder where there is one, else by hash of the group."""
         usable = []
         for file in self.files:
             if not file.path.is_file():

@@ -23,7 +23,7 @@ from t2ibench.data.records import clean_caption
 
 @dataclass(frozen=True)
 class Prompt:
-    """What is asked for, and what its benchmark says of it.
+    """One prompt with its benchmark's metadata.
 
     Attributes:
         text: the prompt, clean.
@@ -66,7 +66,15 @@ def read_prompts(path: str | Path) -> list[Prompt]:
 
 
 def is_geneval(prompts: Iterable[Prompt]) -> bool:
-    """Whether all prompts carry GenEval's metadata: a tag and what an image must include."""
+    """True where all prompts carry GenEval's metadata: a tag and what an image must include.
+
+    Example:
+        >>> row = {"tag": "colors", "include": [{"class": "cup"}], "prompt": "a photo of a red cup"}
+        >>> is_geneval([Prompt("a photo of a red cup", "colors", row)])
+        True
+        >>> is_geneval([Prompt("a photo of a red cup")])
+        False
+    """
     return all({"tag", "include", "prompt"} <= set(prompt.meta) for prompt in prompts)
 
 

@@ -1,4 +1,4 @@
-"""What every reader yields: records, prepared splits and the source that makes them.
+"""Types that every reader yields: records, prepared splits and the source that makes them.
 
 A reader of any format ends in the same two things: uint8 images of one size and one
 ``Record`` an image. Everything above this room knows only these.
@@ -107,7 +107,7 @@ class PreparedSplit:
 
     @property
     def resolution(self) -> int:
-        """H, the side of every image in pixels."""
+        """Side H of every image in pixels."""
         return int(self.images.shape[-1])
 
     @cached_property
@@ -166,7 +166,12 @@ def fingerprint_of(images: np.ndarray, records: Sequence[Record], length: int = 
 
 
 def clean_caption(text: str) -> str:
-    """NFC, control characters and line breaks to one space, ends stripped; may be empty."""
+    r"""Cleans a caption: NFC, control characters and breaks to one space, ends stripped.
+
+    Example:
+        >>> clean_caption("  a red\tring\n")
+        'a red ring'
+    """
     return " ".join(_CONTROL.sub(" ", unicodedata.normalize("NFC", text)).split())
 
 

@@ -17,7 +17,7 @@ from t2ibench.core.errors import ConfigError, DataError
 Filter = Literal["bicubic", "lanczos"]
 Crop = Literal["centre", "reed-box-short-side", "reed-box-squash"]
 Box = tuple[float, float, float, float]
-"""Left, top, width and height of the object, in pixels of the source image."""
+"""Box of the object: left, top, width and height, in pixels of the source image."""
 
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
 
@@ -53,12 +53,12 @@ class ResizeRecipe:
 
     @property
     def name(self) -> str:
-        """How fingerprints and score keys name the recipe: ``bicubic-centre-64``."""
+        """Name of the recipe in fingerprints and score keys: ``bicubic-centre-64``."""
         return f"{self.filter}-{self.crop}-{self.resolution}"
 
     @property
     def needs_box(self) -> bool:
-        """Whether the crop is taken around the object's box."""
+        """True where the crop is taken around the object's box."""
         return self.crop != "centre"
 
     def __call__(self, image: Image.Image, box: Box | None = None) -> np.ndarray:
@@ -109,6 +109,12 @@ def reed_box(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
 
     Source: Zhang et al. 2017 (StackGAN) and Xu et al. 2018 (AttnGAN), released data code.
     Differs: none.
+
+    Example:
+        >>> reed_box((40, 40, 20, 10), (100, 100))
+        (35, 30, 65, 60)
+        >>> reed_box((0, 0, 20, 10), (100, 100))
+        (0, 0, 25, 20)
     """
     left, top, width, height = box
     reach = int(0.75 * max(width, height))

@@ -116,7 +116,7 @@ class BatchStream(Iterator[Batch]):
         )
 
     def _place(self, position: int) -> tuple[int, int]:
-        """(epoch, index in the split) of the image at a global position."""
+        """Epoch and index in the split of the image at a global position."""
         epoch, within = divmod(position, len(self.split))
         if epoch != self._epoch:
             key = derive_seed("order", self.seed, epoch)

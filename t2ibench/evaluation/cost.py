@@ -1,4 +1,4 @@
-"""What a model costs: parameters, counted FLOPs, seconds, memory, on a named machine.
+"""Cost of a model: parameters, counted FLOPs, seconds, memory, on a named machine.
 
 Knows only callables and modules: a sampler is ``sample(batch_size)`` and whatever happens
 inside (text encoding, guidance, decoding) is part of its cost.
@@ -22,14 +22,13 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 SampleCall = Callable[[int], Any]
-"""Draws a batch of the given size from captions to images."""
+"""Function that draws a batch of the given size, captions in, images out."""
 
 BEST_BATCHES = (4, 16, 64)
 """Batch sizes tried for the best throughput, after batch 1."""
 
-
 OTHER, OPTIMIZER = "other", "optimizer"
-"""What is spent in no part of a model."""
+"""Names of what is spent in no part of a model: losses, the optimiser's own products."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class CostReport:
     hardware: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, as ``scores.json`` keeps it."""
+        """A JSON-ready mapping, as ``scores.json`` keeps it."""
         return asdict(self) | {
             "seconds_per_image_batch_1": self.latency.median,
             "seconds_per_image_best": self.throughput.median,
@@ -127,7 +126,7 @@ class PartFlops(FlopCounterMode):
         return self
 
     def charge(self, name: str | None) -> None:
-        """Names what is spent from now on; None: the part that runs."""
+        """Charges what follows to ``name``; None: to the part that runs."""
         self._charged = name
 
     def _charging(self, formula: Callable[..., int]) -> Callable[..., int]:
@@ -161,7 +160,7 @@ class PartFlops(FlopCounterMode):
 
 
 class _Naming(nn.Module):
-    """Called once, so that the counter knows every layer by the part that it is in."""
+    """Parent of all parts, called once so that the counter knows each layer's part."""
 
     def __init__(self, parts: Mapping[str, nn.Module]) -> None:
         super().__init__()
@@ -288,11 +287,11 @@ class LiveBytes(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Runs the operation and counts what it returned."""
         found = func(*args, **(kwargs or {}))
-        given = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if _dense(t)}
+        inputs = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if _dense(t)}
         for tensor in tree_leaves(found):
             if _dense(tensor):
                 storage = tensor.untyped_storage()
-                if storage._cdata not in self._seen and storage._cdata not in given:
+                if storage._cdata not in self._seen and storage._cdata not in inputs:
                     self._hold(storage)
         return found
 
@@ -315,11 +314,11 @@ def _dense(value: Any) -> bool:
 def peak_memory_gib(
     call: Callable[[], Any], device: torch.device | str = "cpu", resident: int = 0
 ) -> float:
-    """Most tensor memory held during a call, weights included.
+    """Peak tensor memory during a call in GiB, weights included.
 
     Args:
         call: what to watch.
-        device: on CUDA the allocator tells; on a CPU see ``LiveBytes``.
+        device: on CUDA the allocator counts; on a CPU ``LiveBytes`` does.
         resident: bytes that were held before and stay (the weights); on CUDA the allocator
             knows them.
     """
@@ -346,7 +345,7 @@ def joules_per_image(
     *,
     seconds: float = 2.0,
 ) -> float | None:
-    """Energy of the whole board an image, from NVML's counter; None where nothing tells.
+    """Energy of the whole board an image, from NVML's counter; None without a counter.
 
     Args:
         sample: draws a batch.

@@ -1,6 +1,6 @@
 """Recipes of the dual encoders that this package ships for its embedded data sets.
 
-A recipe says what an encoder is trained on (train splits only), which words may stand for
+A recipe fixes what an encoder is trained on (train splits only), which words may stand for
 one another in hard negatives, and what it must reach on real test pairs before its weights
 are kept. Weights that differ in anything need a new name.
 """
@@ -41,7 +41,7 @@ from t2ibench.metrics.dual_encoder_training import (
 log = logging.getLogger(__name__)
 
 Negatives = Callable[[Record, str, np.random.Generator], list[str]]
-"""A caption of a record made false in one way or several; empty where no way is sure."""
+"""Function that makes a record's caption false, in one way or several; empty if none is sure."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What an encoder is and how it is trained.
+    """Architecture and training of one encoder.
 
     Attributes:
         name: name and version.
@@ -104,10 +104,10 @@ EMOJI = Recipe(
 )
 
 SHAPES_DATA_SEED = 4242
-"""Not the seed of any generator's data."""
+"""Seed of the encoder's training scenes, which no generator's data have."""
 
 SEED_STRIDE = 1000
-"""Between the phases' seeds of two training seeds."""
+"""Distance between the phases' seeds of two training seeds."""
 
 RELATION_WORDS: tuple[tuple[str, ...], ...] = (
     ("left", "right"),
@@ -131,9 +131,9 @@ SHAPES_WORD_CLASSES: tuple[tuple[str, ...], ...] = (
 def shapes_negatives(
     record: Record, caption: str, rng: np.random.Generator, opposite: bool = True
 ) -> list[str]:
-    """One changed word or pair, and the opposite relation where there is a relation.
+    """Captions with one changed word or pair, and with the opposite relation where there is one.
 
-    Every caption given is one that the record's scene surely does not satisfy.
+    Every caption returned is one that the record's scene surely does not satisfy.
 
     Args:
         record: the image's record.
@@ -206,7 +206,7 @@ class Pairs:
         return draw
 
     def __add__(self, other: Pairs) -> Pairs:
-        """Both together."""
+        """Joins two sets of pairs."""
         return Pairs(torch.cat([self.pixels, other.pixels]), [*self.records, *other.records])
 
 
@@ -218,13 +218,13 @@ def shapes_pairs(
     split: str, count: int, resolution: int, level: str, seed: int, cache: Path
 ) -> Pairs:
     """Pairs of the procedural world, averaged down to 32 px."""
-    wanted = {name: count if name == split else 1 for name in ("train", "val", "test")}
+    sizes = {name: count if name == split else 1 for name in ("train", "val", "test")}
     source = ShapesSource(
         level,
         resolution,
-        num_train=wanted["train"],
-        num_val=wanted["val"],
-        num_test=wanted["test"],
+        num_train=sizes["train"],
+        num_val=sizes["val"],
+        num_test=sizes["test"],
         seed=seed,
         cache_dir=cache,
     )
@@ -382,7 +382,7 @@ def check_emoji_encoder(encoder: DualEncoder, root: Path) -> dict[str, Any]:
 
 
 def twin_facts(found: dict[str, Any], twin: DualEncoder, check: dict[str, Any]) -> dict[str, Any]:
-    """How a second training seed judges the same damaged sets, for the card.
+    """Facts for the card of how a second training seed ranks the same damaged sets.
 
     Args:
         found: the shipped encoder's check.
@@ -399,7 +399,7 @@ def twin_facts(found: dict[str, Any], twin: DualEncoder, check: dict[str, Any]) 
 
 
 def emoji_negatives(record: Record, caption: str, rng: np.random.Generator) -> list[str]:
-    """The same drawing asked for in another style."""
+    """The caption of the same drawing in another style."""
     styles = sorted({package.style for package in STYLES} - {record.meta["style"]})
     return [caption.replace(record.meta["style"], styles[int(rng.integers(len(styles)))])]
 

@@ -1,6 +1,6 @@
 """Trials of a dual encoder beyond its accuracy: does its score fall when images get worse?
 
-An encoder may be right about pairs and still be a bad judge of generators. Real test images
+An encoder may be right about pairs and still rank generators badly. Real test images
 are damaged in known steps (blur, noise, dropped modes, shuffled captions); the Fréchet distance in
 its image space must rise, and its CLIP-score fall, with each step. Two encoders that differ in
 their training seed alone must put the damaged sets in the same order.
@@ -38,7 +38,7 @@ MOVES: dict[str, tuple[str, ...]] = {
     "mode_drop": ("fd",),
     "caption_shuffle": ("clip_score",),
 }
-"""Which scores a damage must move: copies of good images keep their CLIP-score, and a Fréchet
+"""Scores that each damage must move: copies of good images keep their CLIP-score, and a Fréchet
 distance reads no captions."""
 
 
@@ -50,7 +50,7 @@ class DamagedSet:
         damage: key of ``MOVES``, or ``none``.
         strength: see ``BLUR``, ``NOISE``, ``DROPPED``, ``SHUFFLED``.
         pixels: (N, 3, H, W) uint8.
-        captions: N captions that they are judged on.
+        captions: N captions that they are scored with.
     """
 
     damage: str
@@ -86,8 +86,8 @@ def damaged_sets(
         yield DamagedSet("mode_drop", share, pixels[filled], [captions[i] for i in filled.tolist()])
     for share in SHUFFLED:
         moved = order[: round(count * share)]
-        given = dict(zip(moved.tolist(), moved.roll(1).tolist(), strict=True))
-        shuffled = [captions[given.get(i, i)] for i in range(count)]
+        source = dict(zip(moved.tolist(), moved.roll(1).tolist(), strict=True))
+        shuffled = [captions[source.get(i, i)] for i in range(count)]
         yield DamagedSet("caption_shuffle", share, pixels, shuffled)
 
 
@@ -101,7 +101,7 @@ def trial(
     """Fréchet distance and CLIP-score of every damaged set.
 
     Args:
-        encoder: who judges.
+        encoder: the dual encoder on trial.
         reference: (M, 3, H, W) other real images.
         pixels: (N, 3, H, W) real images to damage.
         captions: N captions.
@@ -131,7 +131,7 @@ def trial(
 
 
 def monotone(rows: Sequence[dict[str, Any]]) -> dict[str, bool]:
-    """``damage/score`` -> whether each step of the damage made the score worse."""
+    """Checks by ``damage/score`` that each step of a damage made the score worse."""
     start = next(row for row in rows if row["damage"] == "none")
     found = {}
     for damage, scores in MOVES.items():

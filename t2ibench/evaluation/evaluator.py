@@ -1,8 +1,8 @@
 """The evaluator: one pass over a sample set's pixels gives every score with its interval.
 
-It reads images and captions from anybody and knows no family. Its instruments are of three
-kinds: extractors (distances between image sets), dual encoders (image and caption towers) and a
-grader (exact, where the data set has one).
+It reads images and captions from anybody and knows no family. It measures with networks of two
+kinds, feature extractors (distances between image sets) and dual encoders (alignment of image and
+caption), and with an exact grader where the data set has one.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from t2ibench.evaluation.measures import (
     dual_encoder_distances,
     extractor_distances,
     hard_alignment,
+    inception_score,
     memorisation,
     prompt_alignment,
 )
@@ -32,9 +33,10 @@ from t2ibench.evaluation.protocol import Protocol, hashed_order
 from t2ibench.evaluation.results import Scores
 from t2ibench.evaluation.samples import SampleSet
 from t2ibench.metrics.extractors.contract import FeatureExtractor
+from t2ibench.metrics.extractors.inception import InceptionV3
 
 CHUNK = 256
-"""Images handed to each instrument at a time."""
+"""Images handed to each network at a time."""
 
 FEATURE_VERSION = 1
 """Part of the cache key of reference features; raised when their meaning changes."""
@@ -51,7 +53,7 @@ class Evaluator:
         dual_encoders: dual encoders for CLIP-score and R-precision; they also give a Fréchet and
             a CMMD-style distance.
         grader: exact grader, or None for data without one.
-        meaning: maps a caption to what it says, so that paraphrases never distract one
+        meaning: maps a caption to its meaning, so that paraphrases are never distractors of one
             another in R-precision; None: the caption itself, without case.
         negatives: nearly true captions for R-precision among hard negatives, or None.
         cache: keeps reference features between processes; None: in memory only.
@@ -88,13 +90,6 @@ class Evaluator:
         self._indices = protocol.reference(reference)
         self._split_features: dict[tuple[str, str, str], Tensor] = {}
         self._caption_features: dict[tuple[str, str], Tensor] = {}
-
-    @property
-    def fingerprints(self) -> dict[str, str]:
-        """Instrument key -> fingerprint, for the run's manifest."""
-        found = {e.key: e.fingerprint for e in self.extractors}
-        found |= {a.key: a.fingerprint for a in self.dual_encoders}
-        return found | ({} if self.grader is None else {self.grader.key: ""})
 
     def evaluate(self, samples: SampleSet) -> Evaluation:
         """Every score of a set made under the protocol.
@@ -133,7 +128,7 @@ class Evaluator:
         return evaluation
 
     def unprompted(self, samples: SampleSet) -> Evaluation:
-        """Distances alone, for images whose captions nobody knows.
+        """Distances alone, for images without captions.
 
         Raises:
             ScoreError: the set breaks the protocol, or its resolution is not the reference's.
@@ -141,21 +136,21 @@ class Evaluator:
         self._check(samples)
         return self._unprompted(samples)
 
-    def of_features(self, instrument: str, features: Tensor, keys: Sequence[str]) -> Evaluation:
-        """Distances from features that somebody has extracted already.
+    def of_features(self, extractor: str, features: Tensor, keys: Sequence[str]) -> Evaluation:
+        """Distances from features that were extracted elsewhere.
 
         Args:
-            instrument: the key, or the name before its ``@``, of one of the extractors.
+            extractor: the key, or the name before its ``@``, of one of the extractors.
             features: (N, D) of the protocol's N images.
             keys: N prompt keys.
 
         Raises:
-            ScoreError: another N or D, an instrument that is not here, or values not finite.
+            ScoreError: another N or D, an unknown extractor, or values that are not finite.
         """
-        found = [e for e in self.extractors if instrument in (e.key, e.key.split("@", 1)[0])]
+        found = [e for e in self.extractors if extractor in (e.key, e.key.split("@", 1)[0])]
         if len(found) != 1:
             raise ScoreError(
-                f"features of {instrument or 'no named extractor'} match {len(found)} of this "
+                f"features of {extractor or 'no named extractor'} match {len(found)} of this "
                 f"evaluator's extractors ({', '.join(e.key for e in self.extractors) or 'none'}); "
                 "name one of them whole (extractor=KEY), or choose the evaluator that has it."
             )
@@ -222,7 +217,8 @@ class Evaluator:
     def ground_truth(self, split: PreparedSplit) -> Scores:
         """Alignment and skills of the real images on the protocol's own prompts.
 
-        What is below 100% here is the instruments' error, and no model can beat it.
+        What is below 100% here is the error of the dual encoder and the grader; no model can beat
+        it.
         """
         prompts = self.protocol.prompts(split)
         return self.prompted(prompts.answered_by(split.pixels(prompts.indices))).scores
@@ -232,10 +228,10 @@ class Evaluator:
     def _pass(
         self, pixels: PixelImages, captions: Sequence[str] | None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, np.ndarray]]:
-        """Features of every instrument and, with captions, the judge's skills."""
+        """Features of every network and, with captions, the grader's skills."""
         extracted: dict[str, list[Tensor]] = {e.key: [] for e in self.extractors}
-        aligned: dict[str, list[Tensor]] = {a.key: [] for a in self.dual_encoders}
-        judged: dict[str, list[np.ndarray]] = {}
+        aligned: dict[str, list[Tensor]] = {e.key: [] for e in self.dual_encoders}
+        graded: dict[str, list[np.ndarray]] = {}
         for start in range(0, len(pixels), CHUNK):
             chunk = pixels[start : start + CHUNK]
             for extractor in self.extractors:
@@ -245,11 +241,11 @@ class Evaluator:
             if self.grader is not None and captions is not None:
                 answers = self.grader.grade(chunk, captions[start : start + CHUNK])
                 for skill, values in answers.items():
-                    judged.setdefault(skill, []).append(np.asarray(values, dtype=np.float64))
+                    graded.setdefault(skill, []).append(np.asarray(values, dtype=np.float64))
         return (
             {key: torch.cat(parts) for key, parts in extracted.items()},
             {key: torch.cat(parts) for key, parts in aligned.items()},
-            {skill: np.concatenate(parts) for skill, parts in judged.items()},
+            {skill: np.concatenate(parts) for skill, parts in graded.items()},
         )
 
     def _reference_of(self, key: str, fingerprint: str, extract: Callable[..., Tensor]) -> Tensor:
@@ -294,7 +290,7 @@ class Evaluator:
         return features
 
     def _encoded(self, dual_encoder: ImageTextEncoder, captions: Sequence[str]) -> Tensor:
-        """(len(captions), D) caption features; each distinct caption is encoded once."""
+        """Caption features (len(captions), D); each distinct caption is encoded once."""
         kept = self._caption_features
         missing = sorted({c for c in captions if (dual_encoder.key, c) not in kept})
         for start in range(0, len(missing), CHUNK):
@@ -317,14 +313,18 @@ class Evaluator:
         device = device_of(extractor)
         x, y = x.to(device), y.to(device)
         inner = self._distance_key(extractor.key, extractor.fingerprint, len(x))
-        extractor_distances(evaluation, distance_name(extractor), inner, x, y, keys)
+        extractor_distances(evaluation, extractor.distance_name, inner, x, y, keys)
+        if isinstance(extractor, InceptionV3) and extractor.published:
+            # No reference stands in this key: the score looks at generated images alone.
+            inner = f"{extractor.key}|{extractor.fingerprint[:8]}|{len(x)}"
+            inception_score(evaluation, inner, extractor.logits(x), keys)
 
     def _memorisation(
         self, evaluation: Evaluation, extractor: FeatureExtractor, x: Tensor, keys: Sequence[str]
     ) -> None:
-        """How images lie to the training images."""
+        """Scores of how near the images lie to training images."""
         train = self.train
-        assert train is not None, "asked only where there is a training split"
+        assert train is not None, "called only where there is a training split"
         key, fingerprint = extractor.key, extractor.fingerprint
         y = self._features_of(train, range(len(train)), key, fingerprint, extractor.features)
         inner = distance_key(key, fingerprint, train, len(x), len(train))
@@ -348,7 +348,7 @@ class Evaluator:
         image: Tensor,
         samples: SampleSet,
     ) -> None:
-        """What one dual encoder says of images and their own captions."""
+        """Alignment scores of one dual encoder for images and their own captions."""
         text = self._encoded(dual_encoder, samples.captions)
         inner = f"{dual_encoder.key}|{dual_encoder.fingerprint[:8]}|{self._prompt_key(samples)}"
         meanings = [self.meaning(caption) for caption in samples.captions]
@@ -356,25 +356,25 @@ class Evaluator:
         prompt_alignment(evaluation, inner, image, text, meanings, samples.keys, folds)
         if self.negatives is None:
             return
-        rivals = [tuple(self.negatives.of(c))[: self.negatives.count] for c in samples.captions]
-        asked = np.array([len(found) == self.negatives.count for found in rivals])
-        if asked.any():
-            flat = [c for found, keep in zip(rivals, asked, strict=True) if keep for c in found]
+        changed = [tuple(self.negatives.of(c))[: self.negatives.count] for c in samples.captions]
+        complete = np.array([len(found) == self.negatives.count for found in changed])
+        if complete.any():
+            flat = [c for found, keep in zip(changed, complete, strict=True) if keep for c in found]
             features = self._encoded(dual_encoder, flat).unflatten(0, (-1, self.negatives.count))
             name = self.negatives.name
-            hard_alignment(evaluation, inner, image, text, features, asked, name, samples.keys)
+            hard_alignment(evaluation, inner, image, text, features, complete, name, samples.keys)
 
     def _skills(
         self, evaluation: Evaluation, skills: Mapping[str, np.ndarray], samples: SampleSet
     ) -> None:
-        """The judge's skills, each over the images that were asked for it."""
+        """The grader's skills, each over the images whose captions ask for it."""
         for skill, values in skills.items():
             if self.grader is not None and not np.isnan(values).all():
                 key = f"grader_{skill}[{self.grader.key}|{self._prompt_key(samples)}]"
                 evaluation.add_mean(key, values, samples.keys)
 
-    def _distance_key(self, instrument: str, fingerprint: str, n: int) -> str:
-        return distance_key(instrument, fingerprint, self.reference, n, len(self._indices))
+    def _distance_key(self, network: str, fingerprint: str, n: int) -> str:
+        return distance_key(network, fingerprint, self.reference, n, len(self._indices))
 
     @staticmethod
     def _prompt_key(samples: SampleSet) -> str:
@@ -384,19 +384,12 @@ class Evaluator:
 
 
 def device_of(extractor: FeatureExtractor) -> torch.device:
-    """Where its weights lie; the CPU for one without weights."""
+    """Device of the weights; the CPU for an extractor without weights."""
     return next((p.device for p in extractor.parameters()), torch.device("cpu"))
 
 
-def distance_name(extractor: FeatureExtractor) -> str:
-    """``fid`` for the published Inception alone, ``fd`` for any other network."""
-    return "fid" if getattr(extractor, "is_published_inception", False) else "fd"
-
-
-def distance_key(
-    instrument: str, fingerprint: str, reference: PreparedSplit, n: int, m: int
-) -> str:
-    """What stands between the brackets of a distance: instrument, weights, reference, N and M."""
+def distance_key(network: str, fingerprint: str, reference: PreparedSplit, n: int, m: int) -> str:
+    """Text between the brackets of a distance's key: network, weights, reference, N and M."""
     split = f"{reference.name}:{reference.fingerprint[:8]}"
     size = str(n) if n == m else f"{n}/{m}"
-    return f"{instrument}|{fingerprint[:8]}|{split}|{size}"
+    return f"{network}|{fingerprint[:8]}|{split}|{size}"

@@ -1,4 +1,4 @@
-"""Anybody's images or features as the evaluator reads them.
+"""External images or features, of any origin, as the evaluator reads them.
 
 * a folder of images with captions (``metadata.jsonl``, csv, parquet, or a ``.txt`` beside each),
   or with a prompts file: image after image in the order of names, k of each prompt in a row;
@@ -37,11 +37,11 @@ from t2ibench.evaluation.samples import SampleSet
 
 @dataclass(frozen=True)
 class ExternalFeatures:
-    """Features that somebody extracted.
+    """Features that were extracted elsewhere.
 
     Attributes:
         features: (N, D).
-        extractor: what the file says made them, or empty.
+        extractor: the extractor that the file names, or empty.
     """
 
     features: Float[Tensor, "N D"]
@@ -50,10 +50,10 @@ class ExternalFeatures:
 
 @dataclass(frozen=True)
 class ExternalImages:
-    """Images that somebody made.
+    """Images that were made elsewhere.
 
     Attributes:
-        samples: the set; its captions are empty where nobody knows them.
+        samples: the set; its captions are empty where they are unknown.
         prompted: whether the captions are known.
     """
 
@@ -82,14 +82,14 @@ def read_external(
         raise DataError(
             f"{path} is neither a run, a folder of images nor a .npz or .safetensors file."
         )
-    arrays, said = _arrays(path)
+    arrays, extractor = _arrays(path)
     if "features" in arrays:
         features = arrays["features"]
         if features.ndim != 2 or not np.issubdtype(features.dtype, np.floating):
             raise DataError(
                 f"{path}: features must be (N, D) floats, not {features.dtype} {features.shape}."
             )
-        return ExternalFeatures(torch.from_numpy(features.astype(np.float32)), said)
+        return ExternalFeatures(torch.from_numpy(features.astype(np.float32)), extractor)
     if "arr_0" not in arrays:
         raise DataError(
             f"{path} holds {', '.join(arrays) or 'nothing'}; give arr_0 (images, (N, H, W, 3) "
@@ -132,22 +132,22 @@ def read_folder(
 
 
 def fitted_rows(count: int, protocol: Protocol) -> list[int] | None:
-    """Which N of ``count`` rows the protocol scores; None: all of them.
+    """The N of ``count`` rows that the protocol scores, chosen by a hash; None: all of them.
 
     Raises:
         ScoreError: fewer than N.
     """
-    wanted = protocol.num_images
-    if count < wanted:
+    needed = protocol.num_images
+    if count < needed:
         raise ScoreError(
-            f"protocol {protocol.name} scores {wanted} images, here are {count}; scores at "
-            f"different N are not comparable: bring {wanted}, or set "
+            f"protocol {protocol.name} scores {needed} images, here are {count}; scores at "
+            f"different N are not comparable: bring {needed}, or set "
             f"protocol.test.num_images={count}, whose scores stand in columns of their own."
         )
-    if count == wanted:
+    if count == needed:
         return None
     order = sorted(range(count), key=lambda row: derive_seed("foreign subset", row))
-    return sorted(order[:wanted])
+    return sorted(order[:needed])
 
 
 def _arrays(path: Path) -> tuple[dict[str, np.ndarray], str]:
@@ -184,7 +184,7 @@ def _captions(
 
 
 def _squares(path: Path, images: np.ndarray, resolution: int) -> UInt8[Tensor, "N 3 side side"]:
-    """(N, H, W, 3) uint8 through the data layer's recipe."""
+    """Square pixels of (N, H, W, 3) uint8 images by the data layer's recipe."""
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3 or not len(images):
         raise DataError(
             f"{path}: arr_0 must be (N, H, W, 3) uint8, not {images.dtype} {images.shape}."
@@ -194,7 +194,7 @@ def _squares(path: Path, images: np.ndarray, resolution: int) -> UInt8[Tensor, "
 
 
 def _spread(prompts: Sequence[Prompt], count: int, where: Path) -> list[str]:
-    """Each prompt for its k images in a row."""
+    """Captions of all images: each prompt for its k images in a row."""
     if count == 0 or count % len(prompts):
         raise DataError(
             f"{where} has {count} images for {len(prompts)} prompts; it needs one of each prompt "

@@ -1,4 +1,4 @@
-"""What the evaluator asks of its parts: dual encoders, a grader, a cache."""
+"""Interfaces of the evaluator's parts: dual encoders, a grader, a cache."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ class ImageTextEncoder(Protocol):
 
     @property
     def key(self) -> str:
-        """Its part of a score's key."""
+        """The encoder's part of a score's key."""
 
     @property
     def fingerprint(self) -> str:
-        """Content hash of its weights."""
+        """Content hash of the weights."""
 
     def image_features(self, pixels: PixelImages) -> Tensor:
-        """(B, 3, H, W) uint8 to (B, D)."""
+        """Embeds (B, 3, H, W) uint8 images as (B, D)."""
 
     def text_features(self, captions: Sequence[str]) -> Tensor:
-        """B captions to (B, D)."""
+        """Embeds B captions as (B, D)."""
 
 
 @runtime_checkable
@@ -40,7 +40,7 @@ class ExactGrader(Protocol):
     def grade(
         self, pixels: PixelImages, captions: Sequence[str]
     ) -> Mapping[str, Float[np.ndarray, " B"]]:
-        """Skill -> one number an image; NaN where the caption does not ask for the skill."""
+        """Grades by skill, one number an image; NaN where the caption asks for no such skill."""
 
 
 @runtime_checkable

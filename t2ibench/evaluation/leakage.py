@@ -1,4 +1,4 @@
-"""The leakage guard: an evaluator must not share weights with what it judges.
+"""The leakage guard: an evaluator must not share weights with the generator that it scores.
 
 A generator conditioned on, or trained against, the network that scores it is rewarded for
 pleasing that network. Shared backbones are found tensor by tensor, so that a text tower
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -22,26 +22,30 @@ SMALLEST_TENSOR = 256
 
 @dataclass(frozen=True)
 class Leak:
-    """One part of a generator that an instrument of the evaluator contains.
+    """One part of a generator whose weights a network of the evaluator contains.
 
     Attributes:
         part: the generator's part, for example ``text_encoder`` or ``perceptual_loss``.
-        instrument: the evaluator's extractor or encoder.
+        network: key of the evaluator's extractor or dual encoder.
         shared_tensors: how many weight tensors the two have in common.
     """
 
     part: str
-    instrument: str
+    network: str
     shared_tensors: int
 
     def to_dict(self) -> dict[str, str | int]:
-        """A JSON-ready mapping."""
-        return asdict(self)
+        """A JSON-ready mapping, as ``scores.json`` keeps it."""
+        return {
+            "part": self.part,
+            "instrument": self.network,
+            "shared_tensors": self.shared_tensors,
+        }
 
     def __str__(self) -> str:
         return (
             f"leak: the generator's {self.part} shares {self.shared_tensors} weight tensors "
-            f"with {self.instrument}"
+            f"with {self.network}"
         )
 
 
@@ -66,30 +70,30 @@ def find_leaks(
     generator: Mapping[str, nn.Module | Iterable[str]],
     evaluator: Mapping[str, nn.Module | Iterable[str]],
 ) -> list[Leak]:
-    """Every pair of a generator's part and an instrument that share weights.
+    """Every pair of a generator's part and a network of the evaluator that share weights.
 
     Args:
         generator: part name -> network, or the ``signature`` stored with it. Name everything
             that conditioned or trained the generator: text encoder, perceptual and
             adversarial backbones, first stage and its losses.
-        evaluator: instrument key -> network or signature.
+        evaluator: extractor's or dual encoder's key -> network or signature.
     """
     parts = {name: _identities(value) for name, value in generator.items()}
     leaks = []
-    for instrument, value in evaluator.items():
+    for network, value in evaluator.items():
         weights = _identities(value)
         for part, identities in parts.items():
             if shared := len(identities & weights):
-                leaks.append(Leak(part, instrument, shared))
+                leaks.append(Leak(part, network, shared))
     return leaks
 
 
 def flag(scores: Mapping[str, Score], leaks: Iterable[Leak]) -> dict[str, Score]:
-    """The scores, with a note on each that a leaking instrument gave."""
+    """The scores, with a note on each that a leaking network gave."""
     flagged = dict(scores)
     for leak in leaks:
         for key, score in flagged.items():
-            if leak.instrument in key:
+            if leak.network in key:
                 note = f"{score.note}; {leak}" if score.note else str(leak)
                 flagged[key] = replace(score, note=note)
     return flagged

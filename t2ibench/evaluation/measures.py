@@ -1,7 +1,7 @@
-"""Which scores features give: one function a kind of instrument, where further metrics join.
+"""Scores of features: one function for each kind of network, where further metrics join.
 
 A metric joins in one place: add its estimate under ``NAME[inner]``, where ``inner`` already
-says instrument, weights, reference or prompts, and N. Means over images go through
+names network, weights, reference or prompts, and N. Means over images go through
 ``Evaluation.add_mean``, which keeps their per-image column for paired comparisons.
 """
 
@@ -25,7 +25,12 @@ from t2ibench.metrics.alignment import (
     retrieval,
 )
 from t2ibench.metrics.bootstrap import Estimate, bootstrap_mean
-from t2ibench.metrics.diversity import vendi_by_prompt, vendi_estimate
+from t2ibench.metrics.diversity import (
+    INCEPTION_SPLITS,
+    inception_estimate,
+    vendi_by_prompt,
+    vendi_estimate,
+)
 from t2ibench.metrics.extrapolation import SizePoint, fd_infinity_estimate, size_curve
 from t2ibench.metrics.frechet import frechet_estimate
 from t2ibench.metrics.kernel import cmmd_estimate, cmmd_name, kid_estimate
@@ -38,7 +43,7 @@ EXTRAPOLATED = 2000
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the evaluator says of one sample set.
+    """Scores of one sample set.
 
     Attributes:
         scores: score key -> score.
@@ -63,12 +68,12 @@ class Evaluation:
 
         Args:
             key: the score's.
-            values: (N,) numbers, NaN where an image was not asked.
+            values: (N,) numbers, NaN where an image has none.
             clusters: N prompt keys.
         """
-        asked = ~np.isnan(values)
-        kept = [cluster for cluster, keep in zip(clusters, asked, strict=True) if keep]
-        self.add(key, bootstrap_mean(values[asked], kept), int(asked.sum()))
+        known = ~np.isnan(values)
+        kept = [cluster for cluster, keep in zip(clusters, known, strict=True) if keep]
+        self.add(key, bootstrap_mean(values[known], kept), int(known.sum()))
         self.columns[key] = values
 
 
@@ -77,7 +82,7 @@ class HardNegatives:
     """Captions that are nearly true.
 
     Attributes:
-        name: how score keys call them.
+        name: their name in score keys.
         count: how many a caption gets; captions that have fewer are left out.
         of: the negatives of one caption.
     """
@@ -118,6 +123,18 @@ def extractor_distances(
         found.add(f"{name}_inf[{inner}]", infinite, len(x))
 
 
+def inception_score(
+    found: Evaluation,
+    inner: str,
+    logits: Float[Tensor, "N K"],
+    clusters: Sequence[Hashable],
+) -> None:
+    """Inception Score of the published Inception-v3; none with fewer than two images a split."""
+    if len(logits) >= 2 * INCEPTION_SPLITS:
+        key = f"inception_score[{inner}|{INCEPTION_SPLITS}-splits]"
+        found.add(key, inception_estimate(logits, clusters=clusters), len(logits))
+
+
 def memorisation(
     found: Evaluation,
     inner: str,
@@ -138,7 +155,7 @@ def dual_encoder_distances(
     y: Float[Tensor, "M other"],
     clusters: Sequence[Hashable],
 ) -> None:
-    """Fréchet and CMMD-style distance in an dual_encoder's image space."""
+    """Fréchet and CMMD-style distance in a dual encoder's image space."""
     found.add(f"fd[{inner}]", frechet_estimate(x, y, clusters=clusters), len(x))
     found.add(f"{cmmd_name(dual_encoder)}[{inner}]", cmmd_estimate(x, y, clusters=clusters), len(x))
 
@@ -152,7 +169,7 @@ def prompt_alignment(
     clusters: Sequence[Hashable],
     folds: int = 0,
 ) -> None:
-    """CLIP-score and R-precision (1 of 100), also averaged over folds where ``folds`` says so."""
+    """CLIP-score and R-precision (1 of 100), and, if ``folds`` > 0, its mean over folds."""
     found.add_mean(f"clip_score[{inner}]", clip_score(image, text).double().numpy(), clusters)
     if len(set(meanings)) <= DISTRACTORS:
         return
@@ -169,13 +186,13 @@ def hard_alignment(
     inner: str,
     image: Float[Tensor, "N D"],
     text: Float[Tensor, "N D"],
-    rivals: Float[Tensor, "n K D"],
-    asked: Bool[np.ndarray, " N"],
+    negatives: Float[Tensor, "n K D"],
+    complete: Bool[np.ndarray, " N"],
     name: str,
     clusters: Sequence[Hashable],
 ) -> None:
-    """R-precision among hard negatives, over the n of N captions that have them."""
+    """R-precision among hard negatives, over the n of N captions that have all K of them."""
     values = np.full(len(image), np.nan)
-    values[asked] = r_precision(image[asked], text[asked], rivals).double().numpy()
-    among = f"1-of-{rivals.shape[1] + 1}"
+    values[complete] = r_precision(image[complete], text[complete], negatives).double().numpy()
+    among = f"1-of-{negatives.shape[1] + 1}"
     found.add_mean(f"r_precision_hard[{inner}|{among}|{name}]", values, clusters)

@@ -25,7 +25,7 @@ WHOLE_SPLIT = -1
 
 @dataclass(frozen=True)
 class Prompts:
-    """What a model is asked to draw.
+    """Prompts of a protocol, with the seed of each image.
 
     Attributes:
         indices: position of each prompt's real image in the split.
@@ -49,7 +49,7 @@ class Prompts:
 
 @dataclass(frozen=True)
 class Protocol:
-    """How images are asked for and judged.
+    """Rules that two models must share to be comparable: prompts, N, seeds, reference.
 
     Attributes:
         name: as typed by the user (``protocol=quick``).
@@ -132,7 +132,7 @@ class Protocol:
         )
 
     def _pool(self, split: PreparedSplit) -> list[tuple[str, int, str]]:
-        """(name, position, caption) of each prompt of the split, in the order of a hash."""
+        """Name, position and caption of each prompt of the split, in the order of a hash."""
         if self.caption != "every":
             records = split.records
             return [(records[i].key, i, self._caption(records[i])) for i in hashed_order(split)]
@@ -144,7 +144,7 @@ class Protocol:
         return sorted(named, key=lambda prompt: derive_seed("protocol", prompt[0]))
 
     def reference(self, split: PreparedSplit) -> tuple[int, ...]:
-        """Which M real images the distances compare with.
+        """Positions of the M real images that the distances compare with.
 
         Raises:
             ScoreError: another split than the protocol's, or one with fewer than M images.
@@ -161,7 +161,7 @@ class Protocol:
         """Refuses a data set whose images were not made into squares as the protocol says.
 
         Raises:
-            ScoreError: another resolution, crop or filter, or a data set that does not tell.
+            ScoreError: another resolution, crop or filter, or a data set that does not name them.
         """
         if self.resolution not in (0, source.resolution):
             raise ScoreError(
@@ -169,12 +169,12 @@ class Protocol:
                 f"{source.name} has {source.resolution} px; set data.resolution={self.resolution} "
                 "and train at it, or choose another protocol."
             )
-        asked = "-".join(part for part in (self.resize, self.crop) if part)
+        recipe = "-".join(part for part in (self.resize, self.crop) if part)
         prepared = getattr(getattr(source, "recipe", None), "name", "unknown")
-        if asked and prepared.rsplit("-", 1)[0] != asked:
+        if recipe and prepared.rsplit("-", 1)[0] != recipe:
             raise ScoreError(
-                f"protocol {self.name} compares images prepared by {asked}, data {source.name} was "
-                f"prepared by {prepared}; prepare it so (for data=folder: "
+                f"protocol {self.name} compares images prepared by {recipe}, data {source.name} "
+                f"was prepared by {prepared}; prepare it so (for data=folder: "
                 f"data.source.filter={self.resize} data.source.crop={self.crop}), or choose "
                 "another protocol."
             )
@@ -220,7 +220,12 @@ class Protocol:
 
 
 def bare_name(split: str) -> str:
-    """The split alone: ``test`` of ``shapes/test`` and of ``shapes/test[:500]``."""
+    """The split alone: ``test`` of ``shapes/test`` and of ``shapes/test[:500]``.
+
+    Example:
+        >>> bare_name("shapes/test[:500]")
+        'test'
+    """
     return split.rsplit("/", 1)[-1].split("[", 1)[0]
 
 

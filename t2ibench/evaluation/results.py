@@ -1,4 +1,4 @@
-"""``scores.json``: everything the evaluator said of one run, and all that a report reads."""
+"""``scores.json``: all scores of one run, and all that a report reads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from t2ibench.core.types import Score
 SCHEMA = 2
 
 Scores = dict[str, Score]
-"""Score key -> score."""
+"""Mapping from score key to score."""
 
 ALIGNMENT = "clip_score"
 """The score that decides between operating points of equal distance."""
@@ -39,7 +39,7 @@ class OperatingPoint:
     samples: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready mapping."""
+        """A JSON-ready mapping, as ``scores.json`` keeps it."""
         return {
             "value": self.value,
             "knobs": self.knobs,
@@ -63,7 +63,7 @@ class RunScores:
     """The scores of one run.
 
     Attributes:
-        model: name, family, size, data, text, conditioning, seed, run; a folder of foreign
+        model: name, family, size, data, text, conditioning, seed, run; a folder of external
             images has family ``external``.
         protocol: the protocol's fields.
         budget: unit and amount, or empty.
@@ -181,6 +181,11 @@ def by_metric(scores: Mapping[str, Score]) -> dict[str, Score]:
     """Short names for logs: ``fd``, and ``fd:shapes-clip-v1`` where a metric has several keys.
 
     The first key of a metric gets the bare name, so the order of extractors decides.
+
+    Example:
+        >>> keys = ("fd[a@8|x]", "fd[b@8|x]", "kid[a@8|x]")
+        >>> list(by_metric({key: Score(1.0, 9, 0.5, 1.5, key) for key in keys}))
+        ['fd', 'fd:b', 'kid']
     """
     named: dict[str, Score] = {}
     for key, score in scores.items():
@@ -219,21 +224,6 @@ def best_point(points: Sequence[OperatingPoint], metric: str) -> OperatingPoint:
     if len(aligned) < len(equals):
         return points[distances.index(lowest)]
     return max(aligned, key=lambda point: by_metric(point.scores)[ALIGNMENT].value)
-
-
-def only_score(scores: Mapping[str, Score], metric: str) -> Score:
-    """The one score of a metric.
-
-    Raises:
-        ScoreError: none, or several with different keys.
-    """
-    found = [score for score in scores.values() if score.metric == metric]
-    if len(found) != 1:
-        raise ScoreError(
-            f"{metric} has {len(found)} scores here ({', '.join(s.key for s in found) or 'none'}); "
-            "name the whole key."
-        )
-    return found[0]
 
 
 def metrics_of(many: Iterable[Mapping[str, Score]]) -> list[str]:

@@ -4,7 +4,7 @@ On disk a set is a folder:
 
     pixels.npy       (N, 3, H, W) uint8
     manifest.jsonl   one line an image: key, caption, seed
-    values.csv       one line an image: what the evaluator said of it (once scored)
+    values.csv       one line an image: its scores (once scored)
     set.json         how the images were made, and their hash; written last
 """
 
@@ -30,7 +30,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class SampleSet:
-    """N images as stored and scored, each with its prompt.
+    """Set of N images as stored and scored, each with its prompt.
 
     Attributes:
         pixels: (N, 3, H, W) uint8.
@@ -63,7 +63,7 @@ class SampleSet:
 
     @property
     def resolution(self) -> int:
-        """H, the height in pixels."""
+        """Height H in pixels."""
         return int(self.pixels.shape[-2])
 
     @property
@@ -150,7 +150,7 @@ def save_values(
     Args:
         folder: the sample set's folder.
         samples: the set that was scored.
-        columns: one number an image for each score key; NaN where a skill was not asked for.
+        columns: one number an image for each score key; NaN where an image has none.
     """
     with (
         atomic_path(Path(folder) / "values.csv") as aside,
@@ -169,7 +169,7 @@ class ImageValues:
     Attributes:
         keys: N prompt keys.
         seeds: N per-sample seeds.
-        columns: score key -> (N,) numbers, NaN where a skill was not asked for.
+        columns: score key -> (N,) numbers, NaN where an image has none.
     """
 
     keys: tuple[str, ...]

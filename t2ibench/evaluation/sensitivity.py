@@ -17,7 +17,7 @@ from torch import Tensor
 from t2ibench.core.errors import T2IBenchError
 from t2ibench.core.types import Score
 from t2ibench.data.records import PreparedSplit
-from t2ibench.evaluation.evaluator import Evaluator, distance_name
+from t2ibench.evaluation.evaluator import Evaluator
 from t2ibench.evaluation.interfaces import FeatureCache
 from t2ibench.evaluation.protocol import Protocol
 from t2ibench.evaluation.results import Scores, by_metric
@@ -25,7 +25,7 @@ from t2ibench.evaluation.samples import SampleSet
 from t2ibench.metrics.extractors.contract import FeatureExtractor
 
 SMALLEST = 16
-"""Fewer images than this give no row of their own."""
+"""Fewest images that give a row of their own."""
 
 COLUMNS = (
     "protocol", "network and resize", "images", "reference", "distance", "value", "95% low",
@@ -58,7 +58,7 @@ class Row:
     @property
     def distance(self) -> Score:
         """The Fréchet distance, ``fid`` or ``fd``."""
-        return by_metric(self.scores)[distance_name(self.convention.extractor)]
+        return by_metric(self.scores)[self.convention.extractor.distance_name]
 
 
 def conventions(

@@ -1,4 +1,4 @@
-"""The exact grader of the procedural world as the evaluator's judge: captions in, skills out."""
+"""The exact grader of the procedural world as the evaluator uses it: captions in, skills out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from t2ibench.data.shapes.world import WORLD_VERSION, ShapesWorld
 from t2ibench.metrics.grader import Grader
 
 GRADER_VERSION = 1
-"""Raised when the grader's verdicts change; part of its score keys."""
+"""Version of the grades, part of their score keys; raised when a grade changes."""
 
 
 class ShapesGrader:
@@ -33,7 +33,7 @@ class ShapesGrader:
     def grade(
         self, pixels: PixelImages, captions: Sequence[str]
     ) -> Mapping[str, Float[ndarray, " B"]]:
-        """Each skill's grade an image, NaN where the caption does not ask for it.
+        """Grades of each skill, one an image; NaN where the caption does not ask for it.
 
         Raises:
             DataError: a caption outside the world's vocabulary.
@@ -42,7 +42,7 @@ class ShapesGrader:
         return self.grader.grade(pixels, [parse(caption) for caption in captions]).columns
 
     def meaning(self, caption: str) -> str:
-        """What a caption says, the same for all its paraphrases.
+        """Meaning of a caption, the same for all its paraphrases.
 
         Raises:
             DataError: a caption outside the world's vocabulary.

@@ -11,7 +11,7 @@ from t2ibench.core.types import Score
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a card says; nothing is estimated, and what is not known is left out.
+    """Content of a card; nothing is estimated, and what is not known is left out.
 
     Attributes:
         name: of the run.
@@ -33,7 +33,7 @@ class CardFacts:
 
 
 def card(facts: CardFacts) -> str:
-    """Markdown."""
+    """The card as markdown."""
     counted = {part: f"{count:,}" for part, count in facts.parameters.items()}
     counted["all"] = f"{sum(facts.parameters.values()):,}"
     sections = [

@@ -26,14 +26,14 @@ def check_fit(
         source: the file, for the message.
 
     Raises:
-        CheckpointError: they differ; every group of names is told with its count.
+        CheckpointError: they differ; every group of names is listed with its count.
     """
     shapes = [
         f"{n} {tuple(found[n])} for {tuple(expected[n])}"
         for n in expected
         if n in found and tuple(found[n]) != tuple(expected[n])
     ]
-    told = [
+    problems = [
         f"{len(names)} {kind} ({grouped(names)})"
         for kind, names in (
             ("missing", sorted(set(expected) - set(found))),
@@ -42,9 +42,9 @@ def check_fit(
         )
         if names
     ]
-    if told:
+    if problems:
         raise CheckpointError(
-            f"{source} does not fit the layout that its tensors tell: {', '.join(told)}; "
+            f"{source} does not fit the layout that its tensors suggest: {', '.join(problems)}; "
             "download it again, or give a checkpoint of Stable Diffusion v1's or LDM's "
             "text-to-image layout."
         )
@@ -55,8 +55,8 @@ def grouped(names: Iterable[str]) -> str:
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(".".join(name.split(" ")[0].split(".")[:GROUP_WORDS]), []).append(name)
-    told = []
+    lines = []
     for prefix, members in groups.items():
         dots = ", …" if len(members) > SHOWN else ""
-        told.append(f"{prefix}: {len(members)}, {', '.join(members[:SHOWN])}{dots}")
-    return "; ".join(told)
+        lines.append(f"{prefix}: {len(members)}, {', '.join(members[:SHOWN])}{dots}")
+    return "; ".join(lines)

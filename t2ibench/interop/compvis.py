@@ -57,10 +57,10 @@ SCHEDULE_BUFFERS = frozenset(
         "logvar",
     ]
 )
-"""Beside the networks: what follows from the schedule, the latent scale, a loss's constant."""
+"""Tensors beside the networks: the schedule's, the latent scale, a loss's constant."""
 
 LATENT_SCALE = 0.18215
-"""Of the kl-f8 text-to-image models (released configurations); not in most files."""
+"""Latent scale of the kl-f8 text-to-image models (released configurations); few files hold it."""
 
 
 def read_single_file(path: str | Path, tokenizer: Path | None, use_ema: bool) -> Published:
@@ -116,7 +116,7 @@ def read_single_file(path: str | Path, tokenizer: Path | None, use_ema: bool) ->
 
 
 def refuse_other_versions(names: Iterable[str], source: str) -> None:
-    """Later versions have other text encoders under names of their own.
+    """Refuses later versions, which have other text encoders under names of their own.
 
     Raises:
         CheckpointError: it is one of them.
@@ -214,5 +214,5 @@ def read_schedule(betas: Tensor | None, source: str) -> Schedule:
 
 
 def shapes_of(tensors: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Name -> shape."""
+    """Shapes of the tensors by name."""
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}

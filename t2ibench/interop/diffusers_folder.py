@@ -23,10 +23,10 @@ FOLDERS = {
     "tokenizer": ("tokenizer",),
     "scheduler": ("scheduler",),
 }
-"""Part -> the folders it is found in: Stable Diffusion's, then LDM's."""
+"""Folders of each part: Stable Diffusion's name, then LDM's."""
 
 PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}
-"""A scheduler's ``prediction_type`` -> ours."""
+"""Our name of each ``prediction_type`` of a scheduler."""
 
 
 def read_folder(folder: str | Path, tokenizer: Path | None) -> Published:
@@ -190,12 +190,12 @@ def read_schedule(path: Path) -> Schedule:
 
 
 def scheduler_config(schedule: Schedule) -> Mapping[str, Any]:
-    """The inverse of ``read_schedule``: what a scheduler's configuration says of the schedule."""
-    theirs = {ours: name for name, ours in PREDICTIONS.items()}
+    """The schedule's part of a scheduler's configuration: the inverse of ``read_schedule``."""
+    published = {ours: name for name, ours in PREDICTIONS.items()}
     return {
         "beta_start": schedule.beta_start,
         "beta_end": schedule.beta_end,
         "beta_schedule": schedule.name,
         "num_train_timesteps": schedule.timesteps,
-        "prediction_type": theirs[schedule.prediction_type],
+        "prediction_type": published[schedule.prediction_type],
     }

@@ -39,7 +39,7 @@ INPAINTING = "StableDiffusionInpaintPipeline"
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """What a folder is written of; tensors are under our names, which are diffusers'.
+    """Content of an exported folder; tensors are under our names, which are diffusers'.
 
     Attributes:
         unet_layout: see ``UNetLayout``.
@@ -53,7 +53,7 @@ class ExportedModel:
         tokenizer: transformers' tokeniser.
         schedule: of noise.
         scheduler: class of diffusers that samples as the run does.
-        scheduler_options: what that class is told besides the schedule.
+        scheduler_options: arguments of that class besides the schedule.
         resolution: H = W of the images.
     """
 

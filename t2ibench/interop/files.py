@@ -1,4 +1,4 @@
-"""Tensors of a file on disk, without running anything that the file says.
+"""Tensors of a file on disk, read without running any code that the file holds.
 
 ``.safetensors`` holds tensors alone. ``.ckpt`` and ``.bin`` are pickles: they are read by
 torch's restricted unpickler, which builds tensors and plain containers and calls nothing else.
@@ -77,23 +77,23 @@ def read_pickle(path: Path) -> Any:
     """
     zipped = zipfile.is_zipfile(path)
     try:
-        foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path) if zipped else []
-        leftovers = {n for n in foreign if n.startswith(LEFTOVERS)}
-        if refused := sorted(set(foreign) - leftovers):
+        objects = torch.serialization.get_unsafe_globals_in_checkpoint(path) if zipped else []
+        leftovers = {n for n in objects if n.startswith(LEFTOVERS)}
+        if refused := sorted(set(objects) - leftovers):
             raise not_only_tensors(path, refused[0])
         placeholders: list[Any] = [(type("Leftover", (Placeholder,), {}), n) for n in leftovers]
         with torch.serialization.safe_globals(placeholders):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         if "global" in str(error).lower():
-            raise not_only_tensors(path, foreign_name(error)) from error
+            raise not_only_tensors(path, object_in(error)) from error
         raise damaged(path, error) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
         raise damaged(path, error) from error
 
 
-def foreign_name(error: Exception) -> str:
-    """The object that torch's message names."""
+def object_in(error: Exception) -> str:
+    """Name of the object that torch's message refuses."""
     words = str(error).replace("`", " ").split("GLOBAL ")
     return words[1].split()[0] if len(words) > 1 else "an unknown object"
 
@@ -107,7 +107,7 @@ def not_only_tensors(path: Path, name: str) -> CheckpointError:
 
 
 def damaged(path: Path, error: Exception) -> CheckpointError:
-    """The error for a file that ends early or is not what its name says."""
+    """The error for a file that ends early or has another content than its suffix."""
     text = str(error).strip().splitlines()
     return CheckpointError(
         f"{path} cannot be read ({text[0].rstrip('.') if text else type(error).__name__}); it is "

@@ -1,4 +1,4 @@
-"""What a published network looks like, read from its tensors' shapes or from a config.json.
+"""Layout of a published network, read from its tensors' shapes or from a config.json.
 
 Heads leave no trace in the shapes: Stable Diffusion v1 and LDM's text-to-image model have 8
 everywhere, CLIP's text towers one for 64 channels.
@@ -14,7 +14,7 @@ from t2ibench.core.errors import CheckpointError
 from t2ibench.interop.tensor_names import FirstStageLevels, UNetLevels
 
 Shapes = Mapping[str, tuple[int, ...]]
-"""Tensor name -> shape."""
+"""Mapping from tensor name to shape."""
 
 STABLE_DIFFUSION_HEADS = 8
 CLIP_HEAD_WIDTH = 64
@@ -51,7 +51,7 @@ class UNetLayout:
 
     @property
     def levels(self) -> UNetLevels:
-        """What its names depend on."""
+        """The part of the layout that its tensors' names depend on."""
         return UNetLevels(len(self.channels), self.blocks, frozenset(self.attention_levels))
 
 
@@ -75,7 +75,7 @@ class FirstStageLayout:
 
     @property
     def levels(self) -> FirstStageLevels:
-        """What its names depend on."""
+        """The part of the layout that its tensors' names depend on."""
         return FirstStageLevels(len(self.channels), self.blocks, frozenset(self.attention_levels))
 
 
@@ -142,7 +142,7 @@ def unet_from_own_names(shapes: Shapes, heads: int, groups: int) -> UNetLayout:
 
 
 def refuse_second_version(shapes: Shapes, source: str) -> None:
-    """Stable Diffusion v2 has linear layers around its transformers, XL a second condition.
+    """Refuses Stable Diffusion v2 (linear layers around its transformers) and XL.
 
     Raises:
         CheckpointError: it is one of them.
@@ -264,7 +264,7 @@ UNET_FIXED: dict[str, Any] = {
     "time_embedding_type": "positional",
     "use_linear_projection": False,
 }
-"""What a ``UNet2DConditionModel``'s config.json must say, or leave out."""
+"""Values that a ``UNet2DConditionModel``'s config.json must have or leave out."""
 
 FIRST_STAGE_FIXED: dict[str, Any] = {
     "act_fn": "silu",
@@ -275,7 +275,7 @@ FIRST_STAGE_FIXED: dict[str, Any] = {
     "use_quant_conv": True,
     "use_post_quant_conv": True,
 }
-"""What an ``AutoencoderKL``'s config.json must say, or leave out."""
+"""Values that an ``AutoencoderKL``'s config.json must have or leave out."""
 
 
 def first_stage_from_config(config: Mapping[str, Any], source: str) -> FirstStageLayout:

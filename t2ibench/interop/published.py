@@ -53,7 +53,7 @@ class Component:
 
     @staticmethod
     def of(prefix: str, tensors: Mapping[str, Tensor], parts: Sequence[Part] | None) -> Component:
-        """Renames what has a place; the rest is only told as found, and ``check`` refuses it."""
+        """Renames what has a place; ``found`` lists the rest too, and ``check`` refuses it."""
         found = {prefix + name: tuple(tensor.shape) for name, tensor in tensors.items()}
         if parts is None:
             return Component(prefix, None, dict(tensors), found)
@@ -97,7 +97,7 @@ class Published:
         text: the text encoder.
         latent_scale: what latents are multiplied by.
         schedule: of noise.
-        facts: what the manifest says of the source: format, hashes, which weights were taken.
+        facts: the manifest's entry on the source: format, hashes, which weights were taken.
         surplus: tensors that belong to no network: name in the file -> shape.
     """
 
@@ -119,7 +119,7 @@ class Published:
             own: ``unet``, ``first_stage`` and ``text``: our tensors by name (meta tensors will do).
 
         Raises:
-            CheckpointError: a tensor is missing, surplus or of another shape; all are told.
+            CheckpointError: a tensor is missing, surplus or of another shape; all are listed.
         """
         components = {"unet": self.unet, "first_stage": self.first_stage, "text": self.text.weights}
         expected: dict[str, tuple[int, ...]] = {}

@@ -33,19 +33,17 @@ class Part:
 
 @dataclass(frozen=True)
 class UNetLevels:
-    """What the names of a UNet depend on.
+    """Layout of a UNet, as far as its tensors' names depend on it.
 
     Attributes:
         levels: how many sizes of map.
         blocks: residual blocks a level on the way down; one more on the way up.
         attention_levels: levels whose blocks are followed by attention, 0 the largest map.
-        middle_attention: whether there is attention between the two middle blocks.
     """
 
     levels: int
     blocks: int
     attention_levels: frozenset[int]
-    middle_attention: bool = True
 
 
 RESIDUAL = (
@@ -56,7 +54,7 @@ RESIDUAL = (
     ("out_layers.3", "conv2"),
     ("skip_connection", "conv_shortcut"),
 )
-"""Inside a UNet's residual block; the released code counts activation and dropout too."""
+"""Names inside a UNet's residual block; the released code counts activation and dropout too."""
 
 EARLY = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 """A first stage's attention in folders of diffusers before 0.17."""
@@ -74,7 +72,6 @@ def unet_parts(layout: UNetLevels) -> list[Part]:
     parts = [
         Part("time_embed.0", "time_embedding.linear_1"),
         Part("time_embed.2", "time_embedding.linear_2"),
-        Part("label_emb", "class_embedding"),
         Part("input_blocks.0.0", "conv_in"),
         Part("out.0", "conv_norm_out"),
         Part("out.2", "conv_out"),
@@ -89,36 +86,35 @@ def unet_parts(layout: UNetLevels) -> list[Part]:
                 parts.append(Part(f"input_blocks.{number}.1", ours))
             number += 1
         if level < last:
-            theirs, ours = f"input_blocks.{number}.0", f"down_blocks.{level}.downsamplers.0"
-            parts += [Part(f"{theirs}.op", f"{ours}.conv"), *residual(theirs, ours)]
+            ours = f"down_blocks.{level}.downsamplers.0.conv"
+            parts.append(Part(f"input_blocks.{number}.0.op", ours))
             number += 1
     parts += residual("middle_block.0", "mid_block.resnets.0")
-    if layout.middle_attention:
-        parts.append(Part("middle_block.1", "mid_block.attentions.0"))
-    parts += residual(f"middle_block.{1 + layout.middle_attention}", "mid_block.resnets.1")
+    parts.append(Part("middle_block.1", "mid_block.attentions.0"))
+    parts += residual("middle_block.2", "mid_block.resnets.1")
     number = 0
     for place, level in enumerate(reversed(range(layout.levels))):
         attends = level in layout.attention_levels
         for block in range(layout.blocks + 1):
-            theirs = f"output_blocks.{number}"
-            parts += residual(f"{theirs}.0", f"up_blocks.{place}.resnets.{block}")
+            published = f"output_blocks.{number}"
+            parts += residual(f"{published}.0", f"up_blocks.{place}.resnets.{block}")
             if attends:
-                parts.append(Part(f"{theirs}.1", f"up_blocks.{place}.attentions.{block}"))
+                parts.append(Part(f"{published}.1", f"up_blocks.{place}.attentions.{block}"))
             number += 1
         if level > 0:
-            theirs, ours = f"{theirs}.{1 + attends}", f"up_blocks.{place}.upsamplers.0"
-            parts += [Part(f"{theirs}.conv", f"{ours}.conv"), *residual(theirs, ours)]
+            ours = f"up_blocks.{place}.upsamplers.0.conv"
+            parts.append(Part(f"{published}.{1 + attends}.conv", ours))
     return parts
 
 
-def residual(theirs: str, ours: str) -> list[Part]:
-    """The layers of a UNet's residual block, also where it changes the size."""
-    return [Part(f"{theirs}.{a}", f"{ours}.{b}") for a, b in RESIDUAL]
+def residual(published: str, ours: str) -> list[Part]:
+    """The layers of a UNet's residual block."""
+    return [Part(f"{published}.{a}", f"{ours}.{b}") for a, b in RESIDUAL]
 
 
 @dataclass(frozen=True)
 class FirstStageLevels:
-    """What the names of a first stage depend on.
+    """Layout of a first stage, as far as its tensors' names depend on it.
 
     Attributes:
         levels: how many sizes of map.
@@ -153,38 +149,43 @@ def first_stage_parts(layout: FirstStageLevels) -> list[Part]:
             ("down", "downsample", 0) if half == "encoder" else ("up", "upsample", 1)
         )
         for level in range(layout.levels):
-            theirs = f"{half}.{way}.{level}"
+            published = f"{half}.{way}.{level}"
             ours = f"{half}.{way}_blocks.{level if half == 'encoder' else last - level}"
             for block in range(layout.blocks + more):
-                parts += convolutional(f"{theirs}.block.{block}", f"{ours}.resnets.{block}")
+                parts += convolutional(f"{published}.block.{block}", f"{ours}.resnets.{block}")
                 if level in layout.attention_levels:
                     parts += pointwise_attention(
-                        f"{theirs}.attn.{block}", f"{ours}.attentions.{block}"
+                        f"{published}.attn.{block}", f"{ours}.attentions.{block}"
                     )
-            parts.append(Part(f"{theirs}.{sampler}.conv", f"{ours}.{sampler}rs.0.conv"))
+            parts.append(Part(f"{published}.{sampler}.conv", f"{ours}.{sampler}rs.0.conv"))
     return parts
 
 
-def convolutional(theirs: str, ours: str) -> list[Part]:
+def convolutional(published: str, ours: str) -> list[Part]:
     """The layers of a first stage's residual block."""
     same = ("norm1", "conv1", "norm2", "conv2")
     return [
-        *(Part(f"{theirs}.{name}", f"{ours}.{name}") for name in same),
-        Part(f"{theirs}.nin_shortcut", f"{ours}.conv_shortcut"),
+        *(Part(f"{published}.{name}", f"{ours}.{name}") for name in same),
+        Part(f"{published}.nin_shortcut", f"{ours}.conv_shortcut"),
     ]
 
 
-def pointwise_attention(theirs: str, ours: str) -> list[Part]:
+def pointwise_attention(published: str, ours: str) -> list[Part]:
     """The layers of a first stage's attention: 1x1 convolutions there, linear layers here."""
     return [
-        Part(f"{theirs}.norm", f"{ours}.group_norm"),
-        *(Part(f"{theirs}.{name}", f"{ours}.to_{name}", pointwise=True) for name in "qkv"),
-        Part(f"{theirs}.proj_out", f"{ours}.to_out.0", pointwise=True),
+        Part(f"{published}.norm", f"{ours}.group_norm"),
+        *(Part(f"{published}.{name}", f"{ours}.to_{name}", pointwise=True) for name in "qkv"),
+        Part(f"{published}.proj_out", f"{ours}.to_out.0", pointwise=True),
     ]
 
 
 def modern_name(name: str) -> str:
-    """Attention layers that diffusers called otherwise before 0.17, under their later names."""
+    """Attention layers that diffusers called otherwise before 0.17, under their later names.
+
+    Example:
+        >>> modern_name("encoder.mid_block.attentions.0.query.weight")
+        'encoder.mid_block.attentions.0.to_q.weight'
+    """
     module, _, kind = name.rpartition(".")
     parent, _, layer = module.rpartition(".")
     return f"{parent}.{EARLY[layer]}.{kind}" if layer in EARLY else name
@@ -225,37 +226,25 @@ def clip_parts(names: Iterable[str]) -> list[Part]:
     return [Part(f"text_model.{top}", top) for top in tops]
 
 
-def to_ours(tensors: Mapping[str, Tensor], parts: Sequence[Part]) -> dict[str, Tensor]:
-    """A published state dict under our names.
-
-    Raises:
-        CheckpointError: a name belongs to no part.
-    """
-    renamed, strange = split_known(tensors, parts)
-    if strange:
-        raise CheckpointError(f"{next(iter(strange))} has no place in this layout.")
-    return renamed
-
-
 def split_known(
     tensors: Mapping[str, Tensor], parts: Sequence[Part]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """A published state dict under our names, and what has no place in the layout."""
     known = {part.published: part for part in parts}
-    renamed, strange = {}, {}
+    renamed, unknown = {}, {}
     for name, tensor in tensors.items():
         part = find_owner(name, known)
         if part is None:
-            strange[name] = tensor
+            unknown[name] = tensor
             continue
         if part.pointwise and tensor.ndim > 2:
             tensor = tensor.flatten(1)
         renamed[part.ours + name[len(part.published) :]] = tensor
-    return renamed, strange
+    return renamed, unknown
 
 
 def to_published(tensors: Mapping[str, Tensor], parts: Sequence[Part]) -> dict[str, Tensor]:
-    """The inverse of ``to_ours``.
+    """A state dict of ours under its published names: the inverse of ``split_known``.
 
     Raises:
         CheckpointError: a name belongs to no part.
@@ -282,10 +271,14 @@ def find_owner(name: str, known: Mapping[str, Part]) -> Part | None:
 
 
 def without_dots(name: str) -> str:
-    """How CompVis names the running average of ``model.NAME`` (after ``model_ema.``).
+    """Name of the running average of ``model.NAME`` in CompVis files (after ``model_ema.``).
 
     Source: Rombach et al. 2022 (LDM), released code: buffers cannot have dots in their names.
     Differs: none.
+
+    Example:
+        >>> without_dots("diffusion_model.out.2.bias")
+        'diffusion_modelout2bias'
     """
     return name.replace(".", "")
 

@@ -102,11 +102,11 @@ def clip_tokenizer(config: Mapping[str, Any]) -> Any:
             f"the text encoder has {config['vocab_size']} tokens, CLIP has {CLIP_VOCABULARY}; give "
             "its own tokeniser with tokenizer=FOLDER."
         )
-    theirs = SimpleTokenizer()
+    published = SimpleTokenizer()
     names = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
     return CLIPTokenizer(
-        vocab={names.get(token, token): number for token, number in theirs.encoder.items()},
-        merges=list(theirs.bpe_ranks),
+        vocab={names.get(token, token): number for token, number in published.encoder.items()},
+        merges=list(published.bpe_ranks),
         model_max_length=config["max_position_embeddings"],
     )
 

@@ -1,4 +1,4 @@
-"""How well images match their captions, by a dual encoder's features."""
+"""Agreement of images with their captions, by a dual encoder's features."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from t2ibench.core.hashing import derive_seed
 from t2ibench.metrics.bootstrap import Estimate
 
 CLIP_SCORE_SCALE = 100.0
-"""We print 100 max(cos, 0), the common scale; Hessel et al. print 2.5 max(cos, 0)."""
+"""Scale of the CLIP-score; Hessel et al. print 2.5 max(cos, 0), later work 100 max(cos, 0)."""
 
 DISTRACTORS = 99
-"""AttnGAN (Xu et al. 2018), section 4: 99 mismatching captions and the true one."""
+"""Captions beside the true one in R-precision: AttnGAN (Xu et al. 2018), section 4."""
 
 CHUNK = 1024
 """Images ranked at a time: 30,000 images among 100 captions each need not be in memory at once."""
@@ -27,7 +27,7 @@ CHUNK = 1024
 def clip_score(
     image_features: Float[Tensor, "N D"], text_features: Float[Tensor, "N D"]
 ) -> Float[Tensor, " N"]:
-    """``100 max(cos(image, caption), 0)`` an image; the score is the mean.
+    """CLIP-score of each image, ``100 max(cos(image, caption), 0)``; the score is the mean.
 
     Args:
         image_features: (N, D), any norm.
@@ -41,6 +41,12 @@ def clip_score(
 
     Source: Hessel et al. (2021), "CLIPScore", equation 1.
     Differs: scale 100 in place of w = 2.5, as later work prints it; no prefix before captions.
+
+    Example:
+        >>> image = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
+        >>> text = torch.tensor([[2.0, 0.0], [0.0, 3.0], [-1.0, 0.0]])
+        >>> clip_score(image, text).tolist()
+        [100.0, 0.0, 0.0]
     """
     cosine = torch.nn.functional.cosine_similarity(image_features.float(), text_features.float())
     if not torch.isfinite(cosine).all():
@@ -51,7 +57,7 @@ def clip_score(
 def draw_distractors(
     keys: Sequence[Hashable], count: int = DISTRACTORS, seed: int = 0
 ) -> Int[Tensor, "N K"]:
-    """For each caption the rows of ``count`` others that mean something else.
+    """Rows of ``count`` captions of another meaning, for each caption.
 
     Captions with equal keys (paraphrases, repeats) never distract one another, and each
     distinct meaning appears at most once among one caption's distractors. The draw belongs
@@ -88,7 +94,7 @@ def r_precision(
     text_features: Float[Tensor, "N D"],
     distractor_features: Float[Tensor, "N K D"],
 ) -> Float[Tensor, " N"]:
-    """1 where the image is nearer its own caption than all K distractors, else 0.
+    """R-precision of each image: 1 where it is nearer its caption than all K distractors, else 0.
 
     A tie for the first place of t captions earns 1/t, so that a blind encoder scores chance.
 
@@ -106,16 +112,23 @@ def r_precision(
 
     Source: Xu et al. (2018), "AttnGAN", section 4 (R-precision with R = 1).
     Differs: distractors are seeded, exclude captions of the same meaning, and ties share.
+
+    Example:
+        >>> image, caption = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.1]])
+        >>> r_precision(image, caption, torch.tensor([[[0.0, 1.0], [-1.0, 0.0]]])).tolist()
+        [1.0]
+        >>> r_precision(image, caption, torch.tensor([[[1.0, 0.0], [-1.0, 0.0]]])).tolist()
+        [0.0]
     """
     image = torch.nn.functional.normalize(image_features.float(), dim=-1)
     truth = torch.nn.functional.normalize(text_features.float(), dim=-1)
     others = torch.nn.functional.normalize(distractor_features.float(), dim=-1)
     own = (image[:, None] * truth[:, None]).sum(-1)
-    rival = (image[:, None] * others).sum(-1)
-    if not (torch.isfinite(own).all() and torch.isfinite(rival).all()):
+    other = (image[:, None] * others).sum(-1)
+    if not (torch.isfinite(own).all() and torch.isfinite(other).all()):
         raise ScoreError("R-precision met features with NaN or infinity; look at the images.")
-    ties = (rival == own).sum(1)
-    return (rival <= own).all(1).float() / (1 + ties)
+    ties = (other == own).sum(1)
+    return (other <= own).all(1).float() / (1 + ties)
 
 
 def retrieval(
@@ -123,7 +136,7 @@ def retrieval(
     text_features: Float[Tensor, "N D"],
     distractors: Int[Tensor, "N K"],
 ) -> Float[Tensor, " N"]:
-    """``r_precision`` with distractors named by their rows, a chunk of images at a time.
+    """R-precision with distractors named by their rows, a chunk of images at a time.
 
     Args:
         image_features: (N, D).

@@ -109,6 +109,11 @@ def bootstrap_mean(
 
     Raises:
         ScoreError: no values, a value that is not finite, or keys that do not match.
+
+    Example:
+        >>> found = bootstrap_mean(np.array([0.0, 1.0] * 50))
+        >>> found.value, found.ci_low < 0.5 < found.ci_high
+        (0.5, True)
     """
     values = np.asarray(values, dtype=np.float64)
     if len(values) == 0:
@@ -139,6 +144,11 @@ def paired_difference(
 
     Raises:
         ScoreError: different lengths, no values, or values that are not finite.
+
+    Example:
+        >>> harder = np.arange(100) / 100
+        >>> paired_difference(harder + 0.1, harder).distinguishable
+        True
     """
     if len(a) != len(b):
         raise ScoreError(f"a paired difference needs equal lengths, got {len(a)} and {len(b)}.")
@@ -203,7 +213,7 @@ def half_sample_sd(
 
 
 def sd_interval(value: float, sd: float, replicates: int, note: str = "") -> Estimate:
-    """``value +- t sd``: the 95% interval of a distance between sets.
+    """95% interval ``value +- t sd`` of a distance between sets.
 
     The standard deviation is itself estimated, from few half-samples; Student's quantile with
     one degree of freedom less than half-samples pays for that (8 of them: 2.36 in place of

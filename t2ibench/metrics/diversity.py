@@ -9,15 +9,16 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from t2ibench.core.errors import ScoreError
+from t2ibench.core.hashing import derive_seed
 from t2ibench.metrics.bootstrap import Estimate, bootstrap_mean, half_sample_sd, sd_interval
 from t2ibench.metrics.features import checked
 
 INCEPTION_SPLITS = 10
-"""Salimans et al. (2016): mean and standard deviation over ten parts of the images."""
+"""Parts of the images whose scores are averaged, as in Salimans et al. (2016)."""
 
 
 def _unit(features: Tensor) -> Tensor:
@@ -31,7 +32,7 @@ def _unit(features: Tensor) -> Tensor:
 
 
 def vendi_score(features: Float[Tensor, "N D"]) -> float:
-    """The effective number of distinct images: ``exp(-sum_i l_i log l_i)``, l_i of K/N.
+    """Effective number of distinct images: ``exp(-sum_i l_i log l_i)``, l_i the eigenvalues of K/N.
 
     K is the cosine kernel. Its non-zero eigenvalues are those of X'X/N with unit rows, so the
     cost is that of the smaller of N and D.
@@ -47,6 +48,10 @@ def vendi_score(features: Float[Tensor, "N D"]) -> float:
 
     Source: Friedman & Dieng (2023), "The Vendi Score", definition 3.1 with q = 1.
     Differs: none; the kernel is the paper's cosine one.
+
+    Example:
+        >>> round(vendi_score(torch.eye(4).repeat(3, 1)), 6)
+        4.0
     """
     x = _unit(features)
     gram = x @ x.T if len(x) <= x.shape[1] else x.T @ x
@@ -61,7 +66,7 @@ def vendi_estimate(
     seed: int = 0,
     clusters: Sequence[Hashable] | None = None,
 ) -> Estimate:
-    """``vendi_score`` with its 95% interval over generated samples."""
+    """Vendi score with its 95% interval over generated samples."""
     sd = half_sample_sd(
         lambda kept: vendi_score(features[torch.from_numpy(kept)]),
         len(features),
@@ -97,13 +102,13 @@ def vendi_by_prompt(features: Float[Tensor, "N D"], keys: Sequence[Hashable]) ->
 def inception_score(
     logits: Float[Tensor, "N K"], splits: int = INCEPTION_SPLITS
 ) -> tuple[float, float]:
-    """``exp(mean KL(p(y|x) || p(y)))``: for comparison with papers before 2018 only.
+    """Inception Score ``exp(mean KL(p(y|x) || p(y)))``, for comparison with old papers only.
 
     It looks at no real image and means nothing away from ImageNet's classes.
 
     Args:
-        logits: (N, K) of Inception-v3's classifier, in the images' own order.
-        splits: equal consecutive parts; the marginal p(y) is that of the part.
+        logits: (N, K) of Inception-v3's classifier.
+        splits: equal parts of consecutive rows; the marginal p(y) is that of the part.
 
     Returns:
         Mean and standard deviation (of the population, as published) over the parts.
@@ -113,6 +118,11 @@ def inception_score(
 
     Source: Salimans et al. (2016), "Improved techniques for training GANs", section 4.
     Differs: none; torch-fidelity's convention for the parts.
+
+    Example:
+        >>> mean, sd = inception_score(1e3 * torch.eye(5).repeat(20, 1))
+        >>> round(mean, 6), round(sd, 6)
+        (5.0, 0.0)
     """
     if len(logits) < splits:
         raise ScoreError(f"an Inception Score of {splits} parts needs {splits} images or more.")
@@ -125,3 +135,48 @@ def inception_score(
         marginal = rows.logsumexp(0) - np.log(len(rows))
         found.append(float((rows.exp() * (rows - marginal)).sum(1).mean().exp()))
     return float(np.mean(found)), float(np.std(found))
+
+
+def inception_estimate(
+    logits: Float[Tensor, "N K"],
+    *,
+    splits: int = INCEPTION_SPLITS,
+    replicates: int = 8,
+    seed: int = 0,
+    clusters: Sequence[Hashable] | None = None,
+) -> Estimate:
+    """Inception Score with its 95% interval over generated samples.
+
+    The parts are drawn by a hash of the prompt keys, so that the score does not depend on the
+    order of the images, nor on prompts that are sorted by class. The note gives the standard
+    deviation over the parts, which papers print after the mean.
+
+    Args:
+        logits: (N, K) of Inception-v3's classifier.
+        splits: parts.
+        replicates: half-samples of the images for the interval.
+        seed: of the half-samples.
+        clusters: N prompt keys, or None.
+    """
+    order = _by_hash(clusters if clusters is not None else range(len(logits)))
+    logits = logits[torch.from_numpy(order)]
+    keys = None if clusters is None else [clusters[row] for row in order]
+    mean, between_parts = inception_score(logits, splits)
+    sd = half_sample_sd(
+        lambda kept: inception_score(logits[torch.from_numpy(kept)], splits)[0],
+        len(logits),
+        replicates=replicates,
+        seed=seed,
+        clusters=keys,
+    )
+    return sd_interval(mean, sd, replicates, f"sd of {splits} splits {between_parts:.4f}")
+
+
+def _by_hash(keys: Sequence[Hashable]) -> Int[np.ndarray, " N"]:
+    """Rows in the order of a hash of their keys and of how often a key came before."""
+    seen: dict[Hashable, int] = {}
+    named = []
+    for row, key in enumerate(keys):
+        seen[key] = seen.get(key, -1) + 1
+        named.append((derive_seed("inception parts", repr(key), seen[key]), row))
+    return np.array([row for _, row in sorted(named)])

@@ -27,14 +27,14 @@ from t2ibench.core.types import PixelImages
 from t2ibench.metrics.extractors.contract import FeatureExtractor
 
 WEIGHTS = Path(__file__).parent / "weights"
-"""Where the package keeps its own encoders."""
+"""Folder of the encoders that the package ships."""
 
 PAD, UNKNOWN, START = 0, 1, 2
 """Token ids; the end token has the highest id, as open_clip's pooling expects."""
 
 
 class Vocabulary:
-    """Words to token ids: lower case, letters and digits, everything else parts words.
+    """Word tokeniser: lower case, letters and digits; everything else separates words.
 
     Args:
         words: the known words; ids follow their order.
@@ -75,7 +75,7 @@ def split_words(caption: str) -> list[str]:
 
 
 def build_clip(config: dict[str, Any], vocabulary_size: int) -> Any:
-    """open_clip's ``CLIP`` of the given sizes, freshly initialised.
+    """Builds open_clip's ``CLIP`` in the given sizes, freshly initialised.
 
     Args:
         config: ``image_size``, ``embed_dim``, ``vision`` {width, layers, heads} and ``text``
@@ -117,7 +117,7 @@ def build_clip(config: dict[str, Any], vocabulary_size: int) -> Any:
 
 
 class DualEncoder(FeatureExtractor):
-    """Image and caption towers with one space, and the extractor face of the image tower.
+    """Image and caption towers with one space; the image tower is a feature extractor too.
 
     Args:
         name: with its version; new weights need a new name.
@@ -158,17 +158,17 @@ class DualEncoder(FeatureExtractor):
         return self.clip.encode_image(images, normalize=True)
 
     def image_features(self, pixels: PixelImages) -> Float[Tensor, "B D"]:
-        """(B, 3, H, W) uint8 to (B, D) of unit length, on the CPU."""
+        """Embeds (B, 3, H, W) uint8 images as (B, D) of unit length, on the CPU."""
         return self.features(pixels)
 
     def encode_captions(self, captions: Sequence[str]) -> Float[Tensor, "B D"]:
-        """One batch of captions to unit length, on the encoder's device."""
+        """Embeds one batch of captions with unit length, on the encoder's device."""
         ids = self.vocabulary(captions).to(next(self.parameters()).device)
         return self.clip.encode_text(ids, normalize=True)
 
     @torch.inference_mode()
     def text_features(self, captions: Sequence[str]) -> Float[Tensor, "B D"]:
-        """B captions to (B, D) of unit length, on the CPU."""
+        """Embeds B captions as (B, D) of unit length, on the CPU."""
         self.eval()
         found = [
             self.encode_captions(captions[start : start + self.batch_size]).float().cpu()

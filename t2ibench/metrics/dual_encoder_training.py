@@ -23,12 +23,12 @@ from t2ibench.metrics.dual_encoder import DualEncoder, Vocabulary, split_words
 log = logging.getLogger(__name__)
 
 MAX_LOGIT_SCALE = math.log(100.0)
-"""Radford et al. (2021), section 2.5: the temperature is clipped at 1/100."""
+"""Largest logit scale: the temperature is clipped at 1/100 (Radford et al. 2021, section 2.5)."""
 
 
 @dataclass(frozen=True)
 class ContrastiveBatch:
-    """Images, what is true of them, and what is nearly true.
+    """Images with true captions and with nearly true ones.
 
     Attributes:
         pixels: (B, 3, H, W) uint8.
@@ -49,7 +49,7 @@ TrainingState = dict[str, Any]
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """How a dual encoder is trained.
+    """Settings of a dual encoder's training.
 
     Attributes:
         steps: optimizer steps.
@@ -76,7 +76,7 @@ def contrastive_loss(
     text: Float[Tensor, "T D"],
     logit_scale: Float[Tensor, ""],
 ) -> Float[Tensor, ""]:
-    """InfoNCE both ways, with hard negatives as further captions for the images.
+    """InfoNCE loss in both directions, with hard negatives as further captions for the images.
 
     ``L = (CE(s I T', i) + CE(s T_B I', i)) / 2`` with s = exp(logit_scale); T holds the B
     true captions and then any number of hard negatives, which no image owns.
@@ -125,8 +125,8 @@ def swap_words(
         other = partners[int(rng.integers(len(partners)))]
         words[position], words[other] = words[other], words[position]
     else:
-        rivals = [word for word in members if word != words[position]]
-        words[position] = rivals[int(rng.integers(len(rivals)))]
+        others = [word for word in members if word != words[position]]
+        words[position] = others[int(rng.integers(len(others)))]
     return " ".join(words)
 
 
@@ -272,7 +272,7 @@ def acceptance(
     *,
     seed: int = 0,
 ) -> dict[str, float]:
-    """What an encoder reaches on real pairs that it has not seen.
+    """Measures an encoder on real pairs that it has not seen.
 
     Args:
         encoder: the encoder.
@@ -293,13 +293,13 @@ def acceptance(
         raise ConfigError("acceptance needs one caption, meaning and hard negative an image.")
     image, text = encoder.image_features(pixels), encoder.text_features(list(captions))
     count = min(DISTRACTORS, len(set(meanings)) - 1)
-    rivals = text[draw_distractors(meanings, count, seed)]
+    distractors = text[draw_distractors(meanings, count, seed)]
     changed = [i for i, caption in enumerate(hard_negatives) if caption is not None]
-    wrong = encoder.text_features([c for c in hard_negatives if c is not None])
-    own = (image * text).sum(1)
+    negative = encoder.text_features([c for c in hard_negatives if c is not None])
+    own, nearly = (image * text).sum(1), (image[changed] * negative).sum(1)
     return {
-        f"r@1-of-{count + 1}": float(r_precision(image, text, rivals).mean()),
-        "swapped_accuracy": float((own[changed] > (image[changed] * wrong).sum(1)).float().mean()),
+        f"r@1-of-{count + 1}": float(r_precision(image, text, distractors).mean()),
+        "swapped_accuracy": float((own[changed] > nearly).float().mean()),
         "clip_score": float(100 * own.clamp(min=0).mean()),
         "clip_score_shuffled": float(100 * (image * text.roll(1, 0)).sum(1).clamp(min=0).mean()),
     }

@@ -45,6 +45,10 @@ def even_sizes(n: int, sizes: int = SIZES, smallest_share: float = SMALLEST_SHAR
 
     Raises:
         ScoreError: too few images for distinct sizes of at least two.
+
+    Example:
+        >>> even_sizes(1000, sizes=4)
+        [100, 143, 250, 1000]
     """
     smallest = round(n * smallest_share)
     if smallest < 2:
@@ -92,10 +96,15 @@ def size_curve(
 
 
 def intercept(points: Sequence[SizePoint]) -> float:
-    """Where the least-squares line of the values against 1/N meets 1/N = 0.
+    """Value at 1/N = 0 of the least-squares line through the values against 1/N.
 
     Raises:
         ScoreError: fewer than two sizes.
+
+    Example:
+        >>> points = [SizePoint(n, value=7 + 300 / n, sd=0.0) for n in (100, 200, 400)]
+        >>> round(intercept(points), 6)
+        7.0
     """
     if len({point.n for point in points}) < 2:
         raise ScoreError("an extrapolation needs at least two sample sizes.")

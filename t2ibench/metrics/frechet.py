@@ -93,9 +93,6 @@ class Moments:
         return self.scatter / (self.n - 1)
 
 
-FeatureSet = Float[Tensor, "N D"] | Moments
-
-
 def _size(features: Tensor | Moments) -> tuple[int, int]:
     if isinstance(features, Moments):
         return features.n, features.width
@@ -133,6 +130,11 @@ def frechet_distance(
     Source: Dowson & Landau (1982), equation 4; Heusel et al. (2017), "GANs trained by a two
     time-scale update rule", section 4.
     Differs: none in value; no matrix square root is formed.
+
+    Example:
+        >>> x = torch.tensor([[0.0], [1.0], [2.0]])
+        >>> frechet_distance(x, x), frechet_distance(x + 3, x)
+        (0.0, 9.0)
     """
     (n, width), (m, other_width) = _size(x), _size(y)
     if width != other_width:

@@ -2,7 +2,7 @@
 
 No part of it is learned. It finds the objects of an image (``Grader.detect``) and compares
 them with the meaning of the prompt (``Grader.grade``). Its own accuracy on ground-truth
-renders is its ceiling and belongs beside every model's score (``Grader.ceiling``).
+renders belongs beside every model's score (``evaluation.evaluator.Evaluator.ground_truth``).
 
 Legend: B images, n components (found objects) of a chunk, P patch side.
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -36,7 +35,6 @@ class Detection:
 
     Attributes:
         shape: the accepted shape, or None where no template explains the object well enough.
-        nearest_shape: the best template's shape, accepted or not.
         colour: the nearest palette name in CIELAB, graded even where the shape is unknown.
         size: the nearest size name, or None where the shape is unknown.
         x: centre, fraction of the image side to the right (centre of mass if unknown shape).
@@ -49,7 +47,6 @@ class Detection:
     """
 
     shape: str | None
-    nearest_shape: str
     colour: str
     size: str | None
     x: float
@@ -63,7 +60,7 @@ class Detection:
 
 @dataclass(frozen=True)
 class Seen:
-    """What the grader saw in one image.
+    """Objects and background that the grader found in one image.
 
     Attributes:
         objects: the detections, largest area first; empty where the image is not valid.
@@ -74,16 +71,6 @@ class Seen:
     objects: tuple[Detection, ...]
     background: str
     valid: bool
-
-
-@runtime_checkable
-class GradedSplit(Protocol):
-    """What ``Grader.ceiling`` needs of a prepared split."""
-
-    def __len__(self) -> int: ...
-
-    def pixels(self, indices: Sequence[int]) -> PixelImages:
-        """Images by index."""
 
 
 class Grader:
@@ -159,19 +146,6 @@ class Grader:
             seen.extend(self._see_chunk(chunk.astype(np.float32) / 255))
         return seen
 
-    def ceiling(
-        self, split: GradedSplit, parses: Sequence[ParseLike], limit: int = 500
-    ) -> GradeTable:
-        """Grades ground-truth renders (or their reconstructions) against their own meaning.
-
-        Args:
-            split: images by index.
-            parses: the meaning of each image's caption, in the split's order.
-            limit: at most so many images, from the first.
-        """
-        count = min(limit, len(split), len(parses))
-        return self.grade(split.pixels(range(count)), parses[:count])
-
     def _see_chunk(self, images: Float[np.ndarray, "B H W 3"]) -> list[Seen]:
         ground = find_foreground(images)
         valid = (ground.noise <= MAX_NOISE) & (ground.counts <= MAX_COMPONENTS)
@@ -222,7 +196,6 @@ class Grader:
                 int(image[i]),
                 Detection(
                     shape=self.world.shapes[match.shape[i]] if accepted[i] else None,
-                    nearest_shape=self.world.shapes[match.shape[i]],
                     colour=self._colour_names[colour[i]],
                     size=self._size_names[size[i]] if accepted[i] else None,
                     x=float(x[i]),

@@ -23,7 +23,7 @@ Patches = Float[np.ndarray, "n P P C"]
 
 @runtime_checkable
 class GradableWorld(Protocol):
-    """What the grader must know of a world; it is injected, so that metrics import no data."""
+    """Interface of the world that is graded; injected, so that metrics import no data."""
 
     @property
     def shapes(self) -> tuple[str, ...]:
@@ -267,7 +267,7 @@ def normalised(
 
 @lru_cache(maxsize=64)
 def blur_matrix(size: int, sigma: float) -> Float[np.ndarray, "size size"]:
-    """G of the separable Gaussian blur ``G @ image @ G.T`` with replicated borders.
+    """Matrix G of the separable Gaussian blur ``G @ image @ G.T`` with replicated borders.
 
     Columns are folded at the borders, so each row sums to one. For sigma 0 it is the identity.
     Symmetric away from the borders.

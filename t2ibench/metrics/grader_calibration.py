@@ -1,4 +1,4 @@
-"""How good the grader itself is: damaged renders, blobs, and the acceptance threshold.
+"""Calibration of the grader: damaged renders, blobs, and the acceptance threshold.
 
 ``accept_threshold`` is how the constants of ``grader.ACCEPT_FIT`` were found; the command
 that measured them and its numbers stand in ``experiments/grader``.

@@ -1,4 +1,4 @@
-"""What is right and wrong in one image, column by column.
+"""Grades of one image, one column for each thing that can be right or wrong.
 
 With k objects prompted, the k largest detections are the candidates (more are only a wrong
 count): a generator gains nothing by scattering objects. Candidates are assigned to prompted
@@ -33,7 +33,7 @@ _FURTHER = {"left": (0, -1), "right": (0, 1), "above": (1, -1), "below": (1, 1)}
 
 @runtime_checkable
 class PhraseLike(Protocol):
-    """What a prompt says of one kind of object; None where it says nothing."""
+    """One kind of object in a prompt; None for what the prompt leaves open."""
 
     @property
     def shape(self) -> str | None:
@@ -49,7 +49,7 @@ class PhraseLike(Protocol):
 
     @property
     def count(self) -> int:
-        """How many."""
+        """Number of such objects."""
 
 
 @runtime_checkable
@@ -58,7 +58,7 @@ class ParseLike(Protocol):
 
     @property
     def objects(self) -> Sequence[PhraseLike]:
-        """In order."""
+        """Kinds of objects, in the prompt's order."""
 
     @property
     def relation(self) -> tuple[int, str, int] | None:
@@ -71,7 +71,7 @@ class ParseLike(Protocol):
 
 @runtime_checkable
 class FoundObject(Protocol):
-    """What grading reads of a detection."""
+    """Interface of a detected object."""
 
     @property
     def shape(self) -> str | None:
@@ -96,11 +96,11 @@ class FoundObject(Protocol):
 
 @runtime_checkable
 class SeenImage(Protocol):
-    """What grading reads of an image."""
+    """Interface of a detected image."""
 
     @property
     def objects(self) -> Sequence[FoundObject]:
-        """In order."""
+        """Detected objects, the largest first."""
 
     @property
     def background(self) -> str:
@@ -108,15 +108,17 @@ class SeenImage(Protocol):
 
     @property
     def valid(self) -> bool:
-        """Whether it is an image at all."""
+        """False for an image of noise."""
 
 
 @dataclass(frozen=True)
 class GradeTable:
-    """Grades of a batch: one array of length B a column, in [0, 1], NaN where not asked.
+    """Grades of a batch: one array of length B a column, in [0, 1].
+
+    A grade is NaN where the prompt says nothing of it.
 
     Columns:
-        valid: 1 unless the image is noise; every other asked column of an invalid image is 0.
+        valid: 1 unless the image is noise; an invalid image gets 0 in every other column it has.
         presence: share of the prompted shapes (kinds) of which one accepted object is there.
         count: 1 where as many objects are seen, known or unknown, as prompted.
         colour: share of prompted objects whose assigned object has the prompted colour,
@@ -139,17 +141,12 @@ class GradeTable:
         return self.columns[name]
 
     def summary(self) -> dict[str, float]:
-        """The mean of each column over the images that ask for it; absent where none does."""
+        """The mean of each column over the images that have it; absent where none has."""
         return {
             name: float(np.nanmean(values))
             for name, values in self.columns.items()
             if np.isfinite(values).any()
         }
-
-    @staticmethod
-    def cat(tables: Sequence[GradeTable]) -> GradeTable:
-        """Joins batches."""
-        return GradeTable({name: np.concatenate([t[name] for t in tables]) for name in COLUMNS})
 
 
 def grade_image(seen: SeenImage, parse: ParseLike) -> tuple[float, ...]:
@@ -190,10 +187,10 @@ def grade_image(seen: SeenImage, parse: ParseLike) -> tuple[float, ...]:
     )
 
 
-def _share(asked: list[tuple[str | None, str | None]]) -> float:
-    """Share of the asked words that were seen; NaN where none was asked."""
-    answers = [wanted == found for wanted, found in asked if wanted is not None]
-    return float(np.mean(answers)) if answers else float("nan")
+def _share(pairs: list[tuple[str | None, str | None]]) -> float:
+    """Share of the (prompted, found) words that agree; NaN where none is prompted."""
+    agree = [prompted == found for prompted, found in pairs if prompted is not None]
+    return float(np.mean(agree)) if agree else float("nan")
 
 
 def _bound(phrase: PhraseLike, found: FoundObject) -> bool:
@@ -222,7 +219,7 @@ def _assign(
 
 
 def _agreement(phrase: PhraseLike, found: FoundObject) -> float:
-    """Two for shape or colour, more for both on one object, half for size."""
+    """Agreement of two objects: 2 for shape or colour, more for both, half for size."""
     shape = phrase.shape is not None and phrase.shape == found.shape
     colour = phrase.colour is not None and phrase.colour == found.colour
     size = phrase.size is not None and phrase.size == found.size
@@ -230,7 +227,7 @@ def _agreement(phrase: PhraseLike, found: FoundObject) -> float:
 
 
 def _relates(slots: list[int], assigned: Sequence[FoundObject | None], parse: ParseLike) -> bool:
-    """Whether subject and object are there and stand as prompted, by the sign along the axis."""
+    """True where subject and object stand as prompted, by the sign along the axis."""
     if parse.relation is None:
         return False
     subject, relation, other = parse.relation

@@ -1,4 +1,4 @@
-"""From pixels to foreground components: background, noise, segmentation, colour spaces.
+"""Foreground components of an image: background, noise, segmentation, colour spaces.
 
 Images here are (B, H, W, 3) float in [0, 1]. Legend: n components over all B images.
 """
@@ -74,8 +74,8 @@ class Foreground:
         labels = np.pad(self.labels, pad)
         residual = np.pad(self.residual, (*pad, (0, 0)))
         at = _patch_index(self.image_of[keep], rows, columns, half)
-        mine = labels[at] == (keep + 1)[:, None, None]
-        return rows, columns, residual[at] * mine[..., None]
+        inside = labels[at] == (keep + 1)[:, None, None]
+        return rows, columns, residual[at] * inside[..., None]
 
     def shades(
         self,
@@ -162,7 +162,7 @@ def _border(height: int, width: int) -> tuple[Int[np.ndarray, " m"], Int[np.ndar
 
 
 def _border_noise(images: Float[np.ndarray, "B H W 3"]) -> Float[np.ndarray, " B"]:
-    """1.4826 MAD of the border's detail: each pixel minus the mean of its row neighbours.
+    """Noise of the border: 1.4826 MAD of each pixel minus the mean of its row neighbours.
 
     The detail filter removes shading and keeps white noise with 1.5 times its variance.
     """
@@ -251,7 +251,7 @@ def _plane_basis(height: int, width: int) -> Float[np.ndarray, "H W 3"]:
 
 
 def _components(distance: Float[np.ndarray, "B H W"]) -> Int[np.ndarray, "B H W"]:
-    """4-connected components within each image that are distinct and large enough.
+    """Labels of 4-connected components in each image that are distinct and large enough.
 
     A first labelling finds each component's peak; the second keeps only pixels above 0.35 of
     it, so that a weak bridge neither joins two objects nor belongs to one.
@@ -317,7 +317,7 @@ def _core_colours(
 
 
 def to_lab(rgb: Float[np.ndarray, "*any 3"]) -> Float[np.ndarray, "*any 3"]:
-    """SRGB in [0, 1] to CIELAB (D65)."""
+    """Converts sRGB in [0, 1] to CIELAB (D65)."""
     rgb = np.clip(rgb.astype(np.float64), 0, 1)
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     xyz = linear @ _XYZ.T

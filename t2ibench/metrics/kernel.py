@@ -18,25 +18,25 @@ from t2ibench.metrics.bootstrap import Estimate, half_samples, sd_interval
 from t2ibench.metrics.features import checked
 
 Kernel = Callable[[Tensor, Tensor], Tensor]
-"""Maps (N, D) and (M, D) to the (N, M) kernel matrix."""
+"""Function from (N, D) and (M, D) to the (N, M) kernel matrix."""
 
 BLOCK = 2048
 """Rows of a kernel matrix held at once: 2048 x 10,000 float64 is 164 MB."""
 
 CMMD_SIGMA = 10.0
 CMMD_SCALE = 1000.0
-"""Jayasumana et al. (2024), section 4: bandwidth and printed scale."""
+"""Bandwidth and printed scale of CMMD (Jayasumana et al. 2024, section 4)."""
 
 
 def polynomial_kernel(x: Float[Tensor, "N D"], y: Float[Tensor, "M D"]) -> Float[Tensor, "N M"]:
-    """``(x.y / D + 1)^3``, the kernel of KID."""
+    """Kernel of KID, ``(x.y / D + 1)^3``."""
     return (x @ y.T / x.shape[1] + 1) ** 3
 
 
 def gaussian_kernel(
     x: Float[Tensor, "N D"], y: Float[Tensor, "M D"], sigma: float = CMMD_SIGMA
 ) -> Float[Tensor, "N M"]:
-    """``exp(-|x - y|^2 / (2 sigma^2))``."""
+    """Kernel of CMMD, ``exp(-|x - y|^2 / (2 sigma^2))``."""
     squared = x.square().sum(1)[:, None] + y.square().sum(1)[None] - 2 * x @ y.T
     return torch.exp(-squared.clamp(min=0) / (2 * sigma**2))
 
@@ -111,6 +111,11 @@ def kid(x: Float[Tensor, "N D"], y: Float[Tensor, "M other"]) -> float:
 
     Source: Binkowski et al. (2018), "Demystifying MMD GANs", section 4 and equation 4.
     Differs: one U-statistic over all pairs instead of a mean over random subsets.
+
+    Example:
+        >>> x = torch.tensor([[0.0], [1.0], [2.0]])
+        >>> kid(x + 3, x) > kid(x + 1, x)
+        True
     """
     return _distance(x, y, polynomial_kernel)
 
@@ -123,7 +128,7 @@ def kid_estimate(
     seed: int = 0,
     clusters: Sequence[Hashable] | None = None,
 ) -> Estimate:
-    """``kid`` with its 95% interval over generated samples, reference fixed."""
+    """KID with its 95% interval over generated samples, reference fixed."""
     return _estimate(x, y, polynomial_kernel, 1.0, replicates, seed, clusters)
 
 
@@ -156,12 +161,17 @@ def cmmd_estimate(
     seed: int = 0,
     clusters: Sequence[Hashable] | None = None,
 ) -> Estimate:
-    """``cmmd`` with its 95% interval over generated samples, reference fixed."""
+    """CMMD with its 95% interval over generated samples, reference fixed."""
     x, y = _unit(x), _unit(y)
     return _estimate(x, y, gaussian_kernel, CMMD_SCALE, replicates, seed, clusters)
 
 
 def cmmd_name(extractor: str) -> str:
-    """``cmmd`` for CLIP ViT-L/14-336, ``cmmd-style`` for every other extractor."""
+    """Name of the distance: ``cmmd`` for CLIP ViT-L/14-336, ``cmmd-style`` for any other.
+
+    Example:
+        >>> cmmd_name("clip-ViT-L/14-336"), cmmd_name("shapes-clip-v1")
+        ('cmmd', 'cmmd-style')
+    """
     published = "clip" in extractor.lower() and "l-14-336" in extractor.lower().replace("/", "-")
     return "cmmd" if published else "cmmd-style"

@@ -1,4 +1,4 @@
-"""Memorisation: are generated images nearer to a training image than that one is to its kin?
+"""Memorisation: images nearer to a training image than that one is to its own nearest.
 
 Shapes: N generated images, T training images, D feature width.
 """
@@ -55,6 +55,11 @@ def nearest_training(x: Float[Tensor, "N D"], train: Float[Tensor, "T other"]) -
     Source: Alaa et al. (2022), "How faithful is your synthetic data?", section 5.2; named
     AuthPct by Stein et al. (2023), "Exposing flaws of generative model evaluation metrics".
     Differs: none; ties count as copies.
+
+    Example:
+        >>> train = torch.tensor([[0.0], [1.0], [5.0]])
+        >>> nearest_training(torch.tensor([[0.1], [9.5]]), train).authentic.tolist()
+        [False, True]
     """
     if x.shape[1] != train.shape[1]:
         raise ScoreError(f"features of width {x.shape[1]} and {train.shape[1]} cannot be compared.")

@@ -1,4 +1,4 @@
-"""torchmetrics faces of the distances, for a training loop: update, compute, reset, sync.
+"""Metrics of torchmetrics for the distances, for a training loop: update, compute, reset, sync.
 
 Thin: the arithmetic is that of ``frechet``, ``kernel``, ``neighbours`` and ``diversity``. A padding
 image that a distributed sampler repeats counts twice; the evaluator's own pass has no such
@@ -97,7 +97,7 @@ class _KeptFeatures(Metric):
         getattr(self, "real" if real else "generated").append(found)
 
     def features(self, side: str) -> Float[Tensor, "N D"]:
-        """What was seen of a side, of all ranks after a sync."""
+        """Features of one side seen so far, of all ranks after a sync."""
         kept: Any = getattr(self, side)
         return kept if isinstance(kept, Tensor) else torch.cat(kept)
 
@@ -156,11 +156,8 @@ class PrecisionRecall(_KeptFeatures):
 
     def compute(self) -> dict[str, Float[Tensor, ""]]:
         """The four scores of what was seen so far, by name."""
-        found = neighbours(self.features("generated"), self.features("real"))
-        return {
-            name: getattr(found, name).double().mean()
-            for name in ("precision", "recall", "density", "coverage")
-        }
+        means = neighbours(self.features("generated"), self.features("real")).means()
+        return {name: torch.tensor(mean, dtype=torch.float64) for name, mean in means.items()}
 
 
 class Vendi(_KeptFeatures):

@@ -6,7 +6,6 @@ once a prompt and not once a sampling step.
 
 from __future__ import annotations
 
-import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -16,7 +15,7 @@ KeysValues = tuple[Float[Tensor, "B A M E"], Float[Tensor, "B A M E"]]
 
 
 class Attention(nn.Module):
-    """softmax(q k^T / sqrt(E)) v with output projection; self- or cross-attention.
+    """Self- or cross-attention softmax(q k^T / sqrt(E)) v with output projection.
 
     Args:
         width: D of the queries and of the output.
@@ -84,12 +83,6 @@ class TransformerBlock(nn.Module):
     def forward(
         self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None = None
     ) -> Float[Tensor, "B N D"]:
-        """Args: x (B, N, D); mask (B, N) True where a position is real."""
+        """Applies the block to x (B, N, D); mask (B, N) is True where a position is real."""
         x = x + self.attention(self.norm_attention(x), mask=mask)
         return x + self.mlp(self.norm_mlp(x))
-
-
-def masked_mean(x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"]) -> Float[Tensor, "B D"]:
-    """Mean over the positions where ``mask`` is True."""
-    weight = mask.to(x.dtype).unsqueeze(-1)
-    return (x * weight).sum(1) / weight.sum(1).clamp(min=torch.finfo(x.dtype).tiny)

@@ -1,4 +1,4 @@
-"""How text and image are connected: one of the six axes, so one file.
+"""Connections of text and image: one of the six axes, so one file.
 
 Three mechanisms with one face. Each is a residual block from hidden states and text to
 hidden states of the same shape, so that a network swaps them without another change:
@@ -28,7 +28,7 @@ Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 
 
 class ConcatConditioning(nn.Module):
-    """x + W2 gelu(W1 [x ; pooled]): the sentence vector is repeated at every position.
+    """Concatenation x + W2 gelu(W1 [x ; pooled]): the sentence vector stands at every position.
 
     Source: Reed et al. 2016 (GAN-INT-CLS), section 4.1: text replicated spatially, then 1x1.
     Differs: residual, so that the block can stand at any depth.
@@ -41,16 +41,16 @@ class ConcatConditioning(nn.Module):
         self.out = zero_init(nn.Linear(width, width))
 
     def prepare(self, text: TextFeatures) -> Any:
-        """W1's text half, (B, 1, D)."""
+        """Text half of W1 [x ; pooled], (B, 1, D)."""
         return self.text(text.pooled).unsqueeze(1)
 
     def forward(self, x: Float[Tensor, "B N D"], context: Any) -> Float[Tensor, "B N D"]:
-        """W1 [x ; t] is computed as W1x x + W1t t, the same sum without the copy."""
+        """Computes W1 [x ; t] as W1x x + W1t t, the same sum without the copy."""
         return x + self.out(nn.functional.gelu(self.mix(x) + context))
 
 
 class ModulationConditioning(nn.Module):
-    """x + W silu((1 + s) LN(x) + b) with scale s and shift b linear in the sentence vector.
+    """Modulation x + W silu((1 + s) LN(x) + b), scale s and shift b linear in the sentence vector.
 
     Source: Perez et al. 2018 (FiLM), eq. 2; Huang and Belongie 2017 (AdaIN), eq. 8.
     Differs: residual around the modulated branch, as adaLN blocks of DiT are.
@@ -67,13 +67,13 @@ class ModulationConditioning(nn.Module):
         return self.scale_shift(text.pooled).unsqueeze(1).chunk(2, dim=-1)
 
     def forward(self, x: Float[Tensor, "B N D"], context: Any) -> Float[Tensor, "B N D"]:
-        """See the class."""
+        """Computes the layer, see the class."""
         scale, shift = context
         return x + self.out(nn.functional.silu(self.norm(x) * (1 + scale) + shift))
 
 
 class CrossAttentionConditioning(nn.Module):
-    """x + Attn(LN(x), text tokens).
+    """Cross-attention x + Attn(LN(x), text tokens).
 
     Source: Rombach et al. 2022 (LDM), section 3.3.
     Differs: none.
@@ -90,7 +90,7 @@ class CrossAttentionConditioning(nn.Module):
         return self.attention.keys_values(text.tokens), text.mask
 
     def forward(self, x: Float[Tensor, "B N D"], context: Any) -> Float[Tensor, "B N D"]:
-        """See the class."""
+        """Computes the layer, see the class."""
         keys_values, mask = context
         return x + self.attention(self.norm(x), keys_values, mask)
 
@@ -124,11 +124,11 @@ class SpatialConditioning(nn.Module):
         self.block = make_conditioning(kind, channels, text_width, heads)
 
     def prepare(self, text: TextFeatures) -> Any:
-        """What depends on the prompt alone."""
+        """Part of the computation that depends on the prompt alone."""
         return self.block.prepare(text)
 
     def forward(self, x: Float[Tensor, "B C H W"], context: Any) -> Float[Tensor, "B C H W"]:
-        """See the block."""
+        """Applies the block to every pixel."""
         b, c, h, w = x.shape
         tokens = x.permute(0, 2, 3, 1).reshape(b, h * w, c)
         tokens = self.block(tokens, context)

@@ -52,7 +52,7 @@ class WeightEMA:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Inside, the live parameters hold the average; after it, what they held before."""
+        """Swaps the average into the live parameters inside the block, then restores them."""
         backup = {n: p.detach().clone() for n, p in self._live.items()}
         with torch.no_grad():
             for n, p in self._live.items():

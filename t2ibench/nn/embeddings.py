@@ -12,7 +12,7 @@ from torch import Tensor
 def timestep_embedding(
     timesteps: Float[Tensor, " B"], width: int, max_period: float = 10_000.0
 ) -> Float[Tensor, "B D"]:
-    """[cos(t w_i), sin(t w_i)] with w_i = max_period^(-i / (D/2)).
+    """Sinusoidal embedding [cos(t w_i), sin(t w_i)] with w_i = max_period^(-i / (D/2)).
 
     Args:
         timesteps: (B,) any real times; published models use 0..T-1.
@@ -21,6 +21,10 @@ def timestep_embedding(
 
     Source: Ho et al. 2020 (DDPM) appendix B, after Vaswani et al. 2017 section 3.5.
     Differs: cosines first, the order of ADM and LDM.
+
+    Example:
+        >>> timestep_embedding(torch.tensor([0.0]), 4).tolist()
+        [[1.0, 1.0, 0.0, 0.0]]
     """
     half = width // 2
     exponent = torch.arange(half, dtype=torch.float32, device=timesteps.device) / half

@@ -14,14 +14,14 @@ from torch.optim import Optimizer
 from t2ibench.core.shards import part_of, whole
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the quintic: it lifts small singular values fastest and leaves all near 1."""
+"""Coefficients of the quintic, which lifts small singular values fastest and leaves all near 1."""
 
 ADAM_RMS = 0.2
 """Root mean square of Adam's usual update, in learning rates."""
 
 
 def orthogonalise(matrices: Float[Tensor, "K R C"], iterations: int = 5) -> Float[Tensor, "K R C"]:
-    """U V^T of each matrix U S V^T, approximately: singular values end in about [0.7, 1.2].
+    """Approximates U V^T of each matrix U S V^T: singular values end in about [0.7, 1.2].
 
     X_0 = M / |M|_F, then X <- q(A) X with A = X X^T and q(A) = a + b A + c A^2. As q(A)
     commutes with A, the products can be gathered first, P <- q(A) P and A <- q(A)^2 A, all of
@@ -54,7 +54,7 @@ def orthogonalise(matrices: Float[Tensor, "K R C"], iterations: int = 5) -> Floa
 
 
 class Muon(Optimizer):
-    """W <- (1 - lr wd) W - lr 0.2 sqrt(max(R, C)) orthogonalise(momentum); AdamW elsewhere.
+    """Optimiser W <- (1 - lr wd) W - lr 0.2 sqrt(max(R, C)) orthogonalise(momentum), else AdamW.
 
     Convolutions are matrices of output channels times the rest. Biases, gains and matrices
     with a side below ``least_side`` follow AdamW, in a parameter group of their own.
@@ -116,7 +116,7 @@ class Muon(Optimizer):
         return loss
 
     def _step_matrices(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        """Matrices of one shape are orthogonalised as one batch."""
+        """Steps the matrices; those of one shape are orthogonalised as one batch."""
         batches: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = defaultdict(list)
         for p in parameters:
             assert p.grad is not None
@@ -135,7 +135,7 @@ class Muon(Optimizer):
                 p.add_(part_of(turned.reshape(p.shape), p), alpha=-scale)
 
     def _step_adam(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        """Adam with bias correction, the decay outside of it.
+        """Steps by Adam with bias correction, the decay outside of it.
 
         Source: Kingma and Ba 2015 (Adam), algorithm 1; Loshchilov and Hutter 2019 (AdamW),
             algorithm 2.

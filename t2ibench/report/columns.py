@@ -80,6 +80,8 @@ METRICS: tuple[Metric, ...] = (
            "Effective number of distinct images, by cosine similarity of features."),
     Metric("vendi_by_prompt", "Vendi a prompt", "Fidelity, diversity", "higher", 1, 2,
            "Effective number of distinct images of one prompt, mean over prompts."),
+    Metric("inception_score", "IS", "Fidelity, diversity", "higher", 1, 2,
+           "Inception Score: how sure and how varied Inception-v3's ImageNet classes are."),
     Metric("authpct", "AuthPct", "Fidelity, diversity", "higher", 100, 1,
            "Share of images farther from their nearest training image than that is from its own "
            "nearest, in percent; 50 for fresh draws, near 0 for copies."),

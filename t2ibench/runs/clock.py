@@ -17,7 +17,7 @@ BudgetUnit = Literal["images", "flops", "seconds"]
 
 @dataclass(frozen=True)
 class Budget:
-    """When training stops.
+    """Limit at which training stops.
 
     Attributes:
         unit: what is limited.
@@ -45,7 +45,7 @@ class Budget:
 
 @dataclass
 class Clock:
-    """What training has spent so far.
+    """Images, FLOPs and seconds that training has spent so far.
 
     Attributes:
         images_seen: images the generator was trained on, repeats counted.
@@ -56,6 +56,11 @@ class Clock:
             or the runs that a stage of a cascade stands on.
         parts_seconds: likewise, in seconds.
         flops_by_part: ``flops_per_image`` by part of the model (G and D, text encoder …).
+
+    Example:
+        >>> clock = Clock(images_seen=2_000, flops_per_image=1e9, parts_flops=1e12)
+        >>> clock.flops, clock.progress(Budget("flops", 5e12))
+        (2000000000000.0, 0.5)
     """
 
     images_seen: int = 0
@@ -71,7 +76,7 @@ class Clock:
         return self.images_seen * self.flops_per_image
 
     def spent(self, budget: Budget) -> float:
-        """How much of the budget's unit is used up."""
+        """Amount of the budget's unit that is used up."""
         first = budget.include_parts
         if budget.unit == "images":
             return float(self.images_seen)

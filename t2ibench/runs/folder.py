@@ -105,17 +105,17 @@ class Run:
 
     @property
     def checkpoint(self) -> Path:
-        """What training resumes from."""
+        """Path of the checkpoint that training resumes from."""
         return self.path / "checkpoints" / "last.ckpt"
 
     @property
     def weights(self) -> Path:
-        """What sampling loads."""
+        """Path of the weights that sampling loads."""
         return self.path / "checkpoints" / "model.safetensors"
 
     @property
     def scores(self) -> Path:
-        """The evaluator's file."""
+        """Path of ``scores.json``."""
         return self.path / "scores.json"
 
     def status(self) -> dict[str, Any]:
@@ -134,7 +134,7 @@ class Run:
 
     @property
     def trained(self) -> bool:
-        """Whether the weights are final, also where scoring them failed or was interrupted."""
+        """True where the weights are final, also if scoring them failed or was interrupted."""
         return "clock" in self.status()
 
     def set_status(self, state: State, **extra: Any) -> None:
@@ -162,7 +162,7 @@ class Run:
         Of the processes of one distributed job the first holds it for all.
 
         Args:
-            wait: told of each owner that is waited for; None: nobody is waited for.
+            wait: called with each owner that is waited for; None: nobody is waited for.
 
         Raises:
             RunBusyError: another process holds it, and ``wait`` is None.
@@ -182,7 +182,7 @@ class Run:
 
     @property
     def lock(self) -> OwnerLock:
-        """Who works on the run."""
+        """Lock that names who works on the run."""
         return OwnerLock(self.path / ".lock")
 
 
@@ -228,7 +228,7 @@ def processor_name() -> str:
 
 
 class MetricsFile:
-    """metrics.csv: one row a logging interval, its first column ``images_seen``.
+    """Learning curves in metrics.csv: one row a logging interval, first column ``images_seen``.
 
     A resumed run drops the rows after its checkpoint, so that a curve never runs twice over
     the same images.

@@ -1,4 +1,4 @@
-"""What a study consists of and how far each part is.
+"""Cells of a study and the progress of each.
 
 A study is a named set of cells, each a run. Its ledger is a folder with a small file a cell,
 written before the cell is launched; how far a cell is stands in its run folder alone.
@@ -44,7 +44,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a cell is.
+    """Progress of a cell.
 
     Attributes:
         state: ``running`` if a living process holds its run; ``interrupted`` if it was begun and
@@ -61,7 +61,7 @@ class Progress:
 
 
 def progress_of(run: Run) -> Progress:
-    """How far a run is, as its folder says."""
+    """Progress of a run, read from its folder."""
     if not (run.path / "status.json").exists():
         return Progress("missing")
     status = run.status()
@@ -105,12 +105,12 @@ class Ledger:
 
     @property
     def folder(self) -> Path:
-        """Where it lies."""
+        """Folder of the study."""
         return self.root / FOLDER / self.name
 
     @property
     def jobs(self) -> Path:
-        """Where launchers keep what belongs to jobs: logs, scripts."""
+        """Folder in which launchers keep logs and scripts of jobs."""
         return self.folder / "jobs"
 
     def register(self, cells: Sequence[Cell]) -> None:
@@ -147,7 +147,7 @@ class Ledger:
         return Cell(facts["run"], facts["identity"], overrides, facts["label"])
 
     def progress(self, cell: Cell) -> Progress:
-        """How far a cell is."""
+        """Progress of a cell."""
         return progress_of(Run(self.root / cell.run, cell.identity))
 
 
@@ -166,7 +166,7 @@ def studies(root: Path) -> list[str]:
 
 
 def summary(found: Sequence[Progress]) -> str:
-    """``6 finished, 1 failed``."""
+    """Counts of states in words: ``6 finished, 1 failed``."""
     counts = Counter(progress.state for progress in found)
     states = get_args(CellState)
     return ", ".join(f"{counts[state]} {state}" for state in states if counts[state]) or "no cells"

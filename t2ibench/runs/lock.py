@@ -1,4 +1,4 @@
-"""Who works on a run: a file that names its owner, on any file system, and no owner for ever.
+"""Lock of a run: a file that names its owner, on any file system, and no owner for ever.
 
 Locks of the operating system go with their process, but not across the machines of a cluster.
 Here the lock is a file, made by a hard link (which exactly one of several processes gets), and
@@ -39,7 +39,7 @@ class Owner:
         host: the name of its machine.
         space: within which its number means it: a start of the machine, a container.
         pid: its number there.
-        started: when the process started, in the machine's ticks; 0 where that is not told.
+        started: when the process started, in the machine's ticks; 0 where it is unknown.
         job: its SLURM job, or None.
         restart: how often that job had been requeued.
     """
@@ -66,7 +66,7 @@ class Owner:
         )
 
     def gone(self) -> bool:
-        """Whether it is known to have ended; False where this machine cannot tell."""
+        """True where the process is known to have ended; False where this machine cannot know."""
         here = Owner.this()
         if self.job is not None and self.job == here.job and self.restart < here.restart:
             return True
@@ -129,8 +129,8 @@ class OwnerLock:
             if self._held_by(me):
                 return
 
-    def wait(self, told: Callable[[Owner], None], poll_seconds: float = 0.5) -> None:
-        """Takes the lock as soon as it is free; ``told`` is called with each owner waited for."""
+    def wait(self, notify: Callable[[Owner], None], poll_seconds: float = 0.5) -> None:
+        """Takes the lock as soon as it is free; ``notify`` is called with each owner waited for."""
         waited_for = None
         while True:
             try:
@@ -138,7 +138,7 @@ class OwnerLock:
             except RunBusyError:
                 holder = self.holder()
                 if holder is not None and holder.token != waited_for:
-                    told(holder)
+                    notify(holder)
                     waited_for = holder.token
             time.sleep(poll_seconds)
 
@@ -150,14 +150,14 @@ class OwnerLock:
         self.owner = None
 
     def holder(self) -> Owner | None:
-        """Who holds it, dead or alive; None if nobody does, or the file does not say."""
+        """Owner of the lock, dead or alive; None if there is none or the file does not name one."""
         try:
             return Owner(**json.loads(self.path.read_text(encoding="utf-8")))
         except (FileNotFoundError, ValueError, TypeError):
             return None
 
     def held(self) -> bool:
-        """Whether a living process holds it."""
+        """True where a living process holds the lock."""
         return self.path.exists() and not self._orphaned(self.holder())
 
     def _orphaned(self, holder: Owner | None) -> bool:
@@ -194,7 +194,7 @@ class OwnerLock:
         return self.holder() == owner
 
     def _age(self, path: Path) -> float:
-        """Seconds since a file was touched, both times told by its file system."""
+        """Seconds since a file was touched, by the clock of its file system."""
         probe = self.path.with_name(f"{self.path.name}.{uuid.uuid4().hex}")
         try:
             probe.touch()
@@ -217,7 +217,7 @@ class OwnerLock:
 
 
 def _linked(source: Path, target: Path) -> bool:
-    """Whether ``target`` is now a new name of ``source``; False if it was there already."""
+    """Links ``target`` to ``source``; False if ``target`` was there already."""
     try:
         os.link(source, target)
     except FileExistsError:
@@ -235,7 +235,7 @@ def space_of_processes() -> str:
 
 
 def started(pid: int) -> int:
-    """When a process of this machine started, in ticks; 0 if there is none.
+    """Start of a process of this machine, in ticks; 0 if there is none.
 
     A number that was given to another process since has another start. Where the system has no
     /proc, a living process starts at 1.

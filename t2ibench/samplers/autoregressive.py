@@ -11,7 +11,7 @@ from torch import Tensor
 from t2ibench.core.noise import Noise
 
 NextLogits = Callable[[Int[Tensor, " B"] | None, int], Float[Tensor, "B V"]]
-"""(the token just drawn, or None at the start; its successor's position) -> logits."""
+"""Function (token just drawn, or None at the start; its successor's position) -> logits."""
 
 
 def filter_logits(
@@ -29,6 +29,11 @@ def filter_logits(
 
     Source: Fan et al. 2018, section 5.4 (top-k); Holtzman et al. 2020, section 3.1 (nucleus).
     Differs: none.
+
+    Example:
+        >>> logits = torch.tensor([[3.0, 1.0, 2.0]])
+        >>> filter_logits(logits, top_k=2).tolist()
+        [[3.0, -inf, 2.0]]
     """
     if 0 < top_k < logits.shape[-1]:
         least = logits.topk(top_k, dim=-1).values[:, -1:]
@@ -46,7 +51,7 @@ def filter_logits(
 def draw_token(
     logits: Float[Tensor, "B V"], uniform: Float[Tensor, " B"], greedy: bool = False
 ) -> Int[Tensor, " B"]:
-    """The inverse of softmax's distribution function at ``uniform``, or the mode.
+    """Draws a token: the inverse distribution function of softmax at ``uniform``, or the mode.
 
     Args:
         logits: (B, V), -inf where a token is left out.

@@ -16,9 +16,9 @@ from t2ibench.samplers.levels import Levels
 
 Latent = Float[Tensor, "B ..."]
 Denoiser = Callable[[Latent, int], tuple[Latent, ...]]
-"""(x, i) -> (x_0, eps); a third is for ``stochastic.ddpm`` alone."""
+"""Function (x, i) -> (x_0, eps); a third is for ``stochastic.ddpm`` alone."""
 Between = Callable[[Latent, int], Latent]
-"""(x, i) -> x at level i as the step from there shall find it (known regions of inpainting)."""
+"""Function (x, i) -> x as the step from level i shall find it (known regions of inpainting)."""
 
 
 def unchanged(x: Latent, i: int) -> Latent:
@@ -153,7 +153,7 @@ def plms(denoise: Denoiser, x: Latent, levels: Levels, *, between: Between = unc
 
 
 def _adams_bashforth(past: list[Latent]) -> Latent:
-    """Of the newest four or fewer evaluations, the newest first."""
+    """Extrapolates from the newest four or fewer evaluations, the newest first."""
     weights = {
         1: (1.0,),
         2: (3 / 2, -1 / 2),

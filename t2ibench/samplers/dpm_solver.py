@@ -57,7 +57,7 @@ def dpm_solver_pp_2m_sde(
     lower_order_final: bool,
     between: Between = unchanged,
 ) -> Latent:
-    """The solver's form for the reverse stochastic equation.
+    """Solves the reverse stochastic equation: the same solver with fresh noise.
 
     x' = sigma' / sigma e^{-h} x + alpha' (1 - e^{-2h}) D + sigma' sqrt(1 - e^{-2h}) z; fresh
     noise z is drawn at each step but that to the clean image.
@@ -93,7 +93,7 @@ def dpm_solver_pp_2m_sde(
 
 
 def _extrapolated(x0: Latent, previous: Latent | None, lam: list[float], i: int) -> Latent:
-    """D = x_0 + (x_0 - x_0^prev) / (2r), r = h_prev / h; x_0 where there is none before."""
+    """Extrapolation D = x_0 + (x_0 - x_0^prev) / (2r), r = h_prev / h; x_0 at the first step."""
     if previous is None:
         return x0
     r = (lam[i] - lam[i - 1]) / (lam[i + 1] - lam[i])

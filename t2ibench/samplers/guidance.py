@@ -1,4 +1,4 @@
-"""Classifier-free guidance and what keeps it from oversaturating."""
+"""Classifier-free guidance and remedies against its oversaturation."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch import Tensor
 from t2ibench.core.errors import ConfigError
 
 Predict = Callable[[Tensor, Any], Float[Tensor, "B ..."]]
-"""(x, t) -> the network's prediction."""
+"""Function (x, t) -> the network's prediction."""
 
 
 @dataclass(frozen=True)
 class Guidance:
-    """u + w (c - u) within an interval of noise levels, and c outside.
+    """Classifier-free guidance u + w (c - u) within an interval of noise levels, c outside.
 
     Attributes:
         scale: w; 1 is no guidance and costs half, 0 is unconditional.
@@ -48,7 +48,7 @@ class Guidance:
             )
 
     def active(self, sigma: float) -> bool:
-        """Whether a prediction at noise level ``sigma`` needs the unconditional rows."""
+        """True where a prediction at noise level ``sigma`` needs the unconditional rows."""
         return self.scale != 1 and self.low < sigma <= self.high
 
     def combine(
@@ -60,7 +60,7 @@ class Guidance:
 
 
 def guided(predict: Predict, guidance_scale: float) -> Predict:
-    """U + w (c - u), with c and u from one evaluation of 2B rows.
+    """Guided prediction u + w (c - u), with c and u from one evaluation of 2B rows.
 
     Args:
         predict: knows the prompts' features: where w is not 1, those of the B prompts followed
@@ -84,7 +84,7 @@ def guided(predict: Predict, guidance_scale: float) -> Predict:
 def rescale_guided(
     mixed: Float[Tensor, "B ..."], conditional: Float[Tensor, "B ..."], phi: float
 ) -> Float[Tensor, "B ..."]:
-    """Phi mixed std(c) / std(mixed) + (1 - phi) mixed, the deviations of each sample.
+    """Rescales to phi mixed std(c) / std(mixed) + (1 - phi) mixed, deviations of each sample.
 
     Args:
         mixed: (B, ...) after guidance.
@@ -100,7 +100,7 @@ def rescale_guided(
 
 
 def dynamic_threshold(x0: Float[Tensor, "B ..."], percentile: float) -> Float[Tensor, "B ..."]:
-    """clip(x_0, -s, s) / s, s of each sample: its ``percentile`` of |x_0|, at least 1.
+    """Clips to [-s, s] and divides by s, each sample's ``percentile`` of |x_0|, at least 1.
 
     Args:
         x0: (B, ...) predicted images.

@@ -18,15 +18,15 @@ from t2ibench.samplers.schedules import Schedule
 Spacing = Literal["uniform", "trailing", "linspace", "karras"]
 LastLevel = Literal["image", "first_timestep"]
 KARRAS_RHO = 7.0
-"""Karras et al. 2022, table 1."""
+"""Exponent of the spacing of noise levels (Karras et al. 2022, table 1)."""
 
 
 @dataclass(frozen=True)
 class Levels:
-    """x_i = alpha_i x_0 + sigma_i eps at i = 0 .. S; a solver evaluates at i < S.
+    """Noise levels x_i = alpha_i x_0 + sigma_i eps at i = 0 .. S; a solver evaluates at i < S.
 
     Attributes:
-        timesteps: (S,) float64, what the network is told.
+        timesteps: (S,) float64, the network's time input.
         alpha: (S + 1,) float64, of the image.
         sigma: (S + 1,) float64, of the noise; above 0 but for entry S.
     """
@@ -48,15 +48,19 @@ class Levels:
         return self.alpha.tolist(), self.sigma.tolist()
 
     def half_log_snr(self) -> list[float]:
-        """Lambda_i = log(alpha_i / sigma_i); infinite at the clean image and in pure noise."""
+        """Half log SNR log(alpha_i / sigma_i); infinite at the clean image and in pure noise."""
         return (self.alpha.log() - self.sigma.log()).tolist()
 
 
 def trailing_timesteps(timesteps: int, num_steps: int) -> Int[Tensor, " S"]:
-    """``num_steps`` times from T - 1 downwards, evenly spaced, the last above zero.
+    """Times from T - 1 downwards, ``num_steps`` of them evenly spaced, the last above zero.
 
     Source: Lin et al. 2024 (Common diffusion noise schedules are flawed), section 3.3.
     Differs: none.
+
+    Example:
+        >>> trailing_timesteps(1000, 4).tolist()
+        [999, 749, 499, 249]
     """
     steps = torch.arange(timesteps, 0, -timesteps / num_steps, dtype=torch.float64)
     return steps.round().long()[:num_steps] - 1
@@ -68,12 +72,16 @@ def uniform_timesteps(timesteps: int, num_steps: int, offset: int) -> Int[Tensor
     Source: Song et al. 2021 (DDIM), appendix D.2 (linear); with an offset of 1 in Rombach et
         al. 2022 (LDM) and Stable Diffusion: 981, 961 .. 21, 1 of 1000 in 50 steps.
     Differs: S steps also where S does not divide T.
+
+    Example:
+        >>> uniform_timesteps(1000, 4, offset=1).tolist()
+        [751, 501, 251, 1]
     """
     return torch.arange(num_steps - 1, -1, -1) * (timesteps // num_steps) + offset
 
 
 def linspace_timesteps(timesteps: int, num_steps: int) -> Int[Tensor, " S"]:
-    """``num_steps`` times evenly from T - 1 to 0, rounded; T - 1 alone for one step.
+    """Times evenly from T - 1 to 0, ``num_steps`` of them, rounded; T - 1 alone for one step.
 
     Source: Nichol and Dhariwal 2021 (Improved DDPM), section 4.
     Differs: none.
@@ -153,20 +161,20 @@ def make_levels(
             "zero_terminal_snr end; choose trailing or linspace."
         )
     if spacing == "karras":
-        told, alpha, sigma = _karras(schedule, num_steps)
+        times, alpha, sigma = _karras(schedule, num_steps)
     else:
         at = _spaced(timesteps, num_steps, spacing, offset)
-        told, alpha, sigma = schedule.times[at], schedule.alpha[at], schedule.sigma[at]
+        times, alpha, sigma = schedule.times[at], schedule.alpha[at], schedule.sigma[at]
     end_alpha, end_sigma = alpha.new_ones(1), alpha.new_zeros(1)
     if last_level == "first_timestep":
-        if float(told[-1] - schedule.times[0]) < 1e-6:
+        if float(times[-1] - schedule.times[0]) < 1e-6:
             raise ConfigError(
                 f"process.last_level=first_timestep needs steps that stay above timestep 0, and "
                 f"the last of {num_steps} with process.spacing={spacing} is there; choose "
                 "trailing, uniform with a timestep_offset, or last_level=image."
             )
         end_alpha, end_sigma = schedule.alpha[:1], schedule.sigma[:1]
-    return Levels(told, torch.cat([alpha, end_alpha]), torch.cat([sigma, end_sigma]))
+    return Levels(times, torch.cat([alpha, end_alpha]), torch.cat([sigma, end_sigma]))
 
 
 def _spaced(timesteps: int, num_steps: int, spacing: str, offset: int) -> Int[Tensor, " S"]:
@@ -184,7 +192,7 @@ def _spaced(timesteps: int, num_steps: int, spacing: str, offset: int) -> Int[Te
 
 
 def _karras(schedule: Schedule, num_steps: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(timesteps, alpha, sigma) between the ends of a variance-preserving schedule."""
+    """Timesteps, alpha and sigma between the ends of a variance-preserving schedule."""
     ends = (schedule.sigma / schedule.alpha).tolist()
     ratios = karras_ratios(ends[-1], ends[0], num_steps)
     alpha = (1 + ratios.square()).rsqrt()

@@ -1,4 +1,4 @@
-"""What a network is asked: noise, image, velocity or flow, and what its answer says."""
+"""Prediction types of a network: noise, image, velocity or flow, and their conversion."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from t2ibench.core.errors import ConfigError
 PredictionType = Literal["epsilon", "v", "x0", "flow"]
 Latent = Float[Tensor, "B ..."]
 Level = Float[Tensor, "B ..."] | float
-"""Alpha or sigma: a number, or one a row that broadcasts against ``Latent``."""
+"""Noise level, alpha or sigma: a number, or one a row that broadcasts against ``Latent``."""
 
 
 def add_noise(x0: Latent, eps: Latent, alpha: Level, sigma: Level) -> Latent:
-    """X = alpha x_0 + sigma eps.
+    """Adds noise: x = alpha x_0 + sigma eps.
 
     Source: Ho et al. 2020 (DDPM), eq. 4; Liu et al. 2023 (Rectified flow), eq. 1.
     Differs: none.
@@ -27,7 +27,7 @@ def add_noise(x0: Latent, eps: Latent, alpha: Level, sigma: Level) -> Latent:
 def training_target(
     x0: Latent, eps: Latent, alpha: Level, sigma: Level, prediction: PredictionType
 ) -> Latent:
-    """eps, x_0, v = alpha eps - sigma x_0, or flow = eps - x_0.
+    """Training target: eps, x_0, v = alpha eps - sigma x_0, or flow = eps - x_0.
 
     Source: Ho et al. 2020, eq. 14; Salimans and Ho 2022 (progressive distillation), section 4;
         Liu et al. 2023 (Rectified flow), eq. 1, with time towards the noise.
@@ -45,7 +45,7 @@ def training_target(
 def split_prediction(
     output: Latent, x: Latent, alpha: Level, sigma: Level, prediction: PredictionType
 ) -> tuple[Latent, Latent]:
-    """(x_0, eps) from a network's output at x = alpha x_0 + sigma eps, sigma above 0.
+    """Splits a network's output at x = alpha x_0 + sigma eps, sigma > 0, into (x_0, eps).
 
     The two equations of x and of the output are solved for x_0 and eps, so any prediction goes
     with any schedule; only an epsilon in pure noise (alpha = 0) says nothing of the image.
@@ -65,7 +65,7 @@ def split_prediction(
 
 
 def check_prediction(name: str) -> PredictionType:
-    """``name``, where it is a ``PredictionType``.
+    """Checks that ``name`` is a ``PredictionType``.
 
     Raises:
         ConfigError: it is not.

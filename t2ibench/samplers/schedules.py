@@ -29,7 +29,7 @@ class Schedule:
     Attributes:
         alpha: (T,) float64, of the image.
         sigma: (T,) float64, of the noise.
-        times: (T,) float64, what the network is told: t, or T sigma in rectified flow.
+        times: (T,) float64, the network's time input: t, or T sigma in rectified flow.
     """
 
     alpha: Float[Tensor, " T"]
@@ -41,22 +41,27 @@ class Schedule:
 
     @property
     def ends_in_pure_noise(self) -> bool:
-        """Whether nothing of the image is left at T - 1."""
+        """True where nothing of the image is left at T - 1."""
         return float(self.alpha[-1]) == 0
 
 
 def linear_schedule(timesteps: int, beta_start: float, beta_end: float) -> AlphasBar:
-    """abar_t = prod_{s <= t} (1 - beta_s), beta linear from ``beta_start`` to ``beta_end``.
+    """Linear schedule abar_t = prod_{s <= t} (1 - beta_s), beta evenly from start to end.
 
     Source: Ho et al. 2020 (DDPM), section 4 (1e-4 to 0.02 in 1000 steps).
     Differs: none.
+
+    Example:
+        >>> bar = linear_schedule(1000, 1e-4, 0.02)
+        >>> round(float(bar[0]), 6), round(float(bar[-1]), 6)
+        (0.9999, 4e-05)
     """
     betas = torch.linspace(beta_start, beta_end, timesteps, dtype=torch.float64)
     return torch.cumprod(1 - betas, 0)
 
 
 def scaled_linear_schedule(timesteps: int, beta_start: float, beta_end: float) -> AlphasBar:
-    """As ``linear_schedule`` with sqrt(beta) linear.
+    """Linear schedule of sqrt(beta): ``linear_schedule`` with the roots evenly spaced.
 
     Source: Rombach et al. 2022 (LDM), its published configurations: 0.00085 to 0.012 for
         text-to-image and Stable Diffusion, 0.0015 to 0.0195 otherwise; called linear there.
@@ -67,7 +72,7 @@ def scaled_linear_schedule(timesteps: int, beta_start: float, beta_end: float) -
 
 
 def cosine_schedule(timesteps: int, s: float = 0.008, max_beta: float = 0.999) -> AlphasBar:
-    """abar(u) = cos^2((u + s) / (1 + s) pi / 2), u = t / T, each beta at most ``max_beta``.
+    """Cosine schedule abar(u) = cos^2((u + s) / (1 + s) pi / 2), u = t / T, beta <= ``max_beta``.
 
     Source: Nichol and Dhariwal 2021 (Improved DDPM), eq. 17.
     Differs: none.
@@ -79,7 +84,7 @@ def cosine_schedule(timesteps: int, s: float = 0.008, max_beta: float = 0.999) -
 
 
 def rectified_flow_schedule(timesteps: int) -> Float[Tensor, " T"]:
-    """Sigma = 1 / T, 2 / T .. 1, the flow time itself; alpha = 1 - sigma.
+    """Rectified flow: sigma = 1 / T, 2 / T .. 1, the flow time itself; alpha = 1 - sigma.
 
     Time runs from the image at 0 to pure noise at 1.
 
@@ -91,7 +96,7 @@ def rectified_flow_schedule(timesteps: int) -> Float[Tensor, " T"]:
 
 
 def shift_alphas_bar(alphas_bar: AlphasBar, shift: float) -> AlphasBar:
-    """Log SNR less 2 log(``shift``): abar' = abar / (abar + shift^2 (1 - abar)).
+    """Lowers the log SNR by 2 log(``shift``): abar' = abar / (abar + shift^2 (1 - abar)).
 
     Source: Hoogeboom et al. 2023 (Simple diffusion), section 2.1, where shift is the resolution
         over that of the schedule (64).
@@ -101,19 +106,28 @@ def shift_alphas_bar(alphas_bar: AlphasBar, shift: float) -> AlphasBar:
 
 
 def shift_flow(sigma: Float[Tensor, " T"], shift: float) -> Float[Tensor, " T"]:
-    """Log SNR less 2 log(``shift``): t' = shift t / (1 + (shift - 1) t).
+    """Lowers the log SNR by 2 log(``shift``): t' = shift t / (1 + (shift - 1) t).
 
     Source: Esser et al. 2024 (Stable Diffusion 3), eq. 23.
     Differs: none.
+
+    Example:
+        >>> shift_flow(torch.tensor([0.0, 0.5, 1.0]), shift=3.0).tolist()
+        [0.0, 0.75, 1.0]
     """
     return shift * sigma / (1 + (shift - 1) * sigma)
 
 
 def zero_terminal_snr(alphas_bar: AlphasBar) -> AlphasBar:
-    """sqrt(abar) shifted and scaled so that its last value is 0 and its first the same.
+    """Shifts and scales sqrt(abar) so that its last value is 0 and its first stays.
 
     Source: Lin et al. 2024 (Common diffusion noise schedules are flawed), algorithm 1.
     Differs: none.
+
+    Example:
+        >>> bar = linear_schedule(1000, 1e-4, 0.02)
+        >>> float(zero_terminal_snr(bar)[-1])
+        0.0
     """
     alpha = alphas_bar.sqrt()
     first, last = alpha[0], alpha[-1]

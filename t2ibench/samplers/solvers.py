@@ -1,4 +1,4 @@
-"""The solvers by name, and what each needs."""
+"""Table of the solvers by name, with the options of each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from t2ibench.samplers.stochastic import ddim, ddpm, euler_ancestral
 
 @dataclass(frozen=True)
 class Solver:
-    """A solver and which options it takes.
+    """A solver and the options that it takes.
 
     Attributes:
         run: (denoise, x, levels, the options) -> x.

@@ -18,7 +18,7 @@ from t2ibench.core.errors import ConfigError
 from t2ibench.core.files import atomic_path
 from t2ibench.core.hashing import hash_json
 from t2ibench.core.types import TextFeatures
-from t2ibench.text.contract import TextEncoder
+from t2ibench.text.contract import TextEncoder, warn_of_losses
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ CAPTIONS_A_SHARD = 8192
 
 
 class FrozenTextCache:
-    """Captions to features, on the CPU: from disk where known, else encoded and then kept.
+    """Cache from captions to features on the CPU: read from disk, else encoded and kept.
 
     A shard is one safetensors file, whole or absent, named by the captions that it holds, in a
     folder named by the encoder's fingerprint: features of other weights, tokenisers or options
@@ -64,7 +64,8 @@ class FrozenTextCache:
         """Encodes every caption that is not there yet, in an order that depends on the set alone.
 
         Best called with all captions of a data set before the first batch: then a feature does
-        not depend, not even in its last bit, on the batch that first asked for it.
+        not depend, not even in its last bit, on the batch that first asked for it. What the encoder
+        cuts or does not know of the new captions is logged as a warning.
         """
         wanted = set(captions)
         if wanted <= self._where.keys():
@@ -73,7 +74,9 @@ class FrozenTextCache:
         with FileLock(self.folder / ".lock"):
             self._open_new_shards()
             # Captions of like length share a batch: less padding.
-            left = iter(sorted(wanted - self._where.keys(), key=lambda c: (len(c), c)))
+            missing = sorted(wanted - self._where.keys(), key=lambda c: (len(c), c))
+            warn_of_losses(self.encoder, missing)
+            left = iter(missing)
             while shard := list(islice(left, CAPTIONS_A_SHARD)):
                 self._write(shard)
                 self._open_new_shards()

@@ -85,7 +85,7 @@ class CLIPTextEncoder(HubTextEncoder):
     def contextualise(
         self, ids: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"]
     ) -> tuple[Float[Tensor, "B L D"], Float[Tensor, "B D"]]:
-        """See ``FrozenTextEncoder``."""
+        """Runs the network, see ``FrozenTextEncoder``."""
         penultimate = self.options["tokens"] == "penultimate"
         out = self.backbone(input_ids=ids, output_hidden_states=penultimate)
         tokens = out.hidden_states[-2] if penultimate else out.last_hidden_state
@@ -191,7 +191,7 @@ class OpenCLIPTextEncoder(FrozenTextEncoder):
         )
 
     def tokenize(self, captions: Sequence[str]) -> tuple[Int[Tensor, "B L"], Bool[Tensor, "B L"]]:
-        """See ``FrozenTextEncoder``."""
+        """Tokenises captions, see ``FrozenTextEncoder``."""
         ids = self.tokenizer(list(captions), context_length=self.max_length)
         mask = torch.arange(self.max_length) <= ids.argmax(1, keepdim=True)
         if self.padding == "longest":
@@ -200,13 +200,13 @@ class OpenCLIPTextEncoder(FrozenTextEncoder):
         return ids, mask
 
     def token_lengths(self, captions: Sequence[str]) -> tuple[list[int], float]:
-        """See ``FrozenTextEncoder``; byte pairs know every caption."""
+        """Token counts, see ``FrozenTextEncoder``; byte pairs know every caption."""
         return [len(self.tokenizer.encode(caption)) + 2 for caption in captions], 0.0
 
     def contextualise(
         self, ids: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"]
     ) -> tuple[Float[Tensor, "B L D"], Float[Tensor, "B D"]]:
-        """See ``FrozenTextEncoder``."""
+        """Runs the network, see ``FrozenTextEncoder``."""
         last, before_last = self.backbone(ids)
         pooled = last[torch.arange(len(ids), device=ids.device), ids.argmax(1)]
         if self.options["pooled"] == "projected":
@@ -215,13 +215,13 @@ class OpenCLIPTextEncoder(FrozenTextEncoder):
 
     @property
     def tokenizer_state(self) -> str:
-        """See ``FrozenTextEncoder``."""
+        """Identity of the tokeniser, see ``FrozenTextEncoder``."""
         ranks = repr(sorted(self.tokenizer.bpe_ranks.items(), key=lambda item: item[1]))
         return hashlib.sha256(ranks.encode()).hexdigest()
 
 
 def check_projection(pooled: Pooled, width: int, outputs: int) -> None:
-    """A projected pooled vector must be as wide as the tokens.
+    """Refuses a projected pooled vector that is not as wide as the tokens.
 
     Raises:
         ConfigError: it is not.
@@ -265,7 +265,7 @@ def load_open_clip(model: str, pretrained: str | None, path: str | Path | None) 
 
 
 def open_clip_weights(model: str, pretrained: str | None, path: str | Path | None) -> Path:
-    """Where the weights are: ``path`` itself, or the hub's cache for a tag.
+    """Path of the weights: ``path`` itself, or the hub's cache for a tag.
 
     Raises:
         MissingWeightsError: they are not there.

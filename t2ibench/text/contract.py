@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,10 +13,12 @@ from torch import Tensor, nn
 
 from t2ibench.core.types import TextFeatures
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class TokenReport:
-    """What tokenisation did to a set of captions.
+    """Losses of tokenising a set of captions.
 
     Attributes:
         captions: how many there are.
@@ -28,6 +31,28 @@ class TokenReport:
     longest: int
     truncated: tuple[int, ...]
     unknown: float
+
+    def losses(self, max_length: int) -> str:
+        """One sentence of what the encoder never sees; empty where nothing is lost.
+
+        Args:
+            max_length: the encoder's.
+
+        Example:
+            >>> TokenReport(captions=10, longest=31, truncated=(2, 7), unknown=0.0).losses(24)
+            '2 of 10 captions are cut at 24 tokens (the longest has 31)'
+            >>> TokenReport(captions=10, longest=9, truncated=(), unknown=0.0).losses(24)
+            ''
+        """
+        found = []
+        if self.truncated:
+            found.append(
+                f"{len(self.truncated)} of {self.captions} captions are cut at {max_length} tokens "
+                f"(the longest has {self.longest})"
+            )
+        if self.unknown:
+            found.append(f"{100 * self.unknown:.2g}% of the tokens are unknown words")
+        return " and ".join(found)
 
 
 class TextEncoder(nn.Module, ABC):
@@ -70,7 +95,13 @@ class TextEncoder(nn.Module, ABC):
 
     @abstractmethod
     def token_report(self, captions: Sequence[str]) -> TokenReport:
-        """Which captions are too long, and how much of their words is unknown."""
+        """Counts the captions that are too long and the words that are unknown."""
+
+
+def warn_of_losses(encoder: TextEncoder, captions: Sequence[str]) -> None:
+    """Warns of captions that the encoder cuts and of words that it does not know."""
+    if losses := encoder.token_report(captions).losses(encoder.max_length):
+        log.warning("text encoder %s: %s", type(encoder).__name__, losses)
 
 
 def repeat_features(one: TextFeatures, count: int) -> TextFeatures:

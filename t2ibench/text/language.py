@@ -66,7 +66,7 @@ class T5TextEncoder(HubTextEncoder):
     def contextualise(
         self, ids: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"]
     ) -> tuple[Float[Tensor, "B L D"], Float[Tensor, "B D"]]:
-        """See ``FrozenTextEncoder``."""
+        """Runs the network, see ``FrozenTextEncoder``."""
         tokens = self.backbone(input_ids=ids, attention_mask=mask.long()).last_hidden_state
         return tokens, mean_of_real_tokens(tokens.float(), mask)
 
@@ -119,7 +119,7 @@ class SentenceEncoder(HubTextEncoder):
     def contextualise(
         self, ids: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"]
     ) -> tuple[Float[Tensor, "B L D"], Float[Tensor, "B D"]]:
-        """See ``FrozenTextEncoder``."""
+        """Runs the network, see ``FrozenTextEncoder``."""
         tokens = self.backbone(input_ids=ids, attention_mask=mask.long()).last_hidden_state
         pooled = mean_of_real_tokens(tokens.float(), mask)
         return tokens, normalize(pooled, dim=-1) if self.options["pooled"] == "unit" else pooled

@@ -23,11 +23,11 @@ from t2ibench.text.contract import TextEncoder, TokenReport, mean_of_real_tokens
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 INITIAL_STD = 0.02
-"""Of both embeddings at the start."""
+"""Standard deviation of both embeddings at the start."""
 
 
 class SelfAttention(nn.Module):
-    """softmax(q k^T / sqrt(E)) v over all positions, padding included.
+    """Self-attention softmax(q k^T / sqrt(E)) v over all positions, padding included.
 
     Args:
         width: D.
@@ -47,7 +47,7 @@ class SelfAttention(nn.Module):
         self.out_proj = nn.Linear(heads * head_width, width)
 
     def forward(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
-        """See the class."""
+        """Computes the layer, see the class."""
         q, k, v = (
             rearrange(project(x), "b l (a e) -> b a l e", a=self.heads)
             for project in (self.q_proj, self.k_proj, self.v_proj)
@@ -72,13 +72,13 @@ class Layer(nn.Module):
         self.fc2 = nn.Linear(4 * width, width)
 
     def forward(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
-        """See the class."""
+        """Computes the layer, see the class."""
         x = x + self.self_attn(self.self_attn_layer_norm(x))
         return x + self.fc2(gelu(self.fc1(self.final_layer_norm(x))))
 
 
 class Transformer(nn.Module):
-    """Token ids to vectors: embeddings and learned positions, layers, a last norm.
+    """Transformer over token ids: embeddings and learned positions, layers, a last norm.
 
     Args:
         vocabulary_size: word pieces.
@@ -111,7 +111,7 @@ class Transformer(nn.Module):
         self.layer_norm = nn.LayerNorm(width)
 
     def forward(self, ids: Int[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
-        """See the class."""
+        """Computes the layer, see the class."""
         x = self.embed_tokens(ids) + self.embed_positions.weight[: ids.shape[1]]
         for layer in self.layers:
             x = layer(x)
@@ -181,7 +181,7 @@ class LDMBert(TextEncoder):
         return encoded["input_ids"], encoded["attention_mask"].bool()
 
     def encode(self, captions: Sequence[str]) -> TextFeatures:
-        """See ``TextEncoder``; the mask is True everywhere, for padding is attended to."""
+        """Encodes captions; the mask is True everywhere, for padding is attended to."""
         device = self.model.layer_norm.weight.device
         ids, own = (tensor.to(device) for tensor in self.tokenize(captions))
         tokens = self.model(ids)
@@ -205,7 +205,7 @@ class LDMBert(TextEncoder):
         )
 
     def token_report(self, captions: Sequence[str]) -> TokenReport:
-        """See ``TextEncoder``."""
+        """Counts lost tokens, see ``TextEncoder``."""
         rows = self.tokenizer(list(captions), verbose=False)["input_ids"] if captions else []
         unknown = sum(row.count(self.vocabulary.index("[UNK]")) for row in rows)
         return TokenReport(

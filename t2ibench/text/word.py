@@ -38,7 +38,12 @@ REMEMBERED_CAPTIONS = 100_000
 
 
 def split_words(caption: str) -> list[str]:
-    """Lower-case runs of letters and digits; punctuation only separates."""
+    """Lower-case runs of letters and digits; punctuation only separates.
+
+    Example:
+        >>> split_words("A red ring, left of 2 Blue-Stars!")
+        ['a', 'red', 'ring', 'left', 'of', '2', 'blue', 'stars']
+    """
     return WORD.findall(unicodedata.normalize("NFKC", caption).lower())
 
 
@@ -51,6 +56,10 @@ def build_vocabulary(
         captions: training captions only; test words stay unknown.
         min_count: rarer words are left out.
         max_size: most words kept.
+
+    Example:
+        >>> build_vocabulary(["a red ring", "a blue ring", "a moon"], min_count=2)
+        ['a', 'ring']
     """
     counts = Counter(word for caption in captions for word in split_words(caption))
     kept = [word for word, n in counts.items() if n >= min_count]
@@ -58,7 +67,7 @@ def build_vocabulary(
 
 
 class WordTokenizer:
-    """Words to ids: 0 pad, 1 end, 2 unknown, 3 null, then the vocabulary.
+    """Tokeniser from words to ids: 0 pad, 1 end, 2 unknown, 3 null, then the vocabulary.
 
     Args:
         vocabulary: the words in order.
@@ -115,7 +124,7 @@ class WordTokenizer:
 
 
 class WordEncoder(TextEncoder):
-    """What the word-level encoders share: tokeniser, embedding, null caption.
+    """Common part of the word-level encoders: tokeniser, embedding, null caption.
 
     Args:
         vocabulary: words of the training captions.
@@ -154,10 +163,10 @@ class WordEncoder(TextEncoder):
         mask: Bool[Tensor, "B L"],
         lengths: Int[Tensor, " B"],
     ) -> TextFeatures:
-        """Token ids to features; ``lengths`` stays on the CPU, so nothing waits for a GPU."""
+        """Computes features of ids; ``lengths`` stays on the CPU, so nothing waits for a GPU."""
 
     def encode(self, captions: Sequence[str]) -> TextFeatures:
-        """See ``TextEncoder``; an empty caption is its end token alone."""
+        """Encodes captions, see ``TextEncoder``; an empty caption is its end token alone."""
         ids, mask = self.tokenizer(captions)
         device = self.embedding.weight.device
         return self.contextualise(ids.to(device), mask.to(device), mask.sum(1))
@@ -186,7 +195,7 @@ class WordEncoder(TextEncoder):
         )
 
     def token_report(self, captions: Sequence[str]) -> TokenReport:
-        """See ``TextEncoder``."""
+        """Counts lost tokens, see ``TextEncoder``."""
         return self.tokenizer.report(captions)
 
 
@@ -266,7 +275,7 @@ class WordTransformer(WordEncoder):
         self.norm = nn.LayerNorm(width)
 
     def extra_repr(self) -> str:
-        """What the tensors' shapes do not tell."""
+        """Layout that the tensors' shapes do not show."""
         return f"heads={self.heads}, pooling={self.pooling}"
 
     def contextualise(
@@ -275,7 +284,7 @@ class WordTransformer(WordEncoder):
         mask: Bool[Tensor, "B L"],
         lengths: Int[Tensor, " B"],
     ) -> TextFeatures:
-        """See ``WordEncoder``."""
+        """Runs the network, see ``WordEncoder``."""
         x = self.embedding(ids) + self.position[: ids.shape[1]]
         if self.dropout:
             x = drop(x, self.dropout, self.training)
@@ -332,7 +341,7 @@ class WordLSTM(WordEncoder):
         mask: Bool[Tensor, "B L"],
         lengths: Int[Tensor, " B"],
     ) -> TextFeatures:
-        """See ``WordEncoder``; packing keeps padding out of the backward direction."""
+        """Runs the LSTM; packing keeps padding out of the backward direction."""
         x = self.embedding(ids)
         if self.dropout:
             x = drop(x, self.dropout, self.training)

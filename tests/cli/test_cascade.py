@@ -7,11 +7,11 @@ import signal
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from t2ibench.cli.pipeline import find_run, load_module, train_run
 
 from t2ibench.cli import pipeline
 from t2ibench.cli.compose import compose_config
 from t2ibench.cli.main import main
-from t2ibench.cli.pipeline import find_run, load_module, train_run
 from t2ibench.core.errors import BudgetError, CheckpointError, ConfigError
 from t2ibench.core.files import read_json
 from t2ibench.core.noise import SeededNoise
@@ -154,7 +154,9 @@ def test_a_cascade_has_as_many_stages_as_one_likes(root, base, stage):
     extra = ["budget.amount=16", "data.source.num_train=32"]
     third = train_run(config("sr3", 64, f"model.base={stage.path.name}", *extra))
     assert third.clock.parts_flops > stage.status()["clock"]["parts_flops"] > 0
-    images = load_module(third.run).generate(PROMPTS, SeededNoise([1, 2]), {"base_base_num_steps": 2})
+    images = load_module(third.run).generate(
+        PROMPTS, SeededNoise([1, 2]), {"base_base_num_steps": 2}
+    )
     assert images.shape == (2, 3, 64, 64)
     assert load_module(third.run).base.module.base.module.resolution == 16
 

@@ -6,11 +6,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from t2ibench.cli.fetch import download
 from t2ibench.cli.main import main
 from t2ibench.core.errors import MissingWeightsError
 from t2ibench.metrics.extractors import published
 from t2ibench.metrics.extractors.clip import OpenClip, TransformersClip
+from t2ibench.metrics.extractors.download import download
 from t2ibench.metrics.extractors.inception import InceptionV3
 from t2ibench.metrics.extractors.published import PUBLISHED, PublishedFile, PublishedWeights
 
@@ -73,6 +73,12 @@ def test_no_network_is_one_clear_sentence(tmp_path):
     with pytest.raises(MissingWeightsError, match=r"cannot be reached from here .*put it at .*SHA"):
         download("http://127.0.0.1:9/weights.pth", tmp_path / "weights.pth", SHA256)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_place_that_cannot_be_written_is_named(address, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(MissingWeightsError, match=r"weights.pth cannot be written .*put it at"):
+        download(f"{address}/whole", tmp_path / "file" / "weights.pth", SHA256)
 
 
 def test_the_verb_fetches_checks_and_does_nothing_twice(address, tmp_path, monkeypatch, capsys):

@@ -5,13 +5,13 @@ import signal
 import time
 
 import pytest
+from t2ibench.cli.interrupt import Interrupted, interruptible, outcome
+from t2ibench.cli.pipeline import find_run
+from t2ibench.cli.train import train_and_score
 
 from t2ibench.cli import score_run
 from t2ibench.cli.compose import compose_config
-from t2ibench.cli.interrupt import Interrupted, interruptible, outcome
 from t2ibench.cli.main import main
-from t2ibench.cli.pipeline import find_run
-from t2ibench.cli.train import train_and_score
 from t2ibench.core.errors import ConfigError, RunError
 from t2ibench.runs.folder import Run
 from t2ibench.training.preemption import SIGNALS

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 from PIL import Image
-
-from t2ibench.cli.compose import compose_config, config_dir
 from t2ibench.cli.instruments import make_protocol
-from t2ibench.cli.main import main
 from t2ibench.cli.score import skills_text, take_protocols
 from t2ibench.cli.score_run import front_settings, told_knobs
+
+from t2ibench.cli.compose import compose_config, config_dir
+from t2ibench.cli.main import main
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.files import read_json
 from t2ibench.core.knobs import Knob

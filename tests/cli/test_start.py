@@ -3,9 +3,9 @@
 import pytest
 import torch
 from safetensors.torch import load_file
+from t2ibench.cli.pipeline import find_run, train_run
 
 from t2ibench.cli.compose import compose_config
-from t2ibench.cli.pipeline import find_run, train_run
 from t2ibench.core.errors import CheckpointError, ConfigError
 from t2ibench.core.noise import SeededNoise
 

@@ -6,15 +6,15 @@ import signal
 
 import pytest
 import torch
-from text.tiny import byte_pairs
-
-from t2ibench.cli import clip_stage
 from t2ibench.cli.clip_stage import clip_run, pairs_of, published_towers, ready_clip, train_clip
-from t2ibench.cli.compose import compose_config, resolve_conditioning
 from t2ibench.cli.instruments import Instruments
 from t2ibench.cli.interrupt import Interrupted
 from t2ibench.cli.pipeline import build_source, open_run, train_run, untrained_module
 from t2ibench.cli.score_run import leaks_of
+from text.tiny import byte_pairs
+
+from t2ibench.cli import clip_stage
+from t2ibench.cli.compose import compose_config, resolve_conditioning
 from t2ibench.core.errors import MissingWeightsError
 from t2ibench.core.files import read_json
 from t2ibench.core.noise import SeededNoise
@@ -151,7 +151,7 @@ def test_another_seed_of_the_generator_shares_the_clip_and_another_clip_does_not
 def test_the_guard_flags_the_clip_as_a_judge_and_no_other(trained, root):
     same = trained.module.clip.towers
     leaks = leaks_of(trained.module, judged_by(same, root))
-    assert [(leak.part, leak.instrument) for leak in leaks] == [("clip", same.key)]
+    assert [(leak.part, leak.network) for leak in leaks] == [("clip", same.key)]
     score = Score(30.0, 8, 29.0, 31.0, f"clip_score[{same.key}|val|8]")
     assert "leak" in flag({score.key: score}, leaks)[score.key].note
     shipped = DualEncoder.load("shapes-clip-v1")

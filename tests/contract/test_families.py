@@ -5,11 +5,11 @@ import signal
 
 import pytest
 import torch
-
 from t2ibench.cli.build import first_stage_plan, training_options
-from t2ibench.cli.compose import compose_config, config_dir, resolve_conditioning
 from t2ibench.cli.first_stage import cached_targets
 from t2ibench.cli.pipeline import untrained_module
+
+from t2ibench.cli.compose import compose_config, config_dir, resolve_conditioning
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.knobs import front_knob
 from t2ibench.core.noise import SeededNoise

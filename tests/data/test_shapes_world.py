@@ -7,7 +7,7 @@ import pytest
 
 from t2ibench.core.errors import ConfigError, DataError
 from t2ibench.data.shapes.captions import canonical_caption, captions_of, parse, satisfies
-from t2ibench.data.shapes.masks import SHAPE_TESTS, shape_mask, shape_masks
+from t2ibench.data.shapes.masks import SHAPE_TESTS, shape_masks, shape_patch
 from t2ibench.data.shapes.render import render
 from t2ibench.data.shapes.scenes import HOLDOUTS, holds_out, relation_of, sample_scene
 from t2ibench.data.shapes.world import (
@@ -179,6 +179,14 @@ def test_bad_worlds_are_refused():
     for level, side in (("L9", 32), ("L1+L1", 32), ("L1", 7)):
         with pytest.raises(ConfigError):
             ShapesWorld(level, side)
+
+
+def shape_mask(shape, x, y, radius, size):
+    """What the renderer paints of a shape, on a whole canvas."""
+    canvas = np.zeros((size, size))
+    rows, columns, coverage = shape_patch(shape, x, y, radius, size)
+    canvas[rows, columns] = coverage
+    return canvas
 
 
 @pytest.mark.parametrize("shape", sorted(SHAPE_TESTS))

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from toy_networks import BrightnessJudge, PictureAligner, Projection, make_split
+from toy_networks import BrightnessGrader, PictureAligner, Projection, make_split
 
 from t2ibench.core.errors import ScoreError
 from t2ibench.evaluation.evaluator import Evaluator
@@ -27,7 +27,7 @@ def evaluator(split, **changes):
         "reference": split,
         "extractors": [Projection()],
         "dual_encoders": [PictureAligner()],
-        "grader": BrightnessJudge(),
+        "grader": BrightnessGrader(),
     }
     return Evaluator(**(fields | changes))
 
@@ -83,15 +83,15 @@ def test_a_skill_counts_only_the_images_that_were_asked(test_split):
 
 
 def test_scores_grow_with_damage_and_show_misalignment(test_split):
-    judge = evaluator(test_split)
-    values = [by_metric(judge.evaluate(drawn(test_split, n)).scores) for n in (10, 60, 150)]
+    scorer = evaluator(test_split)
+    values = [by_metric(scorer.evaluate(drawn(test_split, n)).scores) for n in (10, 60, 150)]
     for metric in ("fd", "kid", "cmmd-style"):
         assert values[0][metric].value < values[1][metric].value < values[2][metric].value
     right = drawn(test_split)
     rolled = type(right)(
         right.pixels, right.captions[7:] + right.captions[:7], right.keys, right.seeds
     )
-    wrong = by_metric(judge.evaluate(rolled).scores)
+    wrong = by_metric(scorer.evaluate(rolled).scores)
     assert values[0]["r_precision"].value == 1.0
     assert wrong["r_precision"].value < 0.1
     assert wrong["fd"].value == pytest.approx(0, abs=1e-6)
@@ -108,21 +108,21 @@ def test_chunks_do_not_change_scores(test_split, monkeypatch):
 
 
 def test_the_floor_uses_other_real_images(test_split):
-    judge = evaluator(test_split)
+    scorer = evaluator(test_split)
     train = make_split("train", 300, offset=5000)
-    floor = by_metric(judge.floor(train))
-    damaged = by_metric(judge.evaluate(drawn(test_split, noise=150)).scores)
+    floor = by_metric(scorer.floor(train))
+    damaged = by_metric(scorer.evaluate(drawn(test_split, noise=150)).scores)
     assert 0 < floor["fd"].value < damaged["fd"].value
     assert floor["fd"].key == damaged["fd"].key
     assert "clip_score" not in floor and "grader_colour" not in floor
     with pytest.raises(ScoreError, match="40 are left; give the training split"):
-        judge.floor(test_split)
+        scorer.floor(test_split)
 
 
 def test_ground_truth_gives_alignment_on_the_same_prompts(test_split):
-    judge = evaluator(test_split)
-    truth = judge.ground_truth(test_split)
-    made = judge.evaluate(drawn(test_split)).scores
+    scorer = evaluator(test_split)
+    truth = scorer.ground_truth(test_split)
+    made = scorer.evaluate(drawn(test_split)).scores
     assert {"clip_score", "r_precision", "grader_colour"} == set(by_metric(truth))
     assert all(truth[key].value == made[key].value for key in truth)
 
@@ -156,20 +156,20 @@ def test_underdetermined_distances_say_so(test_split):
 
 
 def test_few_meanings_give_no_r_precision(test_split):
-    judge = evaluator(test_split, meaning=lambda caption: caption.split()[-1])
-    assert "r_precision" not in by_metric(judge.evaluate(drawn(test_split)).scores)
+    scorer = evaluator(test_split, meaning=lambda caption: caption.split()[-1])
+    assert "r_precision" not in by_metric(scorer.evaluate(drawn(test_split)).scores)
 
 
 def test_another_size_or_resolution_is_refused(test_split):
-    judge = evaluator(test_split)
+    scorer = evaluator(test_split)
     with pytest.raises(ScoreError, match="scores 120 images, the set has 60"):
-        judge.evaluate(drawn(test_split).take(60))
+        scorer.evaluate(drawn(test_split).take(60))
     samples = drawn(test_split)
     small = type(samples)(
         samples.pixels[..., :4, :4], samples.captions, samples.keys, samples.seeds
     )
     with pytest.raises(ScoreError, match="the images are 4 px"):
-        judge.evaluate(small)
+        scorer.evaluate(small)
 
 
 def other_colour(caption):

@@ -1,4 +1,4 @@
-"""Folders as GenEval's and T2I-CompBench's judges and our own reader expect them."""
+"""Files as GenEval's, T2I-CompBench's and ADM's evaluators and our own reader expect them."""
 
 import json
 
@@ -10,6 +10,7 @@ from PIL import Image
 from t2ibench.core.errors import ConfigError
 from t2ibench.data.folder import FolderSource
 from t2ibench.data.prompts import Prompt
+from t2ibench.evaluation.external import read_external
 from t2ibench.evaluation.layouts import choose_layout, write_images
 
 ROWS = [
@@ -44,7 +45,7 @@ def test_genevals_folders(tmp_path):
         for f in ("metadata.jsonl", "samples/00000.png", "samples/00001.png")
     ]
     for number, row in enumerate(ROWS):
-        # As its judge reads it: one JSON document in metadata.jsonl.
+        # As its evaluator reads it: one JSON document in metadata.jsonl.
         assert json.loads((tmp_path / f"{number:05d}" / "metadata.jsonl").read_text()) == row
     image = np.asarray(Image.open(tmp_path / "00001" / "samples" / "00000.png"))
     assert image.shape == (8, 8, 3) and (image == 40).all()
@@ -75,6 +76,20 @@ def test_plain_images_are_read_back_with_their_captions(tmp_path):
     ]  # fmt: skip
     assert [r.meta["seed"] for r in whole.records] == [5, 6, 7, 8]
     assert torch.equal(whole.pixels(slice(None)), pixels(4))
+
+
+def test_adms_arrays_are_read_by_its_evaluator_and_by_ours(tmp_path):
+    shades = torch.arange(4 * 3 * 8 * 8).remainder(251).to(torch.uint8).view(4, 3, 8, 8)
+    write_images(tmp_path / "out", "adm", PLAIN, 2, shades, range(4))
+    assert files(tmp_path / "out") == ["samples_4x8x8x3.npz"]
+    # As guided-diffusion's evaluator opens it: one array by name, without unpickling.
+    with np.load(tmp_path / "out" / "samples_4x8x8x3.npz", allow_pickle=False) as file:
+        assert file["arr_0"].dtype == np.uint8
+        assert file["seeds"].tolist() == [0, 1, 2, 3]
+        np.testing.assert_array_equal(file["arr_0"], shades.permute(0, 2, 3, 1).numpy())
+    read = read_external(tmp_path / "out" / "samples_4x8x8x3.npz", 8, tmp_path / "cache")
+    assert torch.equal(read.samples.pixels, shades)
+    assert read.samples.captions == ("a red/blue ring", "a red/blue ring", "a moon", "a moon")
 
 
 def test_the_layout_follows_the_prompts_unless_it_is_told():

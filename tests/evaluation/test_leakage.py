@@ -26,7 +26,7 @@ def test_a_tower_cut_out_of_the_evaluator_is_found_even_in_half_precision():
     (leak,) = find_leaks(
         {"text_encoder": copy.half(), "generator": tower(3)}, {"clip@16": evaluator}
     )
-    assert (leak.part, leak.instrument, leak.shared_tensors) == ("text_encoder", "clip@16", 2)
+    assert (leak.part, leak.network, leak.shared_tensors) == ("text_encoder", "clip@16", 2)
 
 
 def test_stored_signatures_work_like_networks():
@@ -35,7 +35,7 @@ def test_stored_signatures_work_like_networks():
     assert leak.part == "perceptual_loss"
 
 
-def test_the_flag_reaches_only_that_instruments_scores():
+def test_the_flag_reaches_only_that_networks_scores():
     leaks = find_leaks({"text_encoder": tower(0)}, {"clip@16": tower(0)})
     scores = {
         key: Score(1.0, 5, 0.5, 1.5, key, note)

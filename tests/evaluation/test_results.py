@@ -9,7 +9,6 @@ from t2ibench.evaluation.results import (
     RunScores,
     best_point,
     by_metric,
-    only_score,
 )
 
 
@@ -68,9 +67,6 @@ def test_truncated_json_is_named(tmp_path):
 def test_short_names_keep_keys_apart():
     named = by_metric(run_scores().chosen.scores)
     assert list(named) == ["fd", "fd:shapes-clip-v1", "kid"]
-    assert only_score(run_scores().chosen.scores, "kid").key == "kid[a|b]"
-    with pytest.raises(ScoreError, match="fd has 2 scores"):
-        only_score(run_scores().chosen.scores, "fd")
 
 
 def test_the_lowest_distance_chooses_the_point():

@@ -19,9 +19,9 @@ def source(tmp_path_factory):
 
 
 def test_ground_truth_is_right_and_wrong_captions_are_not(source):
-    judge = ShapesGrader(source.world)
+    grader = ShapesGrader(source.world)
     protocol = Protocol("dev", "test", 60, 0)
-    evaluator = Evaluator(protocol=protocol, reference=source.split("test"), grader=judge)
+    evaluator = Evaluator(protocol=protocol, reference=source.split("test"), grader=grader)
     truth = by_metric(evaluator.ground_truth(source.split("test")))
     for skill in ("grader_colour", "grader_shape", "grader_exact", "grader_relation"):
         assert truth[skill].value >= 0.95, skill
@@ -33,15 +33,15 @@ def test_ground_truth_is_right_and_wrong_captions_are_not(source):
 
 
 def test_paraphrases_mean_the_same(source):
-    judge = ShapesGrader(source.world)
-    first = judge.meaning("a large red circle on a white background")
-    assert first == judge.meaning("a white background with a big red circle")
-    assert first != judge.meaning("a large blue circle on a white background")
+    grader = ShapesGrader(source.world)
+    first = grader.meaning("a large red circle on a white background")
+    assert first == grader.meaning("a white background with a big red circle")
+    assert first != grader.meaning("a large blue circle on a white background")
 
 
 def test_skills_that_are_not_asked_are_nan(source):
-    judge = ShapesGrader(source.world)
-    answers = judge.grade(source.split("test").pixels([0]), ["a red circle"])
+    grader = ShapesGrader(source.world)
+    answers = grader.grade(source.split("test").pixels([0]), ["a red circle"])
     assert np.isnan(answers["size"]).all() and not np.isnan(answers["colour"]).any()
 
 

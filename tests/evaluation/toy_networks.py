@@ -1,4 +1,4 @@
-"""Small real instruments for tests: fixed random projections, a word-counting dual_encoder."""
+"""Small real networks for tests: fixed random projections, a dual encoder of pictures, a grader."""
 
 import hashlib
 
@@ -57,7 +57,7 @@ class PictureAligner:
         )
 
 
-class BrightnessJudge:
+class BrightnessGrader:
     """Grades whether the red mean exceeds the blue; asked only of red captions."""
 
     key = "brightness-v1"

@@ -11,9 +11,9 @@ from t2ibench.core.errors import ConfigError
 from t2ibench.core.knobs import front_knob
 from t2ibench.core.noise import SeededNoise
 from t2ibench.core.types import Batch
+from t2ibench.families.autoregressive.fast_gpt import CodeTransformer
 from t2ibench.families.autoregressive.losses import next_code_loss
 from t2ibench.families.autoregressive.module import AutoregressiveCodes
-from t2ibench.families.autoregressive.fast_gpt import CodeTransformer
 from t2ibench.text.word import WordTransformer
 
 CONDITIONINGS = ("concat", "modulation", "cross_attention")

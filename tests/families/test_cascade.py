@@ -6,9 +6,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from t2ibench.cli.build import create
 from torch import nn
 
-from t2ibench.cli.build import create
 from t2ibench.cli.compose import compose_config
 from t2ibench.core.edits import Upscaling
 from t2ibench.core.errors import ConfigError
@@ -394,7 +394,9 @@ def test_guidance_at_one_and_zero_are_the_two_branches():
     train(module)
     low, noise = torch.rand(2, 3, 8, 8), [1, 2]
     free = upscaled(module, low, CAPTIONS[:2], SeededNoise(noise), {"guidance_scale": 0.0})
-    bare = upscaled(module, low, module.text_encoder.null(2), SeededNoise(noise), {"guidance_scale": 1.0})
+    bare = upscaled(
+        module, low, module.text_encoder.null(2), SeededNoise(noise), {"guidance_scale": 1.0}
+    )
     torch.testing.assert_close(free, bare, atol=1e-4, rtol=1e-4)
     told = upscaled(module, low, CAPTIONS[:2], SeededNoise(noise), {"guidance_scale": 1.0})
     assert not torch.allclose(told, bare, atol=1e-4)
@@ -420,7 +422,9 @@ def test_the_network_is_told_how_noisy_the_low_resolution_image_is():
     )
     low = torch.rand(1, 3, 8, 8)
     images = [
-        upscaled(module, low, CAPTIONS[:1], SeededNoise([1]), {"augmentation": a, "guidance_scale": 1.0})
+        upscaled(
+            module, low, CAPTIONS[:1], SeededNoise([1]), {"augmentation": a, "guidance_scale": 1.0}
+        )
         for a in (0.0, 0.5)
     ]
     assert not torch.allclose(*images, atol=1e-4)

@@ -11,7 +11,6 @@ from t2ibench.core.errors import ConfigError
 from t2ibench.core.knobs import front_knob
 from t2ibench.core.noise import SeededNoise
 from t2ibench.core.types import Batch
-from t2ibench.families.diffusion.fast_unet import FastUNet
 from t2ibench.families.diffusion.losses import weighted_errors
 from t2ibench.families.diffusion.module import Diffusion
 from t2ibench.families.diffusion.process import DiffusionProcess
@@ -114,7 +113,8 @@ def test_guidance_at_one_and_zero_are_the_two_branches(conditioning):
     unconditional = module.generate(null, SeededNoise([1, 2]), {"guidance_scale": 1.0})
     torch.testing.assert_close(free, unconditional, atol=1e-4, rtol=1e-4)
     plain, strong = (
-        module.generate(CAPTIONS[:2], SeededNoise([1, 2]), {"guidance_scale": w}) for w in (1.0, 5.0)
+        module.generate(CAPTIONS[:2], SeededNoise([1, 2]), {"guidance_scale": w})
+        for w in (1.0, 5.0)
     )
     assert not torch.allclose(plain, strong, atol=1e-4)
 

@@ -94,7 +94,9 @@ class TestInpainting:
     def test_a_mask_of_everything_is_sampling(self, module):
         picture = images()
         everything = torch.ones(2, 1, 32, 32, dtype=torch.bool)
-        found = module.generate(CAPTIONS[:2], SeededNoise([1, 2]), edit=Inpainting(picture, everything))
+        found = module.generate(
+            CAPTIONS[:2], SeededNoise([1, 2]), edit=Inpainting(picture, everything)
+        )
         torch.testing.assert_close(found, module.generate(CAPTIONS[:2], SeededNoise([1, 2])))
 
     def test_each_step_finds_the_known_region_at_its_own_level(self, module):

@@ -3,9 +3,9 @@
 import pytest
 import torch
 from interop.models import PROMPTS, SCALED_LINEAR, save_compvis, stable_diffusion_v1
+from t2ibench.cli.pipeline import load_module
 
 from t2ibench.cli.main import main
-from t2ibench.cli.pipeline import load_module
 from t2ibench.core.noise import SeededNoise
 from t2ibench.runs.folder import Run
 from t2ibench.samplers.guidance import Guidance

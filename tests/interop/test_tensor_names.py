@@ -27,7 +27,7 @@ from t2ibench.interop.tensor_names import (
     first_stage_parts,
     ldm_bert_parts,
     modern_name,
-    to_ours,
+    split_known,
     to_published,
     unet_parts,
     without_dots,
@@ -39,6 +39,13 @@ STABLE_DIFFUSION = UNetLevels(4, 2, frozenset({0, 1, 2}))
 def meta(make):
     with torch.device("meta"):
         return make()
+
+
+def to_ours(tensors, parts):
+    """Published tensors under our names, every one of which must have its place."""
+    renamed, strange = split_known(tensors, parts)
+    assert not strange
+    return renamed
 
 
 def shapes(tensors):

@@ -10,12 +10,12 @@ from interop.compvis_names import ldm_bert_name
 from interop.models import PROMPTS, compvis_state, pipeline, save_compvis
 from PIL import Image
 from safetensors.torch import load_file, save_file
-
 from t2ibench.cli.build import create, training_vocabulary
-from t2ibench.cli.compose import compose_config
 from t2ibench.cli.exported import diffusers_model
-from t2ibench.cli.main import main
 from t2ibench.cli.pipeline import Trained, find_run, load_module, open_run, untrained_module
+
+from t2ibench.cli.compose import compose_config
+from t2ibench.cli.main import main
 from t2ibench.core.edits import Inpainting
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.files import read_json, write_json

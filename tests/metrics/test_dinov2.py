@@ -1,5 +1,7 @@
 """DINOv2 from a folder in the real format, against transformers' own processor and model."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -49,6 +51,17 @@ def test_features_equal_the_processor_and_model_of_transformers(folder, side):
 def test_a_feature_depends_on_its_image_alone(folder):
     ours, pixels = Dinov2(folder, name="small"), pictures(3, 48)
     assert torch.allclose(ours.features(pixels)[1:2], ours.features(pixels[1:2]), atol=1e-5)
+
+
+@pytest.mark.parametrize("evaluator", ["dinov2", "conventions"])
+def test_an_evaluator_of_the_configuration_has_it(folder, monkeypatch, evaluator):
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+
+    monkeypatch.setenv("T2IBENCH_DINOV2", str(folder))
+    group = Path(__file__).parents[2] / "conf" / "evaluator"
+    node = OmegaConf.load(group / f"{evaluator}.yaml").extractors.dinov2
+    assert instantiate(node).key == "dinov2-vit-l14@32|pil-bicubic-224"
 
 
 def test_absent_and_foreign_folders_are_named(folder, tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from t2ibench.core.errors import ScoreError
 from t2ibench.metrics.diversity import (
+    inception_estimate,
     inception_score,
     vendi_by_prompt,
     vendi_estimate,
@@ -69,3 +70,17 @@ def test_inception_score_equals_torch_fidelity():
     mean, sd = inception_score(logits)
     assert mean == pytest.approx(theirs["inception_score_mean"], rel=1e-6)
     assert sd == pytest.approx(theirs["inception_score_std"], rel=1e-5)
+
+
+def test_inception_estimate_ignores_the_order_of_the_images_and_their_classes():
+    stream = torch.Generator().manual_seed(1)
+    classes = torch.arange(400) // 40  # sorted: consecutive parts would hold one class each
+    logits = torch.randn(400, 10, generator=stream) + 4 * torch.nn.functional.one_hot(classes, 10)
+    keys = [f"prompt {i // 2}" for i in range(400)]
+    assert inception_score(logits)[0] < 2
+    found = inception_estimate(logits, clusters=keys)
+    assert 3 < found.value < 10 and found.ci_low < found.value < found.ci_high
+    assert found.note.startswith("sd of 10 splits 0.")
+    turned = torch.arange(400).view(-1, 2).flip(0).reshape(-1)
+    again = inception_estimate(logits[turned], clusters=[keys[i] for i in turned.tolist()])
+    assert again[:3] == pytest.approx(found[:3])

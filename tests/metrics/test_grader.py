@@ -1,7 +1,5 @@
 """The grader on ground truth, on damaged ground truth, and on what is not a shape."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 import torch
@@ -21,7 +19,7 @@ from t2ibench.data.shapes.world import (
 )
 from t2ibench.metrics.grader import Grader, Seen
 from t2ibench.metrics.grader_calibration import accept_threshold, damage, random_blobs
-from t2ibench.metrics.grader_columns import GradeTable, grade_image
+from t2ibench.metrics.grader_columns import grade_image
 from t2ibench.metrics.grader_signal import to_lab
 
 
@@ -160,8 +158,10 @@ def test_columns_that_are_not_asked_are_nan_and_leave_the_summary(grader32):
     assert np.isnan([table[n][0] for n in ("colour", "relation", "background", "size")]).all()
     assert table["exact"][0] == 1.0
     assert "relation" not in table.summary()
-    both = GradeTable.cat([table, grader32.grade(picture(CIRCLE), [ASK_BOTH])])
-    assert len(both) == 2 and both.summary()["relation"] == 0.0
+    asked = grader32.grade(
+        torch.cat([picture(CIRCLE)] * 2), [Parse((ObjectPhrase("circle"),)), ASK_BOTH]
+    )
+    assert len(asked) == 2 and asked.summary()["relation"] == 0.0
 
 
 def test_grades_do_not_depend_on_the_batch(grader32):
@@ -172,23 +172,6 @@ def test_grades_do_not_depend_on_the_batch(grader32):
         assert [(d.shape, d.colour) for d in single] == [(d.shape, d.colour) for d in batched]
         np.testing.assert_allclose([d.fit for d in single], [d.fit for d in batched], atol=1e-4)
     assert len(scenes) == 12
-
-
-def test_the_ceiling_is_the_grade_of_ground_truth(grader32):
-    @dataclass
-    class Split:
-        images: torch.Tensor
-
-        def __len__(self):
-            return len(self.images)
-
-        def pixels(self, indices):
-            return self.images[list(indices)]
-
-    scenes, pixels = renders("L1", 32, 20)
-    parses = [meaning_of(scene) for scene in scenes]
-    table = grader32.ceiling(Split(torch.from_numpy(pixels)), parses, limit=15)
-    assert len(table) == 15 and table.summary()["exact"] == 1.0
 
 
 def test_misuse_is_named(grader32):

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from metrics.random_inception import pictures, write_random_weights
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.interpolate_compat_tensorflow import (
     interpolate_bilinear_2d_like_tensorflow1x,
@@ -23,32 +24,9 @@ from t2ibench.metrics.extractors.inception import (
 from t2ibench.metrics.frechet import frechet_distance
 
 
-def pictures(count: int, side: int, seed: int = 0) -> torch.Tensor:
-    stream = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(count, 3, 7, 7, generator=stream) * 255
-    return torch.nn.functional.interpolate(coarse, side, mode="bicubic").clamp(0, 255).byte()
-
-
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> Path:
-    """Random weights in the published layout, normalisations calibrated on pictures."""
-    path = tmp_path_factory.mktemp("inception") / "random.pth"
-    with torch.random.fork_rng(), pytest.MonkeyPatch.context() as patch:
-        torch.manual_seed(0)
-        patch.setattr(InceptionV3, "_load", lambda self, path: None)
-        path.write_bytes(b"placeholder")
-        network = InceptionV3(path)
-    norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
-    network.train()
-    for norm in norms:
-        norm.momentum = None
-    with torch.no_grad():
-        # Noise beside pictures: a channel that is constant on smooth pictures alone would get a
-        # gain of thousands, and rounding with it.
-        noise = torch.randint(0, 256, (4, 3, 299, 299)).byte()
-        network(torch.cat([pictures(4, 299, 9), noise]))
-    torch.save(network.eval().state_dict(), path)
-    return path
+    return write_random_weights(tmp_path_factory.mktemp("inception") / "random.pth")
 
 
 @pytest.fixture(scope="module")
@@ -152,8 +130,9 @@ def test_a_feature_depends_on_its_image_alone(ours):
 
 def test_only_the_published_hash_is_called_fid(ours, monkeypatch):
     assert ours.distance_name == "fd" and ours.name == "inception-v3-foreign"
+    assert not ours.published
     monkeypatch.setattr(inception, "PUBLISHED_SHA256", ours.sha256[:8])
-    assert ours.distance_name == "fid"
+    assert ours.distance_name == "fid" and ours.published
     assert ours.key == "inception-v3-foreign@2048|tf1-bilinear-299"
 
 

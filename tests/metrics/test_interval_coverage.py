@@ -10,6 +10,7 @@ import torch
 
 from t2ibench.core.types import Score
 from t2ibench.metrics.bootstrap import bootstrap_mean, paired_difference
+from t2ibench.metrics.diversity import inception_estimate, inception_score
 from t2ibench.metrics.frechet import frechet_distance, frechet_estimate
 from t2ibench.metrics.kernel import kid, kid_estimate
 from t2ibench.report.compare import MetricDifference, holm
@@ -73,6 +74,20 @@ def test_distances_cover_their_expectation_at_that_number_of_images(distance, es
     reference = torch.randn(1000, 4, generator=torch.Generator().manual_seed(10**6)).double()
     values = [distance(sets(world + 10**4, 0.5), reference) for world in range(worlds)]
     found = [estimate(sets(world, 0.5), reference, seed=world) for world in range(worlds)]
+    assert 0.93 <= covered(found, np.mean(values)) <= 0.98
+
+
+def class_logits(world, count=1000, classes=30):
+    stream = torch.Generator().manual_seed(world)
+    shown = torch.randint(0, classes, (count,), generator=stream)
+    noise = torch.randn(count, classes, generator=stream)
+    return noise + 3 * torch.nn.functional.one_hot(shown, classes)
+
+
+def test_inception_scores_cover_their_expectation_at_that_number_of_images():
+    worlds = 400
+    values = [inception_score(class_logits(world + 10**5))[0] for world in range(worlds)]
+    found = [inception_estimate(class_logits(world), seed=world) for world in range(worlds)]
     assert 0.93 <= covered(found, np.mean(values)) <= 0.98
 
 

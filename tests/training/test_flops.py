@@ -4,14 +4,14 @@ import math
 
 import pytest
 import torch
+from t2ibench.cli.build import training_options
+from t2ibench.cli.first_stage import cached_targets
+from t2ibench.cli.pipeline import untrained_module
 from torch import nn
 
 import t2ibench.nn.attention
 import t2ibench.text.word
-from t2ibench.cli.build import training_options
 from t2ibench.cli.compose import compose_config, resolve_conditioning
-from t2ibench.cli.first_stage import cached_targets
-from t2ibench.cli.pipeline import untrained_module
 from t2ibench.core.noise import SeededNoise
 from t2ibench.data.stream import BatchStream
 from t2ibench.evaluation.cost import count_flops

@@ -6,12 +6,12 @@ import signal
 import pytest
 import torch
 from omegaconf import OmegaConf
-from training.resuming import Ticking, cut_at, differences, kept_state, rows
-
 from t2ibench.cli.build import build_source, create, first_stage_plan, training_options
-from t2ibench.cli.compose import compose_config, config_dir, resolve_conditioning
 from t2ibench.cli.first_stage import cached_targets
 from t2ibench.cli.pipeline import untrained_module, validation_batch
+from training.resuming import Ticking, cut_at, differences, kept_state, rows
+
+from t2ibench.cli.compose import compose_config, config_dir, resolve_conditioning
 from t2ibench.data.stream import BatchStream
 from t2ibench.runs.clock import Budget, Clock
 from t2ibench.runs.folder import Run

@@ -21,7 +21,7 @@ a model has.
 
 Knobs that are not named have the values of the run's chosen operating point.
 prompts=FILE reads .txt (a prompt a line, T2I-CompBench), PartiPrompts' .tsv, DrawBench's .csv and
-GenEval's .jsonl. layout=auto|plain|geneval|t2i_compbench is the folder that a detector reads; auto
+GenEval's .jsonl. layout=auto|plain|geneval|t2i_compbench|adm is what a detector reads; auto
 is GenEval's for GenEval's prompts and plain (images and metadata.jsonl) for all others.
 The same run, prompt, seed and knobs give the same image in any company.
 """

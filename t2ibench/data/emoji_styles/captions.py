@@ -34,7 +34,7 @@ def captions_of(concept: Concept, style: str) -> tuple[str, ...]:
 
 
 def parse_caption(caption: str, styles: Sequence[str]) -> tuple[str, str] | None:
-    """(style, label) of a caption of this data set, or None of any other sentence."""
+    """Style and label of a caption of this data set; None for any other sentence."""
     style = "|".join(map(re.escape, styles))
     patterns = (
         rf"an icon showing (?P<label>.+) in (?P<style>{style}) style",

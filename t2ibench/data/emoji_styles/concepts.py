@@ -1,4 +1,4 @@
-"""What is drawn: base emoji with their CLDR label and tags, and the groups of near-twins.
+"""Concepts that are drawn: base emoji with CLDR label and tags, and groups of near-twins.
 
 A concept is one base emoji (no skin tone), identified by its code points without the
 variation selector FE0F. Concepts that show nearly the same thing share a group, and no split
@@ -38,7 +38,7 @@ class Concept:
 
 
 def concept_key(code_points: str) -> str:
-    """``1F441-FE0F-200D-1F5E8`` -> ``1f441-200d-1f5e8``."""
+    """Key of an emoji: ``1F441-FE0F-200D-1F5E8`` becomes ``1f441-200d-1f5e8``."""
     return "-".join(part for part in code_points.lower().split("-") if part != "fe0f")
 
 
@@ -54,6 +54,10 @@ def plain_label(label: str) -> str:
     ``flag: France`` -> ``flag of France``, ``man: red hair`` -> ``man with red hair``,
     ``man: bald`` -> ``bald man``, ``keycap: 7`` -> ``keycap 7``; no colon and no quotation
     mark is left.
+
+    Example:
+        >>> plain_label("flag: France"), plain_label("man: red hair"), plain_label("man: bald")
+        ('flag of France', 'man with red hair', 'bald man')
     """
     label = re.sub('[\u201c\u201d"\u2018]', "", label).replace("\u2019", "'")
     head, colon, tail = label.partition(": ")
@@ -106,7 +110,7 @@ def read_concepts(table: Iterable[Mapping[str, Any]]) -> dict[str, Concept]:
 def join_icons(
     concepts: Mapping[str, Concept], parents: Mapping[str, str | None], chars: Mapping[str, str]
 ) -> dict[str, str]:
-    """Concept key -> icon name, by code points where the package lists them, else by label.
+    """Icon name of each concept key, by code points where the package lists them, else by label.
 
     Two concepts that only their labels lead to one drawing are both left out: names have
     changed over the years, and one of the two would be a wrong caption.

@@ -1,4 +1,4 @@
-"""From an Iconify icon set to pixels: one picture an icon, cropped to what is drawn."""
+"""Pixels of an Iconify icon set: one picture an icon, cropped to what is drawn."""
 
 from __future__ import annotations
 

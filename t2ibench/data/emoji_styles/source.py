@@ -70,7 +70,7 @@ class EmojiStylesSource:
 
     @cached_property
     def dataset(self) -> dict[str, Any]:
-        """What ``dataset.json`` says.
+        """Content of ``dataset.json``.
 
         Raises:
             DataError: the folder is not prepared, or by another version.

@@ -1,4 +1,4 @@
-"""Which drawing is trained on: the two splits of emoji_styles.
+"""The two hold-outs of emoji_styles: which drawings are trained on and which are tested.
 
 ``compose`` (the main one): a *pair* of concept and style is unseen; the concept was seen in
 other styles, the style with other concepts. One style of a group of near-twin concepts is
@@ -18,14 +18,13 @@ from t2ibench.core.hashing import derive_seed
 
 Holdout = Literal["compose", "zeroshot"]
 HOLDOUTS: tuple[Holdout, ...] = ("compose", "zeroshot")
-SPLITS = ("train", "val", "test")
 
 MIN_STYLES = 3
 """A group drawn in fewer styles stays whole in compose's train split."""
 
 
 def zeroshot_split(group: str) -> str:
-    """85 / 5 / 10 by the hash of the group."""
+    """Split of a group by its hash: 85% train, 5% val, 10% test."""
     bucket = derive_seed("emoji zeroshot", group) % 100
     return "train" if bucket < 85 else "val" if bucket < 90 else "test"
 

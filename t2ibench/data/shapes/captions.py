@@ -1,4 +1,4 @@
-"""What the world says of a scene, and what each saying means.
+"""Captions of a scene and their meanings: writer and parser.
 
 ``captions_of`` writes, ``parse`` reads back, ``satisfies`` compares a meaning with a scene:
 for every caption c of a scene s, ``satisfies(parse(c), s)`` holds (a test keeps it so).
@@ -150,7 +150,7 @@ def _background_words(scene: Scene, colour: str) -> str:
 
 
 def _phrase(phrase: ObjectPhrase, size: str | None, count: int, digits: bool = False) -> str:
-    """``a large red star``, ``two blue circles``; the article agrees."""
+    """Noun phrase: ``a large red star``, ``two blue circles``; the article agrees."""
     shape = phrase.shape or "shape"
     noun = shape if count == 1 else _PLURAL[shape]
     words = " ".join(word for word in (size, phrase.colour, noun) if word)
@@ -179,6 +179,12 @@ def parse(caption: str) -> Parse:
     Raises:
         DataError: a word is not in the vocabulary, no shape is named, or a relation does not
             stand between two objects.
+
+    Example:
+        >>> parse("a small red circle to the left of a large blue star").relation
+        (0, 'left', 1)
+        >>> parse("a little red circle") == parse("a small red circle")
+        True
     """
     text = " " + " ".join(re.findall(r"[a-z0-9]+", caption.lower())) + " "
     relation_name = None
@@ -216,7 +222,7 @@ def parse(caption: str) -> Parse:
 
 
 def satisfies(meaning: Parse, scene: Scene) -> bool:
-    """Whether a scene shows exactly what a caption asks for, no object more or less."""
+    """True where a scene shows exactly what a caption asks for, no object more or less."""
     slots = [i for i, phrase in enumerate(meaning.objects) for _ in range(phrase.count)]
     if len(slots) != len(scene.objects):
         return False
@@ -226,7 +232,7 @@ def satisfies(meaning: Parse, scene: Scene) -> bool:
 
 
 def _fits(meaning: Parse, scene: Scene, slots: list[int], order: tuple[int, ...]) -> bool:
-    """Whether one assignment of scene objects to the caption's slots is right throughout."""
+    """True where one assignment of scene objects to the caption's slots is right throughout."""
     place = {}
     for slot, position in zip(slots, order, strict=True):
         phrase, item = meaning.objects[slot], scene.objects[position]

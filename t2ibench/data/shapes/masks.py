@@ -17,7 +17,7 @@ SUPERSAMPLE = 4
 """Sub-samples a pixel and axis; coverage is a multiple of 1/16."""
 
 EXTENT = 1.25
-"""No shape reaches farther than this many radii from its centre."""
+"""Radii from its centre that no shape reaches beyond."""
 
 Grid = Float[np.ndarray, "..."]
 Inside = Bool[np.ndarray, "..."]
@@ -124,16 +124,6 @@ def shape_patch(
     return slice(top, bottom), slice(left, right), cells.mean(axis=(1, 3))
 
 
-def shape_mask(
-    shape: str, x: float, y: float, radius: float, size: int
-) -> Float[np.ndarray, "size size"]:
-    """Coverage of one shape on a whole square canvas, lengths in pixels."""
-    canvas = np.zeros((size, size))
-    rows, columns, coverage = shape_patch(shape, x, y, radius, size)
-    canvas[rows, columns] = coverage
-    return canvas
-
-
 def shape_masks(
     shape: str,
     x: Float[np.ndarray, " n"],
@@ -141,7 +131,7 @@ def shape_masks(
     radius: Float[np.ndarray, " n"],
     size: int,
 ) -> Float[np.ndarray, "n size size"]:
-    """Coverage of one shape at many places at once, lengths in pixels: ``shape_mask`` batched."""
+    """Coverage of one shape at many places, each on a whole square canvas, lengths in pixels."""
     points = (np.arange(size)[:, None] + _OFFSETS).reshape(-1)
     scale = 1.0 / radius[:, None]
     u, v = (points - x[:, None]) * scale, (points - y[:, None]) * scale

@@ -64,7 +64,14 @@ def hard_negatives(
 
 
 def contradict(one: Parse, other: Parse) -> bool:
-    """Whether no scene can satisfy both meanings."""
+    """True where no scene can satisfy both meanings.
+
+    Example:
+        >>> contradict(parse("a red circle"), parse("a blue circle"))
+        True
+        >>> contradict(parse("a red circle"), parse("a small red circle"))
+        False
+    """
     if None not in (one.background, other.background) and one.background != other.background:
         return True
     slots, others = _slots(one), _slots(other)
@@ -81,7 +88,7 @@ def _slots(meaning: Parse) -> list[int]:
 
 
 def _agree(one: Parse, other: Parse, slots: list[int], others: list[int]) -> bool:
-    """Whether objects can be as both meanings say, object k being slot k of both."""
+    """True where objects can satisfy both meanings, object k being slot k of both."""
     pairs = zip(slots, others, strict=True)
     if any(_clash(one.objects[i], other.objects[j]) for i, j in pairs):
         return False
@@ -99,7 +106,7 @@ def _clash(one: ObjectPhrase, other: ObjectPhrase) -> bool:
 
 
 def _changes(caption: str, world: ShapesWorld) -> Iterator[tuple[str, str]]:
-    """(kind, caption) for every word of a class replaced, and every pair of a class exchanged."""
+    """Yields (kind, caption) for every word of a class replaced and every pair exchanged."""
     tokens = _TOKENS.findall(caption)
     words = [token.lower() for token in tokens]
     for kind, members in _classes(world):

@@ -1,4 +1,4 @@
-"""From a scene to its pixels, with nothing random left to decide."""
+"""Rendering of a scene, with nothing random left to decide."""
 
 from __future__ import annotations
 

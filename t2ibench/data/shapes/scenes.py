@@ -26,7 +26,7 @@ from t2ibench.data.shapes.world import (
 )
 
 HOLDOUTS = ("iid", "shape-colour", "size-colour", "count", "relation", "paraphrase", "systematic")
-"""What a source may keep out of training; ``iid`` keeps nothing out."""
+"""Kinds of compositions that a source may keep out of training; ``iid`` keeps nothing out."""
 
 RELATION_MARGIN = 0.15
 RELATION_RATIO = 1.5
@@ -76,7 +76,7 @@ def check_holdout(world: ShapesWorld, holdout: str) -> None:
 
 
 def holds_out(world: ShapesWorld, holdout: str, scene: Scene) -> bool:
-    """Whether a scene holds a composition that ``holdout`` keeps out of training.
+    """True where a scene holds a composition that ``holdout`` keeps out of training.
 
     shape-colour: a Latin square of one colour a shape (1 in 8); size-colour: one size of half
     of the colours; count: the world's largest count; relation: 1 in 8 of the cells
@@ -102,7 +102,7 @@ def holds_out(world: ShapesWorld, holdout: str, scene: Scene) -> bool:
 
 
 def _is_relation_cell(world: ShapesWorld, scene: Scene) -> bool:
-    """One in eight (first shape, axis, second shape), read left to right or top to bottom."""
+    """Picks one in eight of (first shape, axis, second shape), left to right or top to bottom."""
     if scene.relation is None:
         return False
     subject, relation, other = scene.relation

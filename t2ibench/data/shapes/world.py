@@ -46,7 +46,6 @@ BACKGROUNDS: dict[str, tuple[float, float, float]] = {
 SIZES = ("small", "large")
 RELATIONS = ("left", "right", "above", "below")
 OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
-STYLES = ("flat", "gradient", "texture")
 
 Relation = tuple[int, str, int]
 """Subject index, one of ``RELATIONS``, object index: ``(0, "left", 1)``."""
@@ -66,7 +65,7 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Backdrop:
-    """What lies behind the objects.
+    """The background behind the objects.
 
     Attributes:
         colour: a name in ``BACKGROUNDS``.
@@ -123,7 +122,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class ObjectPhrase:
-    """What a caption says of one kind of object; None where it says nothing."""
+    """One kind of object in a caption; None for what the caption leaves open."""
 
     shape: str | None
     colour: str | None = None
@@ -148,7 +147,7 @@ class Parse:
 
     @property
     def count(self) -> int:
-        """How many objects the caption asks for in all."""
+        """Number of objects that the caption asks for in all."""
         return sum(phrase.count for phrase in self.objects)
 
     def to_dict(self) -> dict[str, Any]:
@@ -172,7 +171,7 @@ class Parse:
 
 @dataclass(frozen=True)
 class ShapesWorld:
-    """Which levels, shapes, sizes and gaps a resolution can carry and still be gradable.
+    """Levels, shapes, sizes and gaps that a resolution can carry and still be gradable.
 
     At 32 px a shape has few pixels, so the two shapes that differ least from others (star,
     pentagon) are left out, radii and gaps are larger, and counts end at three.
@@ -222,7 +221,7 @@ class ShapesWorld:
 
     @property
     def gradable(self) -> bool:
-        """Whether a shape has enough pixels to be told from the others."""
+        """True where a shape has enough pixels to be distinguished from the others."""
         return self.resolution >= LEAST_GRADABLE_SIDE
 
     @property
@@ -247,7 +246,7 @@ class ShapesWorld:
         return shape_masks(shape, x, y, radius, size)
 
     def separated(self, one: SceneObject, other: SceneObject) -> bool:
-        """Whether two objects are far enough apart to be seen as two."""
+        """True where two objects are far enough apart to be seen as two."""
         distance = ((one.x - other.x) ** 2 + (one.y - other.y) ** 2) ** 0.5
         return distance >= self.min_distance(one.radius, other.radius)
 
@@ -257,5 +256,5 @@ class ShapesWorld:
 
 
 def relation_holds(dx: float, dy: float, relation: str) -> bool:
-    """Whether a subject at (dx, dy) from the object stands in the relation, by sign alone."""
+    """True where a subject at (dx, dy) from the object stands in the relation, by sign alone."""
     return {"left": dx < 0, "right": dx > 0, "above": dy < 0, "below": dy > 0}[relation]

@@ -1,4 +1,4 @@
-"""Published CLIP models as judges of alignment and as feature extractors.
+"""Published CLIP models, as dual encoders and as feature extractors.
 
 Weights come from this machine only: a folder in transformers' format, or an open_clip
 checkpoint with the name of its architecture. ``T2IBENCH_CLIP`` may name the folder.
@@ -23,11 +23,11 @@ from t2ibench.metrics.extractors.published import CLIP_L14, OPEN_CLIP_B32
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
-"""Radford et al. (2021), released code: channel statistics of CLIP's training images."""
+"""Channel statistics of CLIP's training images (Radford et al. 2021, released code)."""
 
 
 def resize_and_crop(pixels: PixelImages, size: int) -> UInt8[Tensor, "B 3 side side"]:
-    """CLIP's published preprocessing: shorter side to ``size`` by PIL's bicubic, centre crop.
+    """Preprocesses as CLIP does: shorter side to ``size`` by PIL's bicubic filter, centre crop.
 
     Args:
         pixels: (B, 3, H, W) uint8.
@@ -69,16 +69,16 @@ class ClipTowers(FeatureExtractor):
         return (scaled - mean) / std
 
     def image_features(self, pixels: PixelImages) -> Float[Tensor, "B D"]:
-        """(B, 3, H, W) uint8 to (B, D) on the CPU."""
+        """Embeds (B, 3, H, W) uint8 images as (B, D), on the CPU."""
         return self.features(pixels)
 
     @abstractmethod
     def encode_captions(self, captions: list[str]) -> Float[Tensor, "B D"]:
-        """One batch of captions; those over the context keep their end token."""
+        """Embeds one batch of captions; those over the context keep their end token."""
 
     @torch.inference_mode()
     def text_features(self, captions: Sequence[str]) -> Float[Tensor, "B D"]:
-        """B captions to (B, D) on the CPU."""
+        """Embeds B captions as (B, D), on the CPU."""
         self.eval()
         found = [
             self.encode_captions(list(captions[start : start + self.batch_size])).float().cpu()
@@ -170,7 +170,7 @@ class OpenClip(ClipTowers):
 
     @property
     def normalisation(self) -> tuple[Sequence[float], Sequence[float]]:
-        """That of the checkpoint's own configuration."""
+        """Mean and deviation of the checkpoint's own configuration."""
         visual = self.model.visual
         return getattr(visual, "image_mean", None) or MEAN, getattr(
             visual, "image_std", None

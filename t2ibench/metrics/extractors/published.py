@@ -1,4 +1,4 @@
-"""Published weights that are not redistributed here: which files, their hashes, where they go.
+"""Table of published weights that are not redistributed here: files, hashes, places.
 
 An extractor asks ``locate`` for its weights; where they are absent the one sentence names file,
 hash, place and command. ``t2ibench fetch`` reads the same table.
@@ -20,7 +20,7 @@ _LAION = f"{_HUB}/laion/CLIP-ViT-B-32-laion2B-s34B-b79K/resolve/main"
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """One file: its name here, where it is published, its SHA-256."""
+    """One published file: its name here, its address, its SHA-256."""
 
     name: str
     url: str
@@ -29,7 +29,7 @@ class PublishedFile:
 
 @dataclass(frozen=True)
 class PublishedWeights:
-    """The weights of one network.
+    """The weights of one network; ``str()`` is its entry in the list of ``t2ibench fetch``.
 
     Attributes:
         name: as typed after ``t2ibench fetch``.
@@ -47,35 +47,43 @@ class PublishedWeights:
     environment: str
     files: tuple[PublishedFile, ...]
 
+    def __str__(self) -> str:
+        state = "here  " if self.present else "absent"
+        main = self.files[0]
+        return (
+            f"  {state} {self.name:<10}{self.size:>7}  {self.licence:<11}{self.purpose}\n"
+            f"         {main.name}  sha256 {main.sha256}\n         {self.target}"
+        )
+
     @property
     def target(self) -> Path:
-        """Where the file, or the folder of several, is looked for and put."""
+        """Path of the file, or of the folder of several."""
         return weights_root() / (self.name if len(self.files) > 1 else self.files[0].name)
 
     def path_of(self, file: PublishedFile) -> Path:
-        """Where one of the files belongs."""
+        """Path of one of the files."""
         return self.target / file.name if len(self.files) > 1 else self.target
 
     @property
     def present(self) -> bool:
-        """Whether every file is at the target; their hashes were checked when they were put."""
+        """True where every file is at its path; hashes were checked when they were put there."""
         return all(self.path_of(file).is_file() for file in self.files)
 
-    def locate(self, given: str | Path | None) -> Path:
-        """The file or folder: as given, else of the environment, else the target.
+    def locate(self, path: str | Path | None) -> Path:
+        """The file or folder: ``path``, else what the environment names, else the target.
 
         Raises:
             MissingWeightsError: there is none, in one sentence with what to do.
         """
-        named = given or (os.environ.get(self.environment) if self.environment else None)
-        path = Path(named) if named else self.target
-        found = path.is_file() if len(self.files) == 1 else (path / "config.json").is_file()
+        named = path or (os.environ.get(self.environment) if self.environment else None)
+        chosen = Path(named) if named else self.target
+        found = chosen.is_file() if len(self.files) == 1 else (chosen / "config.json").is_file()
         if not found:
-            raise MissingWeightsError(self.missing(path))
-        return path
+            raise MissingWeightsError(self.missing(chosen))
+        return chosen
 
     def missing(self, path: Path) -> str:
-        """The one sentence: file, hash, where to put it, the command."""
+        """The sentence of the error: file, hash, where to put it, the command."""
         main = self.files[0]
         kind = f"{main.name} and its configuration" if len(self.files) > 1 else main.name
         variable = f", or set {self.environment}=/path/to/it" if self.environment else ""
@@ -87,7 +95,7 @@ class PublishedWeights:
 
 
 def weights_root() -> Path:
-    """``T2IBENCH_WEIGHTS``, else ``weights`` in the cache folder."""
+    """Folder of all weights: ``T2IBENCH_WEIGHTS``, else ``weights`` in the cache folder."""
     cache = os.environ.get("T2IBENCH_CACHE") or Path.home() / ".cache" / "t2ibench"
     return Path(os.environ.get("T2IBENCH_WEIGHTS") or Path(cache) / "weights")
 
@@ -177,4 +185,4 @@ DINOV2_L14 = PublishedWeights(
 )
 
 PUBLISHED = {w.name: w for w in (INCEPTION, CLIP_L14, OPEN_CLIP_B32, DINOV2_L14)}
-"""What ``t2ibench fetch`` knows."""
+"""Sets of weights by the name that ``t2ibench fetch`` takes."""
