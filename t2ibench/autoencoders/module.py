@@ -96,7 +96,7 @@ class AutoencoderModule(pl.LightningModule):
 
     @property
     def trains_in_turns(self) -> bool:
-        """Whether there are two players."""
+        """True where a discriminator trains in turns with the autoencoder."""
         return self.discriminator is not None
 
     def sampling_parameters(self) -> dict[str, nn.Parameter]:

@@ -53,7 +53,7 @@ def _stamp(path: Path) -> list[int]:
 
 
 def _read(memo: Path) -> dict[str, list[Any]]:
-    """What earlier calls found; nothing where the memory cannot be read, which costs time only."""
+    """Hashes that earlier calls stored; empty, at the cost of time only, where none can be read."""
     if not memo.exists():
         return {}
     try:

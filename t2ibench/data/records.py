@@ -1,7 +1,7 @@
 """Types that every reader yields: records, prepared splits and the source that makes them.
 
 A reader of any format ends in the same two things: uint8 images of one size and one
-``Record`` an image. Everything above this room knows only these.
+``Record`` an image. All other code knows only these.
 """
 
 from __future__ import annotations

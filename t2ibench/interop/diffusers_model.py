@@ -25,16 +25,16 @@ NETWORK = {
     "learned_variance": False,
     "vector_width": 0,
 }
-"""Switches of ``PublishedUNet`` that Stable Diffusion v1 has so."""
+"""Switches of ``PublishedUNet`` in Stable Diffusion v1's layout."""
 
 PROCESS = {"shift": 1.0, "zero_terminal_snr": False, "clip_sample": False, "threshold": 0.0}
-"""Options of ``DiffusionProcess`` that diffusers' pipeline has so."""
+"""Options of ``DiffusionProcess`` that reproduce diffusers' pipeline."""
 
 TEXT = {"tokens": "last", "pooled": "hidden", "padding": "max_length"}
-"""How diffusers' pipeline encodes prompts."""
+"""Arguments of the text encoder with which diffusers' pipeline encodes prompts."""
 
 SPACINGS = {"uniform": "leading", "trailing": "trailing"}
-"""Ours -> diffusers'."""
+"""Names of step spacings: ours -> diffusers'."""
 
 
 def diffusers_model(module: TextToImageModule, config: Mapping[str, Any]) -> ExportedModel:

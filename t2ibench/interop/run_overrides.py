@@ -9,7 +9,7 @@ from t2ibench.interop.published import Published, TextTower
 
 MODEL = "diffusion/stable_diffusion_v1"
 RESOLUTIONS = {"clip": 512, "ldm_bert": 256}
-"""What the published models were trained at, by their text encoder."""
+"""Training resolution in pixels of the published models, by their text encoder."""
 
 
 def model_overrides(published: Published) -> list[str]:

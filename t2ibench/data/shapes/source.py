@@ -99,7 +99,7 @@ class ShapesSource:
         return self._prepared[name]
 
     def split_fingerprint(self, name: str) -> str:
-        """Of what the split is rendered from; see ``DataSource``.
+        """Content hash of the description that a split is rendered from; see ``DataSource``.
 
         Raises:
             DataError: there is no such split.
