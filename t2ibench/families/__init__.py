@@ -1,1 +1,1 @@
-"""Floor 3: the generator families; each holds only what its papers invented."""
+"""Generator families; each folder holds only what its papers invented."""

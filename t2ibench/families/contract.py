@@ -2,11 +2,11 @@
 
 A family is a Lightning module that turns text features and per-image noise into images.
 It holds what its papers invented (networks, losses, its sampler) and nothing else: data,
-text, clock, EMA, checkpoints, budget, evaluation and report are given to it or done
-around it.
+text, clock, EMA, checkpoints, budget, evaluation and report are provided to it or handled
+outside it.
 
 To add a family: subclass ``TextToImageModule`` in one file, write one YAML under
-``conf/model/``, and the contract test (``tests/contract``) tells whether it fits.
+``conf/model/``, and run the contract test (``tests/contract``).
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 @dataclass(frozen=True)
 class Target:
-    """What a frozen part makes once of every training image, to be kept in a cache.
+    """A tensor that a frozen part computes once for every training image, kept in a cache.
 
     Attributes:
-        make: images (B, 3, H, W) in [-1, 1] to a tensor (B, …), without gradients.
-        fingerprint: content hash of the part that makes it.
+        make: maps images (B, 3, H, W) in [-1, 1] to a tensor (B, …), without gradients.
+        fingerprint: content hash of the part that computes it.
     """
 
     make: Callable[[Images], Tensor]
@@ -57,10 +57,10 @@ class Likelihood:
     """Negative log-likelihoods of a batch, or upper bounds of them.
 
     Attributes:
-        nats: (B,) an image.
-        dimensions: how many numbers of an image are modelled: 3 H W pixels, N codes.
-        of: what they are.
-        bound: whether ``nats`` only bounds the negative log-likelihood from above.
+        nats: (B,) one value an image.
+        dimensions: number of modelled values an image: 3 H W pixels or N codes.
+        of: kind of those values.
+        bound: True where ``nats`` is only an upper bound.
     """
 
     nats: Float[Tensor, " B"]
@@ -70,15 +70,16 @@ class Likelihood:
 
     @property
     def bits_per_dimension(self) -> Float[Tensor, " B"]:
-        """Nats / (dimensions ln 2)."""
+        """Bits per dimension: nats / (dimensions ln 2)."""
         return self.nats / (self.dimensions * math.log(2))
 
 
 class TextToImageModule(pl.LightningModule, ABC):
-    """Text features and noise in, images out; trained on the images-seen clock.
+    """Base class of all families: text features and noise in, images out.
 
-    Optimisation is manual in every family (a GAN takes two optimiser steps an image batch),
-    so that one clock, one clipping rule and one learning-rate rule serve all.
+    Trained on the images-seen clock. Optimisation is manual in every family (a GAN takes two
+    optimiser steps an image batch), so that one clock, one clipping rule and one learning-rate
+    rule serve all.
 
     Args:
         text_encoder: makes ``TextFeatures``; a trainable one is trained with the family, a
@@ -97,7 +98,8 @@ class TextToImageModule(pl.LightningModule, ABC):
         sampling_arguments: constructor arguments that only sampling reads: they are part of a
             sample set's key and not of a run's identity, and can be changed when a run is scored.
         neutral_arguments: constructor arguments that change no result (memory, speed).
-        images_seen: the clock, set before every training step: for warm-ups and late starts.
+        images_seen: the clock, set before every training step; for warm-ups and losses that start
+            late.
     """
 
     family: ClassVar[str]
@@ -122,7 +124,7 @@ class TextToImageModule(pl.LightningModule, ABC):
         self.gradient_clip_norm = gradient_clip_norm
         self.images_seen = 0
 
-    # ---- what a family must say ----
+    # ---- what a family defines ----
 
     @property
     @abstractmethod
@@ -131,41 +133,42 @@ class TextToImageModule(pl.LightningModule, ABC):
 
     @abstractmethod
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """One optimisation step (or one a player) on one batch.
+        """Performs one optimisation step (or one a player) on one batch.
 
         Returns:
             Detached scalar tensors to log; ``loss`` is among them. Never calls ``.item()``.
         """
 
     def targets(self) -> dict[str, Target]:
-        """What frozen parts make once of each training image, by its name in a batch.
+        """Tensors that frozen parts compute once of each training image, by their name in a batch.
 
-        None by default: the family trains on images. Batches carry them in ``Batch.targets``; a
-        batch without one (no cache) is a batch whose images the family encodes itself.
+        Empty by default: the family trains on images. Batches carry the tensors in
+        ``Batch.targets``; where a batch has none (no cache), the family encodes its images itself.
         """
         return {}
 
     def build_index(self, train: PreparedSplit, folder: Path) -> None:
-        """The only training of a generator with ``trains = False``: reads the split once.
+        """Reads the training split once: the only training of a generator with ``trains = False``.
 
         Args:
             train: the training split.
-            folder: for files of its own, kept with the run; weights and buffers are kept anyway.
+            folder: takes the generator's own files and is kept with the run; weights and buffers
+                are saved anyway.
         """
         raise NotImplementedError(f"{type(self).__name__} has trains=False and no build_index.")
 
     def open_index(self, folder: Path) -> None:
-        """Opens what ``build_index`` wrote into ``folder``; nothing by default."""
+        """Opens the files that ``build_index`` wrote into ``folder``; does nothing by default."""
 
     def likelihood(self, batch: Batch) -> Likelihood | None:
-        """Negative log-likelihoods of real images given their captions; None where there are none.
+        """Negative log-likelihoods of real images given their captions; None where not available.
 
         Called without gradients, in eval mode; must not touch torch's global generator.
         """
         return None
 
     def validation_losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Losses on a fixed batch with nothing left to chance, name -> scalar; none by default.
+        """Losses on a fixed batch without randomness, name -> scalar; empty by default.
 
         Called without gradients; must not touch torch's global generator.
         """
@@ -181,16 +184,16 @@ class TextToImageModule(pl.LightningModule, ABC):
 
     @abstractmethod
     def configure_optimizers(self) -> Any:
-        """One optimiser, or a list of them (a GAN's two)."""
+        """Makes one optimiser, or a list of them (a GAN's two)."""
 
-    # ---- what every family gets ----
+    # ---- what every family inherits ----
 
     def parts(self) -> dict[str, nn.Module]:
-        """The networks whose parameters are told of, by name."""
+        """Networks by name whose parameters and FLOPs are reported."""
         return dict(self.named_children())
 
     def networks(self) -> dict[str, nn.Module]:
-        """The networks that are trained: those that are compiled and sharded over devices.
+        """Trained networks by name: those that are compiled and sharded over devices.
 
         A network that FSDP can shard has ``blocks_to_shard()``.
         """
@@ -202,14 +205,14 @@ class TextToImageModule(pl.LightningModule, ABC):
 
     @property
     def trains_in_turns(self) -> bool:
-        """Whether a backward pass leaves some trained parameters without a gradient (a GAN's)."""
+        """True where a backward pass leaves trained parameters without a gradient (a GAN)."""
         return False
 
     def guarded_parts(self) -> dict[str, nn.Module]:
-        """Every network that conditions or trained the generator, by name: for the leakage guard.
+        """Networks that conditioned or trained the generator, by name: for the leakage guard.
 
-        By default all children and all networks that they hold frozen, a cascade's base with what
-        it stands on among them. A family with networks in neither (held by a loss) adds them.
+        By default all children and all networks that they hold frozen, including those of a
+        cascade's base. A family with other networks (held by a loss) adds them.
         """
         found = dict(self.named_children())
         for name, part in self.named_modules():
@@ -223,24 +226,24 @@ class TextToImageModule(pl.LightningModule, ABC):
         return found
 
     def extra_supervision(self) -> tuple[str, ...]:
-        """What the family was given beyond captions, images and its text encoder, a phrase each."""
+        """Supervision beyond captions, images and text encoder, a phrase each; none by default."""
         return ()
 
     def sampling_parameters(self) -> dict[str, nn.Parameter]:
-        """The trainable parameters that sampling uses: those that EMA averages.
+        """Trainable parameters that sampling uses: those that EMA averages.
 
         A family with parts that only train (a discriminator) overrides this.
         """
         return {n: p for n, p in self.named_parameters() if p.requires_grad}
 
     def encode_text(self, batch: Batch) -> TextFeatures:
-        """The batch's cached features, or the encoder's output for its captions."""
+        """Text features of a batch: cached ones, or the encoder's output for its captions."""
         if batch.text is not None:
             return batch.text.padded(longest(batch.text.tokens.shape[1]))
         return self.encode_captions(batch.caption)
 
     def encode_captions(self, captions: Sequence[str]) -> TextFeatures:
-        """Features of captions; a family that needs more than its text encoder overrides it."""
+        """Text features of captions; overridden where a family needs more than its text encoder."""
         return self.text_encoder.encode(list(captions))
 
     def drop_text(self, text: TextFeatures) -> TextFeatures:
@@ -258,7 +261,7 @@ class TextToImageModule(pl.LightningModule, ABC):
     def optimise(
         self, optimizer: Optimizer, loss: Tensor, parameters: Sequence[nn.Parameter]
     ) -> None:
-        """Zeroes, back-propagates, clips and steps."""
+        """Performs one optimiser step: zero gradients, backward, clip, step."""
         optimizer.zero_grad(set_to_none=True)
         self.manual_backward(loss)
         if self.gradient_clip_norm > 0:
@@ -282,11 +285,11 @@ class TextToImageModule(pl.LightningModule, ABC):
 
         Args:
             text: B prompts or their features.
-            noise: of B samples.
+            noise: per-sample noise of the B images.
             knobs: overrides of the declared defaults.
-            size: height and width in pixels where it is not the training resolution; an edit of
-                an image brings its own.
-            edit: one of ``edits``.
+            size: height and width in pixels where it is not the training resolution; an image
+                edit uses its image's size.
+            edit: an edit that ``edits`` names; None: none.
 
         Raises:
             ConfigError: a knob, a size or an edit that the family does not have, or a value out
@@ -338,17 +341,17 @@ def generate_pixels(
     size: tuple[int, int] | None = None,
     edit: Edit | None = None,
 ) -> PixelImages:
-    """Images for any number of prompts, as pixels.
+    """Generates images for any number of prompts, as uint8 pixels.
 
     Args:
         module: a family.
-        prompts: one an image.
-        seeds: one an image (``core.noise.sample_seeds``).
+        prompts: one for each image.
+        seeds: one for each image (``core.noise.sample_seeds``).
         knobs: overrides of the declared defaults.
         batch_size: how many at a time; does not change the images.
         on_progress: called with the number of images done.
         size: see ``TextToImageModule.generate``.
-        edit: of all the prompts.
+        edit: an edit of all N images; None: none.
 
     Returns:
         (N, 3, H, W) uint8 on the CPU.

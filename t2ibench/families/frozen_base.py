@@ -1,4 +1,4 @@
-"""The run below a stage of a cascade: a frozen module of any family, and its text encoder."""
+"""A trained run as the base of a cascade's stage: its frozen module and its text encoder."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ PREFIX = "base_"
 
 
 class FrozenBase(FrozenHolder):
-    """A trained module that another stands on, with its knobs under names of their own.
+    """A frozen trained module that another module samples from; its knobs get a prefix.
 
-    Its weights are those of its own run and not of the state dict (``FrozenHolder``).
+    Its weights belong to its own run and are not in this module's state dict (``FrozenHolder``).
 
     Args:
-        module: of any family; frozen and put in eval mode; the caller's object, not a copy.
+        module: a module of any family; frozen and put in eval mode; the caller's object, not a
+            copy.
     """
 
     def __init__(self, module: TextToImageModule) -> None:
@@ -34,16 +35,16 @@ class FrozenBase(FrozenHolder):
 
     @property
     def module(self) -> TextToImageModule:
-        """The frozen module, for cost accounts."""
+        """The frozen module; its parameters and FLOPs are counted with the cascade's."""
         return self._frozen["module"]
 
     @property
     def knobs(self) -> tuple[Knob, ...]:
-        """The module's, ``base_`` before their names."""
+        """Knobs of the frozen module, each name with the prefix ``base_``."""
         return tuple(replace(knob, name=PREFIX + knob.name) for knob in self.module.knobs)
 
     def generate(self, text: TextFeatures, noise: Noise, knobs: Mapping[str, float]) -> Images:
-        """The module's images; of ``knobs``, those with the prefix are its own."""
+        """Images of the frozen module, which takes those of ``knobs`` that have the prefix."""
         own = {n.removeprefix(PREFIX): v for n, v in knobs.items() if n.startswith(PREFIX)}
         return self.module.generate(text, noise, own)
 
@@ -55,10 +56,10 @@ class FrozenBase(FrozenHolder):
 
 
 class BaseText(FrozenHolder, TextEncoder):
-    """The text encoder of a frozen run: features that serve every stage above it.
+    """Text encoder of a frozen run: its features serve every stage above it.
 
     Args:
-        base: of any family; frozen and put in eval mode.
+        base: a module of any family; frozen and put in eval mode.
 
     Source: Saharia et al. 2022 (Imagen), section 2.1: one frozen text encoder for all stages.
     Differs: where the base was trained with its encoder, it is frozen afterwards.
@@ -78,21 +79,21 @@ class BaseText(FrozenHolder, TextEncoder):
 
     @torch.no_grad()
     def encode(self, captions: Sequence[str]) -> TextFeatures:
-        """See ``TextEncoder``; with whatever else the base needs of a caption."""
+        """Text features of captions, with anything else that the base computes from a caption."""
         return self._frozen["module"].encode_captions(captions)
 
     @torch.no_grad()
     def null(self, count: int) -> TextFeatures:
-        """See ``TextEncoder``."""
+        """Unconditional input of the base's text encoder, ``count`` times."""
         return self._encoder.null(count)
 
     @property
     def fingerprint(self) -> str:
-        """The encoder's own; of one that was trained with the base, of its weights."""
+        """Fingerprint of the encoder; its weights' hash where it was trained with the base."""
         if not self._encoder.trainable:
             return self._encoder.fingerprint
         return hash_tensors(self._encoder.state_dict().items())
 
     def token_report(self, captions: Sequence[str]) -> TokenReport:
-        """See ``TextEncoder``."""
+        """Report of what the base's text encoder truncates or does not know in captions."""
         return self._encoder.token_report(captions)

@@ -1,4 +1,4 @@
-"""A frozen CLIP: images and captions as vectors of one space.
+"""A frozen CLIP: images and captions as unit vectors of one space.
 
 A generator is conditioned on it (unCLIP) or trained against it.
 
@@ -20,11 +20,11 @@ from t2ibench.core.pixels import to_pixels
 from t2ibench.core.types import Images
 
 QUANTILES = 100
-"""Steps in which the distribution of dot products of true pairs is kept."""
+"""Number of intervals between the stored quantiles of true pairs' dot products."""
 
 
 class FrozenClip(FrozenHolder):
-    """Embeddings of unit length, and how they lie in their space.
+    """Unit-length embeddings of a frozen CLIP, and their measured statistics.
 
     The statistics are measured on training pairs and kept with the generator; the towers'
     weights are not in the state dict, as those of a frozen text encoder are not.
@@ -59,7 +59,7 @@ class FrozenClip(FrozenHolder):
 
     @property
     def towers(self) -> nn.Module:
-        """The frozen networks, for cost accounts."""
+        """The frozen networks; their parameters and FLOPs are counted with the generator's."""
         return self._frozen["towers"]
 
     @property
@@ -80,19 +80,19 @@ class FrozenClip(FrozenHolder):
             return normalize(self.towers.encode_captions(list(captions)).float(), dim=1)
 
     def scaled(self, embeddings: Float[Tensor, "*B E"]) -> Float[Tensor, "*B E"]:
-        """Zero mean and unit variance in each dimension."""
+        """Embeddings with zero mean and unit variance in each dimension."""
         return (embeddings - self.mean) / self.std
 
     def unscaled(self, scaled: Float[Tensor, "*B E"]) -> Float[Tensor, "*B E"]:
-        """The inverse of ``scaled``."""
+        """Inverse of ``scaled``."""
         return scaled * self.std + self.mean
 
     def measure(self, images: Float[Tensor, "N E"], captions: Float[Tensor, "N E"]) -> FrozenClip:
-        """Takes the statistics of N training pairs' embeddings; returns itself.
+        """Measures and stores the statistics of N training pairs' embeddings; returns itself.
 
         Args:
-            images: of ``embed_images``.
-            captions: of ``embed_texts``, one of each image's own captions.
+            images: output of ``embed_images``.
+            captions: output of ``embed_texts`` for one of each image's own captions.
         """
         images = images.double()
         self.mean.copy_(images.mean(0))

@@ -22,21 +22,21 @@ from t2ibench.nn.attention import Attention
 from t2ibench.nn.conditioning import ConditioningKind, make_conditioning
 
 ABOVE_ROWS, ABOVE_COLUMNS, BEFORE = 2, 5, 2
-"""A code's neighbours: two rows above, five columns wide, and the two codes before it."""
+"""Window of a code's neighbours: two rows above, five columns wide, and two codes before it."""
 
 NEIGHBOURS = ABOVE_ROWS * ABOVE_COLUMNS + BEFORE
 
 
 def neighbours(grid: Float[Tensor, "B H W D"]) -> Float[Tensor, "B N E"]:
-    """The 12 embeddings near each position that come before it, side by side; zero outside.
+    """Embeddings of the 12 neighbours that precede each position, concatenated; zero outside.
 
     Args:
         grid: embedded codes (B, H, W, D).
 
     Returns:
         (B, H * W, 12 D) in raster order: those above, then the two codes before in raster
-        order. At a row's first place these are the end of the last row, so that no code is
-        out of the sight of those after it.
+        order. At the start of a row these are the end of the row above, so that every code is
+        visible to the codes after it.
 
     Source: van den Oord et al. 2016 (PixelCNN), section 3.3, mask A.
     Differs: a window of embeddings for one linear layer, in place of a masked convolution.
@@ -55,16 +55,16 @@ def neighbours(grid: Float[Tensor, "B H W D"]) -> Float[Tensor, "B N E"]:
 
 @dataclass
 class Cache:
-    """What the positions so far left behind, allocated once for the whole sequence.
+    """State of the positions decoded so far, allocated once for the whole sequence.
 
     Attributes:
         plane: (B, H + 2, W + 4, D) embedded codes with a margin of zeros above and beside.
         sequence: (B, 2 + N, D) the same in raster order after two zeros.
         keys: (layers, B, A, M, E) with M = prefix + N.
-        values: likewise.
+        values: (layers, B, A, M, E).
         mask: (B, M) True where a position is real.
-        filled: positions written.
-        contexts: what each layer prepared of the prompts.
+        filled: number of positions written.
+        contexts: each layer's precomputed text context.
     """
 
     plane: Float[Tensor, "B H2 W4 D"]
@@ -77,7 +77,7 @@ class Cache:
 
 
 class Block(nn.Module):
-    """Causal self-attention, text (unless it is the prefix), MLP; pre-norm residuals.
+    """Transformer block: causal self-attention, text (unless it is the prefix), MLP; pre-norm.
 
     Source: Radford et al. 2019 (GPT-2), section 2.3.
     Differs: the text block between attention and MLP.
@@ -106,13 +106,13 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def prepare(self, text: TextFeatures) -> Any:
-        """What depends on the prompts alone."""
+        """Text context of the block, computed once for each prompt; None for a text prefix."""
         return None if self.text is None else self.text.prepare(text)
 
     def forward(
         self, x: Float[Tensor, "B M D"], text: TextFeatures, mask: Bool[Tensor, "B 1 M M"] | None
     ) -> Float[Tensor, "B M D"]:
-        """The whole sequence at once; without a mask, each position sees those before it."""
+        """Output for the whole sequence at once; without a mask attention is causal."""
         normed = self.norm_attention(x)
         keys, values = self.attention.keys_values(normed)
         x = x + self.dropout(self.attend(normed, keys, values, mask, mask is None))
@@ -126,35 +126,35 @@ class Block(nn.Module):
         mask: Bool[Tensor, "B 1 M3 M2"] | None,
         causal: bool,
     ) -> Float[Tensor, "B M D"]:
-        """Attention of normalised ``x`` over given keys and values."""
+        """Self-attention of normalised ``x`` over given keys and values."""
         q = rearrange(self.attention.to_q(x), "b m (a e) -> b a m e", a=self.attention.heads)
         out = scaled_dot_product_attention(q, keys, values, attn_mask=mask, is_causal=causal)
         return self.attention.to_out(rearrange(out, "b a m e -> b m (a e)"))
 
     def rest(self, x: Float[Tensor, "B M D"], context: Any) -> Float[Tensor, "B M D"]:
-        """Everything after self-attention."""
+        """Applies everything after self-attention: text block and MLP."""
         if self.text is not None:
             x = self.text(x, context)
         return x + self.dropout(self.mlp(self.norm_mlp(x)))
 
 
 class CodeTransformer(nn.Module):
-    """Next-code logits from the codes before and the text.
+    """Transformer that predicts next-code logits from the preceding codes and the text.
 
     Args:
-        codebook_size: V.
+        codebook_size: V, number of codes in the codebook.
         length: N, codes an image, a square number (raster order).
         text_width: D of the text features.
-        width: D.
-        depth: layers.
-        heads: A.
-        dropout: of embeddings and residual branches.
-        conditioning: ``concat`` is the text as prefix.
+        width: D of the transformer.
+        depth: number of layers.
+        heads: A, number of attention heads.
+        dropout: dropout rate of embeddings and residual branches.
+        conditioning: text mechanism; ``concat`` puts the text in front as a prefix.
 
     Source: Esser et al. 2021 (VQGAN), section 3.2 and appendix table 8.
     Differs: positions are learned rows plus learned columns; a position enters with the 12 codes
         before it in the plane, not with the last one alone, so that the network need not learn
-        at every place anew which codes lie above it (measured: README.md).
+        at every position anew which codes lie above it (measured: README.md).
     """
 
     def __init__(
@@ -187,15 +187,15 @@ class CodeTransformer(nn.Module):
         self.head = nn.Linear(width, codebook_size)
 
     def blocks_to_shard(self) -> list[nn.Module]:
-        """What is gathered one after the other where weights are sharded."""
+        """Blocks that FSDP shards and gathers one by one."""
         return list(self.blocks)
 
     def positions(self) -> Float[Tensor, "N D"]:
-        """The embedding of each position in raster order."""
+        """Position embeddings in raster order."""
         return (self.row[:, None] + self.column[None]).flatten(0, 1)
 
     def inputs(self, codes: Int[Tensor, "B N"]) -> Float[Tensor, "B N D"]:
-        """Position n holds the codes around n that come before it: there code n is predicted."""
+        """Input embeddings: position n holds the codes around n that precede it, to predict n."""
         grid = self.code(codes).unflatten(1, (self.side, self.side))
         return self.near(neighbours(grid)) + self.positions()
 
@@ -216,7 +216,7 @@ class CodeTransformer(nn.Module):
         return self.head(self.norm(x[:, skip:]))
 
     def start_cache(self, text: TextFeatures) -> Cache:
-        """An allocated cache with the prompts' prefix (or contexts) already in it."""
+        """Allocates a cache that already holds the prompts' prefix (or text contexts)."""
         count, skip = len(text), 0 if self.prefix is None else text.tokens.shape[1]
         heads, width = self.heads, self.code.embedding_dim
         shape = (len(self.blocks), count, heads, skip + self.length, width // heads)

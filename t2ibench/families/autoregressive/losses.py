@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 def next_code_loss(
     logits: Float[Tensor, "B N V"], codes: Int[Tensor, "B N"], label_smoothing: float
 ) -> Float[Tensor, ""]:
-    """-mean log p(code_n | codes before n, text), in nats a code.
+    """Cross-entropy of the codes: -mean log p(code_n | codes before n, text), in nats a code.
 
     Args:
         logits: (B, N, V).

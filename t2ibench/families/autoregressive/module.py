@@ -25,18 +25,18 @@ from t2ibench.text.contract import TextEncoder
 
 
 class AutoregressiveCodes(TextToImageModule):
-    """Predicts first-stage codes one after the other.
+    """Autoregressive family: predicts first-stage codes one after the other.
 
     Args:
         text_encoder: see ``TextToImageModule``.
-        first_stage: frozen, of kind vq.
+        first_stage: frozen VQ autoencoder.
         network: factory of the transformer, called with ``codebook_size``, ``length`` and
             ``text_width``.
         optimizer: factory of the optimiser.
         resolution: H = W of the images.
         null_text_probability: see ``TextToImageModule``.
         gradient_clip_norm: see ``TextToImageModule``.
-        label_smoothing: of the next-code loss.
+        label_smoothing: share of the target spread evenly over the codebook.
         guidance_scale: default guidance.
         temperature: default temperature.
 
@@ -80,7 +80,7 @@ class AutoregressiveCodes(TextToImageModule):
 
     @property
     def knobs(self) -> tuple[Knob, ...]:
-        """Guidance, temperature, top-k and top-p."""
+        """Sampling knobs: guidance, temperature, top-k and top-p."""
         sweep = (1.0, 1.5, 2.0, 3.0, 5.0)
         return (
             Knob("guidance_scale", self.default_guidance, 0.0, 30.0, True, sweep),
@@ -90,27 +90,27 @@ class AutoregressiveCodes(TextToImageModule):
         )
 
     def configure_optimizers(self) -> Any:
-        """One optimiser over everything that trains."""
+        """Makes one optimiser of all trainable parameters."""
         return self.make_optimizer([p for p in self.parameters() if p.requires_grad])
 
     def targets(self) -> dict[str, Target]:
-        """Code indices (B, N) in raster order."""
+        """Cached targets: code indices (B, N) in raster order."""
         return {"codes": Target(self.first_stage.codes, self.first_stage.fingerprint)}
 
     def codes_of(self, batch: Batch) -> Int[Tensor, "B N"]:
-        """Codes from the cache, or made now."""
+        """Codes of a batch's images, from the cache or encoded now."""
         kept = batch.targets.get("codes")
         return self.first_stage.codes(batch.image) if kept is None else kept
 
     def likelihood(self, batch: Batch) -> Likelihood:
-        """Exact for the codes: -sum_i log p(code_i | codes before it, text)."""
+        """Exact negative log-likelihood of codes: -sum_i log p(code_i | codes before, text)."""
         codes = self.codes_of(batch)
         logits = self.network(codes, self.encode_text(batch))
         nats = cross_entropy(logits.float().transpose(1, 2), codes, reduction="none").sum(1)
         return Likelihood(nats, codes.shape[1], "codes", bound=False)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Teacher-forced cross-entropy of every code."""
+        """Performs one step on the teacher-forced cross-entropy of every code."""
         codes = self.codes_of(batch)
         text = self.drop_text(self.encode_text(batch))
         loss = next_code_loss(self.network(codes, text), codes, self.label_smoothing)
@@ -119,7 +119,7 @@ class AutoregressiveCodes(TextToImageModule):
         return {"loss": loss.detach()}
 
     def sample(self, text: TextFeatures, noise: Noise, knobs: Mapping[str, float]) -> Images:
-        """Codes with a cache, conditional and unconditional rows in one batch, then decoding."""
+        """Samples codes with a cache, guidance's two halves in one batch, and decodes them."""
         count, scale = len(text), knobs["guidance_scale"]
         rows = text
         if scale != 1:

@@ -1,4 +1,4 @@
-"""A network as the solvers see it: guided, read as (x_0, eps), kept in range."""
+"""A network as a solver calls it: guided, converted to (x_0, eps), kept in range."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from t2ibench.samplers.prediction import PredictionType, split_prediction
 
 Latent = Float[Tensor, "B ..."]
 Predict = Callable[[Latent, Float[Tensor, " B"]], Float[Tensor, "B ..."]]
-"""(x, what the network is told of time) -> its output; with a learned variance, of twice the
-channels (axis 1)."""
+"""Network call (x, time input) -> output; a learned variance doubles the channels (axis 1)."""
 
 
 def make_denoiser(
@@ -31,19 +30,19 @@ def make_denoiser(
     clip_sample: bool,
     threshold: float,
 ) -> Denoiser:
-    """The network's predictions at the levels of a solver.
+    """Makes the function that gives the network's predictions at the levels of a solver.
 
     Guidance acts on the prediction alone, and a learned variance is the conditional one. Where
     x_0 is kept in range, eps is what then remains of x.
 
     Args:
-        predict: see ``Predict``; given 2B rows where guidance acts.
-        levels: of the solver.
-        prediction_type: of the network.
-        learned: whether half of the network's channels tell the variance.
-        tells_variance: whether the solver asks for it.
-        guide: of classifier-free guidance; None: none.
-        clip_sample: whether x_0 is clipped to [-1, 1].
+        predict: see ``Predict``; called with 2B rows where guidance acts.
+        levels: noise levels that the solver visits.
+        prediction_type: quantity that the network predicts.
+        learned: True where half of the network's channels predict the variance.
+        tells_variance: True where the solver uses that variance.
+        guide: classifier-free guidance; None: none.
+        clip_sample: True to clip x_0 to [-1, 1].
         threshold: percentile of dynamic thresholding, in place of clipping; 0: none.
 
     Source: Ho and Salimans 2022 (classifier-free guidance), algorithm 2; Nichol et al. 2022
@@ -72,7 +71,7 @@ def make_denoiser(
 
 
 def parted(output: Tensor, x: Tensor, *, learned: bool) -> tuple[Tensor, Tensor | None]:
-    """The prediction and, where it is learned, what tells the variance.
+    """Splits the output into the prediction and, where it is learned, the variance's channels.
 
     Raises:
         ConfigError: the network has another number of channels.

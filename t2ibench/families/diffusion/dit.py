@@ -26,19 +26,21 @@ from t2ibench.nn.conditioning import ConditioningKind, CrossAttentionConditionin
 from t2ibench.nn.embeddings import timestep_embedding
 
 TIME_FEATURES = 256
-"""Sines and cosines of a timestep; Peebles and Xie 2023, section 3.2."""
+"""Number of sines and cosines of a timestep; Peebles and Xie 2023, section 3.2."""
 
 
 def grid_positions(
     height: int, width: int, features: int, device: torch.device | None = None
 ) -> Float[Tensor, "N D"]:
-    """[sin(j w), cos(j w), sin(i w), cos(i w)] of row i and column j, w_k = 10000^(-k / (D/4)).
+    """Fixed positions [sin(j w), cos(j w), sin(i w), cos(i w)]: row i, column j, w_k below.
+
+    The frequencies are w_k = 10000^(-k / (D / 4)).
 
     Args:
-        height: rows of the grid, any number.
-        width: columns of the grid, any number.
+        height: number of rows of the grid.
+        width: number of columns of the grid.
         features: D, a multiple of 4.
-        device: of the result, whose rows are in raster order.
+        device: device of the result, whose rows are in raster order.
 
     Source: Vaswani et al. 2017, section 3.5; Peebles and Xie 2023 (DiT), section 3.2.
     Differs: none; columns come first, as in the published weights.
@@ -58,7 +60,7 @@ def grid_positions(
 def modulate(
     x: Float[Tensor, "B N D"], shift: Float[Tensor, "B D"], scale: Float[Tensor, "B D"]
 ) -> Float[Tensor, "B N D"]:
-    """LN(x) (1 + scale) + shift.
+    """Modulated layer normalisation: LN(x) (1 + scale) + shift.
 
     Source: Peebles and Xie 2023 (DiT), section 3.2 (adaLN).
     Differs: none.
@@ -68,7 +70,7 @@ def modulate(
 
 
 class SelfAttention(nn.Module):
-    """softmax(q k^T / sqrt(E)) v of a sequence over itself, q, k and v of one matrix.
+    """Self-attention softmax(q k^T / sqrt(E)) v with q, k and v from one matrix.
 
     Source: Vaswani et al. 2017, eq. 1 and section 3.2.2; biases as in ViT.
     Differs: none.
@@ -83,14 +85,14 @@ class SelfAttention(nn.Module):
     def forward(
         self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B 1 1 N"] | None
     ) -> Float[Tensor, "B N D"]:
-        """Args: x (B, N, D); mask True where a token is real, None: all are."""
+        """Attended sequence for x (B, N, D); mask is True where a token is real, None: all are."""
         q, k, v = rearrange(self.qkv(x), "b n (three a e) -> three b a n e", three=3, a=self.heads)
         out = scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.out(rearrange(out, "b a n e -> b n (a e)"))
 
 
 class DiTBlock(nn.Module):
-    """x + g1 Attn(LN(x) (1 + s1) + b1); + text; + g2 MLP(LN(x) (1 + s2) + b2).
+    """Transformer block: x + g1 Attn(LN(x) (1 + s1) + b1); + text; + g2 MLP(LN(x) (1 + s2) + b2).
 
     Shifts b, scales s and gates g are linear in the embedding and zero at the start, so that
     the block then is the identity.
@@ -123,7 +125,7 @@ class DiTBlock(nn.Module):
         mask: Bool[Tensor, "B 1 1 N"] | None,
         skip: Float[Tensor, "B N D"] | None = None,
     ) -> Float[Tensor, "B N D"]:
-        """Args: x (B, N, D); embedding (B, D) after its SiLU; the rest see ``DiT``."""
+        """Tokens after the block for x (B, N, D) and embedding (B, D) after its SiLU."""
         if self.skip is not None and skip is not None:
             x = self.skip(torch.cat([x, skip], -1))
         b1, s1, g1, b2, s2, g2 = self.modulation(embedding).chunk(6, dim=-1)
@@ -134,19 +136,19 @@ class DiTBlock(nn.Module):
 
 
 class DiT(nn.Module):
-    """Noisy image or latents, time and text to the network's prediction.
+    """Diffusion transformer: predicts from noisy images or latents, time and text.
 
     Args:
-        latent_channels: of the noisy input and of the output.
+        latent_channels: channels of the noisy input and of the output.
         text_width: D of the text features.
-        width: of a token, a multiple of 4 and of ``heads``.
-        depth: blocks.
-        heads: of every attention.
+        width: width of a token, a multiple of 4 and of ``heads``.
+        depth: number of blocks.
+        heads: number of heads in every attention.
         patch: side of the square of pixels or latents that is one token.
-        conditioning: how text enters, see above.
+        conditioning: mechanism by which text enters, see the module.
         long_skips: whether block depth - 1 - i also sees the output of block i.
         learned_variance: whether the output has as many channels again for the variance.
-        extra_channels: of conditions concatenated to the noisy input.
+        extra_channels: channels of conditions concatenated to the noisy input.
         vector_width: E of a further condition that is added to the time embedding; 0: none.
 
     Raises:
@@ -206,16 +208,16 @@ class DiT(nn.Module):
             nn.init.normal_(layer.weight, std=0.02)
 
     def stack(self) -> list[DiTBlock]:
-        """The blocks, with the type that ``nn.ModuleList`` forgets."""
+        """Blocks in order, typed, as ``nn.ModuleList`` does not keep their type."""
         return [cast(DiTBlock, block) for block in self.blocks]
 
     def blocks_to_shard(self) -> list[nn.Module]:
-        """What is gathered one after the other where weights are sharded, the inner first."""
+        """Modules that FSDP shards and gathers one by one, inner ones first."""
         return [unit for block in self.stack() for unit in (block.text, block) if unit is not None]
 
     @torch.no_grad()
     def _initialise(self) -> None:
-        """Xavier everywhere, then zeros where a residual branch or the output begins.
+        """Initialises: Xavier everywhere, then zeros where a residual branch or the output begins.
 
         Source: Peebles and Xie 2023 (DiT), section 3.2; the published code for the rest.
         Differs: none.
@@ -235,11 +237,11 @@ class DiT(nn.Module):
         zero_init(self.out)
 
     def prepare(self, text: TextFeatures) -> Contexts:
-        """What depends on the prompts alone: once a prompt, not once a step.
+        """Text contexts, computed once for each prompt and not once a step.
 
         Returns:
-            What the network reads (None, the sentence vector, or tokens and mask), then what
-            each block reads (None, or keys, values and mask).
+            The network's own context (None, the sentence vector, or tokens and mask), then one
+            for each block (None, or keys, values and mask).
         """
         own: Any = None
         if self.conditioning == "modulation":
@@ -255,12 +257,12 @@ class DiT(nn.Module):
         contexts: Contexts,
         vector: Float[Tensor, "B E"] | None = None,
     ) -> Float[Tensor, "B C2 H W"]:
-        """Predicts from a noisy image or latents.
+        """Network output for noisy images or latents.
 
         Args:
             x: (B, C, H, W), conditions of ``extra_channels`` after the noisy channels.
             timesteps: (B,) in 0..T-1.
-            contexts: of ``prepare``, for the same B prompts.
+            contexts: output of ``prepare`` for the same B prompts.
             vector: (B, E) the further condition, where the network has one.
 
         Raises:
@@ -296,7 +298,7 @@ class DiT(nn.Module):
     def _run(
         self, x: Float[Tensor, "B N D"], embedding: Tensor, contexts: Contexts, mask: Tensor | None
     ) -> Float[Tensor, "B N D"]:
-        """The blocks, with the long skips where there are any."""
+        """Applies the blocks, with long skips where there are any."""
         kept: list[Tensor] = []
         for i, (block, context) in enumerate(zip(self.stack(), contexts, strict=True)):
             skip = kept.pop() if block.skip is not None else None

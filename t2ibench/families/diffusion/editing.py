@@ -1,4 +1,4 @@
-"""What latent and pixel diffusion do with a given image or a second prompt while they sample."""
+"""Edits of latent and pixel diffusion: sampling with a given image or a second prompt."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ Latent = Float[Tensor, "B C h w"]
 Predict = Callable[[Tensor, Tensor], Tensor]
 
 WHOLE_IMAGE = 0.25
-"""Share of training masks that cover all of an image, so that the network also paints freely."""
+"""Share of training masks that cover the whole image, so that the network also generates freely."""
 
 
 def latent_mask(mask: Bool[Tensor, "B 1 H W"], side: tuple[int, int]) -> Float[Tensor, "B 1 h w"]:
-    """1 at each latent position of which any pixel is painted, 0 elsewhere."""
+    """Mask at latent size: 1 where any pixel of the position is painted, 0 elsewhere."""
     return adaptive_max_pool2d(mask.float(), side)
 
 
 def keep_known(
     known: Latent, eps: Latent, mask: Float[Tensor, "B 1 h w"], levels: Levels
 ) -> Between:
-    """Outside the mask each step finds the known image at its own noise level.
+    """Makes the hook that resets x outside the mask to the noised known image at each step.
 
     Args:
         known: x_0 of the given image.
         eps: the noise that sampling started from, the same at every level.
         mask: 1 where x is painted.
-        levels: of the solver.
+        levels: noise levels that the solver visits.
 
     Source: Avrahami et al. 2023 (Blended latent diffusion), algorithm 1.
     Differs: one eps for all levels, so that the result does not depend on their number through
@@ -53,12 +53,12 @@ def keep_known(
 
 
 def paste(painted: Images, edit: Inpainting) -> Images:
-    """The given image with the painted region: pixels outside the mask to the bit."""
+    """The given image with the painted region; pixels outside the mask are unchanged."""
     return torch.where(edit.mask.to(painted.device), painted, edit.image.to(painted))
 
 
 def beside(mask: Float[Tensor, "B 1 h w"], masked: Latent) -> Float[Tensor, "B C1 h w"]:
-    """What an inpainting network sees beside x: the mask, then the masked image's latents.
+    """Condition of an inpainting network: the mask, then the masked image's latents.
 
     Source: Rombach et al. 2022 (LDM), section 4.5; Stable Diffusion's inpainting checkpoint for
         the order.
@@ -68,12 +68,14 @@ def beside(mask: Float[Tensor, "B 1 h w"], masked: Latent) -> Float[Tensor, "B C
 
 
 def without_region(images: Images, mask: Bool[Tensor, "B 1 H W"]) -> Images:
-    """Mid-grey where the mask is True, as published: the pixels that the network must invent."""
+    """Images that are mid-grey where the mask is True, as published: the pixels to be painted."""
     return images.masked_fill(mask, 0.0)
 
 
 def random_masks(images: Images) -> Bool[Tensor, "B 1 H W"]:
-    """One mask an image: a box of random place and size, or all of it, by torch's generator.
+    """Random training masks, one an image: a box of random position and size, or the whole image.
+
+    Drawn from torch's generator.
 
     Source: Rombach et al. 2022 (LDM), appendix E.2.2 (synthetic masks); Stable Diffusion's
         inpainting model card: a quarter of the masks cover everything.
@@ -98,7 +100,7 @@ def random_masks(images: Images) -> Bool[Tensor, "B 1 H W"]:
 
 
 def switching(first: Predict, second: Predict, after: int) -> tuple[Predict, Between]:
-    """A network that reads a second prompt from step ``after`` on, and the hook that counts.
+    """A network that switches to a second prompt at step ``after``, and the hook that counts steps.
 
     Source: Hertz et al. 2022 (Prompt-to-prompt), section 4.1: what is drawn early decides the
         layout.
@@ -118,7 +120,7 @@ def switching(first: Predict, second: Predict, after: int) -> tuple[Predict, Bet
 
 
 def check_size(size: tuple[int, int], multiple: int) -> None:
-    """Height and width must be positive multiples of what the networks halve them by.
+    """Checks that height and width are positive multiples of the networks' downsampling factor.
 
     Raises:
         ConfigError: they are not.

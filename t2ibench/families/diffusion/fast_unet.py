@@ -22,11 +22,11 @@ from t2ibench.nn.conditioning import ConditioningKind, SpatialConditioning, zero
 from t2ibench.nn.embeddings import timestep_embedding
 
 Contexts = list[Any]
-"""What each conditioning block prepared of the prompts, in the order of the network."""
+"""Text contexts of the conditioning blocks, in the order of the network."""
 
 
 class ResidualBlock(nn.Module):
-    """GN, SiLU, conv; + time; GN, SiLU, conv; + skip.
+    """Residual block: GN, SiLU, conv; + time; GN, SiLU, conv; + skip.
 
     Source: Ho et al. 2020 (DDPM), appendix B; Dhariwal and Nichol 2021 (ADM), section 3.
     Differs: time is added, not a scale and shift, as in LDM.
@@ -48,13 +48,13 @@ class ResidualBlock(nn.Module):
     def forward(
         self, x: Float[Tensor, "B C H W"], time: Float[Tensor, "B D"]
     ) -> Float[Tensor, "B C2 H W"]:
-        """Args: x (B, C, H, W); time (B, D)."""
+        """Feature map of the block for x (B, C, H, W) and time embedding (B, D)."""
         h = self.conv_in(silu(self.norm_in(x))) + self.time(time)[:, :, None, None]
         return self.skip(x) + self.conv_out(silu(self.norm_out(h)))
 
 
 class SelfAttention2d(nn.Module):
-    """x + Attn(GN(x)) over the pixels of a feature map.
+    """Residual self-attention over the pixels of a feature map: x + Attn(GN(x)).
 
     Source: Ho et al. 2020 (DDPM), appendix B.
     Differs: none.
@@ -66,16 +66,16 @@ class SelfAttention2d(nn.Module):
         self.attention = Attention(channels, heads)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-        """See the class."""
+        """Feature map (B, C, H, W) after residual self-attention."""
         b, c, h, w = x.shape
         tokens = self.norm(x).reshape(b, c, h * w).transpose(1, 2)
         return x + self.attention(tokens).transpose(1, 2).reshape(b, c, h, w)
 
 
 class FeedForward2d(nn.Module):
-    """x + W2 (a * gelu(b)) with [a; b] = W1 LN(x), at each pixel.
+    """Gated MLP at each pixel: x + W2 (a * gelu(b)) with [a; b] = W1 LN(x).
 
-    After the text it is where words and place meet: a product, not a sum, of the two.
+    After the text block it combines words and position in a product, not a sum.
 
     Source: Shazeer 2020 (GLU variants), eq. 6; Rombach et al. 2022 (LDM), appendix E.2.1.
     Differs: two channels of hidden width a channel, not four; W2 is zero at the start.
@@ -88,13 +88,13 @@ class FeedForward2d(nn.Module):
         self.out = zero_init(nn.Linear(2 * channels, channels))
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-        """See the class."""
+        """Feature map (B, C, H, W) after the residual MLP."""
         value, gate = self.hidden(self.norm(x.permute(0, 2, 3, 1))).chunk(2, dim=-1)
         return x + self.out(value * gelu(gate)).permute(0, 3, 1, 2)
 
 
 class TextStage(nn.Module):
-    """A residual block, then a transformer block: self-attention where asked, text, MLP."""
+    """A residual block, then a transformer block: optional self-attention, text, MLP."""
 
     def __init__(
         self,
@@ -117,7 +117,7 @@ class TextStage(nn.Module):
     def forward(
         self, x: Float[Tensor, "B C H W"], time: Float[Tensor, "B D"], context: Any
     ) -> Float[Tensor, "B C2 H W"]:
-        """See the class."""
+        """Feature map of the stage for x (B, C, H, W), time embedding (B, D) and text context."""
         x = self.residual(x, time)
         if self.attention is not None:
             x = self.attention(x)
@@ -125,23 +125,23 @@ class TextStage(nn.Module):
 
 
 class FastUNet(nn.Module):
-    """Noisy latents, time and text to the network's prediction.
+    """UNet that predicts from noisy latents, time and text.
 
     Args:
-        latent_channels: of input and output.
+        latent_channels: channels of input and output.
         text_width: D of the text features.
         channels: width of the first level.
         channel_multipliers: width of each level as a multiple of ``channels``.
         blocks_per_level: stages a level on the way down, and as many on the way up.
         attention_levels: levels with self-attention, 0 the finest.
         conditioning: how text enters each stage.
-        heads: of every attention.
-        groups: of every GroupNorm.
+        heads: number of heads in every attention.
+        groups: number of groups in every GroupNorm.
         vector_width: E of a further condition that is added to the time embedding; 0: none.
-        extra_channels: of conditions beside x: latents + 1 for an inpainting network.
+        extra_channels: channels of conditions beside x: latents + 1 for an inpainting network.
 
     Source: Rombach et al. 2022 (LDM), section 3.3 and appendix E.1.
-    Differs: text at every level, self-attention where asked; no projections around the block; a
+    Differs: text at every level, self-attention at chosen ones; no projections around the block; a
         level has as many stages up as down, each with the skip of its twin, and the upsampling
         convolution already has the next level's width (a third of the FLOPs less at 32 px).
     """
@@ -209,16 +209,16 @@ class FastUNet(nn.Module):
             nn.init.zeros_(parameter)
 
     def stages(self) -> list[TextStage]:
-        """Every text stage in the order of the forward pass."""
+        """Text stages in the order of the forward pass."""
         groups = [*_lists(self.down), self.middle, *_lists(self.up)]
         return [cast(TextStage, stage) for group in groups for stage in group]
 
     def blocks_to_shard(self) -> list[nn.Module]:
-        """What is gathered one after the other where weights are sharded, the inner first."""
+        """Modules that FSDP shards and gathers one by one, inner ones first."""
         return [unit for stage in self.stages() for unit in (stage.text, stage)]
 
     def prepare(self, text: TextFeatures) -> Contexts:
-        """What depends on the prompts alone: once a prompt, not once a step."""
+        """Text contexts, computed once for each prompt and not once a step."""
         return [stage.text.prepare(text) for stage in self.stages()]
 
     def forward(
@@ -228,12 +228,12 @@ class FastUNet(nn.Module):
         contexts: Contexts,
         vector: Float[Tensor, "B E"] | None = None,
     ) -> Float[Tensor, "B C2 H W"]:
-        """Predicts from noisy latents.
+        """Network output for noisy latents.
 
         Args:
             x: (B, C, h, w) noisy latents, conditions of ``extra_channels`` after them.
             timesteps: (B,) in 0..T-1.
-            contexts: of ``prepare``, for the same B prompts.
+            contexts: output of ``prepare`` for the same B prompts.
             vector: (B, E) the further condition, where the network has one.
         """
         time = self.time(timestep_embedding(timesteps, self.channels).to(x.dtype))
@@ -260,5 +260,5 @@ class FastUNet(nn.Module):
 
 
 def _lists(levels: nn.ModuleList) -> list[nn.ModuleList]:
-    """The stages of each level, with the type that ``nn.ModuleList`` forgets."""
+    """Stages of each level, typed, as ``nn.ModuleList`` does not keep their type."""
     return [cast(nn.ModuleList, stages) for stages in levels]

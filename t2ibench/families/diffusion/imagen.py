@@ -22,11 +22,11 @@ from t2ibench.nn.conditioning import ConditioningKind, SpatialConditioning
 from t2ibench.nn.embeddings import timestep_embedding
 
 SKIP_SCALE = 2**-0.5
-"""Of every skip; Saharia et al. 2022, appendix B.1."""
+"""Factor of every skip connection; Saharia et al. 2022, appendix B.1."""
 
 
 class ModulatedBlock(nn.Module):
-    """GN, SiLU, conv; GN * (1 + s) + b, SiLU, conv; + x, with [s, b] linear in the embedding.
+    """Residual block: GN, SiLU, conv; GN (1 + s) + b, SiLU, conv; + x; [s, b] linear in embedding.
 
     Source: Dhariwal and Nichol 2021 (ADM), section 3 (adaptive group normalisation); Saharia et
         al. 2022 (Imagen), figure A.27.
@@ -48,7 +48,7 @@ class ModulatedBlock(nn.Module):
     def forward(
         self, x: Float[Tensor, "B C H W"], embedding: Float[Tensor, "B D"]
     ) -> Float[Tensor, "B C2 H W"]:
-        """Args: x (B, C, H, W); embedding (B, D) of time and whatever else is pooled."""
+        """Feature map for x (B, C, H, W) and embedding (B, D) of time and pooled conditions."""
         h = self.conv_in(silu(self.norm_in(x)))
         scale, shift = self.scale_shift(embedding)[:, :, None, None].chunk(2, dim=1)
         h = silu(self.norm_out(h) * (1 + scale) + shift)
@@ -56,7 +56,7 @@ class ModulatedBlock(nn.Module):
 
 
 class LevelAttention(nn.Module):
-    """After a level's blocks: self-attention and text, each where asked, then an MLP."""
+    """Transformer block after a level's blocks: optional self-attention and text, then an MLP."""
 
     def __init__(
         self,
@@ -76,11 +76,11 @@ class LevelAttention(nn.Module):
         self.feed_forward = FeedForward2d(channels)
 
     def prepare(self, text: TextFeatures) -> Any:
-        """What depends on the prompt alone."""
+        """Text context, computed once for each prompt; None without text."""
         return None if self.text is None else self.text.prepare(text)
 
     def forward(self, x: Float[Tensor, "B C H W"], context: Any) -> Float[Tensor, "B C H W"]:
-        """See the class."""
+        """Feature map (B, C, H, W) after self-attention, text and MLP."""
         if self.attention is not None:
             x = self.attention(x)
         if self.text is not None:
@@ -89,10 +89,10 @@ class LevelAttention(nn.Module):
 
 
 class EfficientUNet(nn.Module):
-    """Noisy image, time and text to the network's prediction.
+    """UNet that predicts from a noisy image, time and text.
 
     Args:
-        latent_channels: of the noisy image and of the output.
+        latent_channels: channels of the noisy image and of the output.
         text_width: D of the text features.
         channels: width of the first level.
         channel_multipliers: width of each level as a multiple of ``channels``.
@@ -101,11 +101,12 @@ class EfficientUNet(nn.Module):
             network halves the full image at once.
         attention_levels: levels with self-attention, 0 the finest.
         text_levels: levels with text; its sentence vector is in the time embedding everywhere.
-        conditioning: how text enters there.
-        heads: of every attention.
-        groups: of every GroupNorm.
-        extra_channels: of conditions concatenated to the noisy image: 3 for a low-resolution one.
-        vector_width: of a further condition that is added to the time embedding; 0: none.
+        conditioning: mechanism by which text enters there.
+        heads: number of heads in every attention.
+        groups: number of groups in every GroupNorm.
+        extra_channels: channels of conditions concatenated to the noisy image: 3 for a
+            low-resolution one.
+        vector_width: width of a further condition that is added to the time embedding; 0: none.
 
     Raises:
         ConfigError: lists of levels of different lengths.
@@ -163,7 +164,7 @@ class EfficientUNet(nn.Module):
         attended = [n in text_levels or n in attention_levels for n in levels]
 
         def blocks(level: int, skips: int) -> nn.ModuleList:
-            """Of one level on one side; the last is its attention, where it has one."""
+            """Residual blocks of a level on the way down or up, then its attention, if any."""
             size = widths[level]
             made = [
                 ModulatedBlock(size + skips * size, size, width, groups)
@@ -187,11 +188,11 @@ class EfficientUNet(nn.Module):
             nn.init.zeros_(parameter)
 
     def blocks_to_shard(self) -> list[nn.Module]:
-        """What is gathered one after the other where weights are sharded."""
+        """Blocks that FSDP shards and gathers one by one."""
         return [stage for level in (*self.down, *self.up) for stage in cast(nn.ModuleList, level)]
 
     def prepare(self, text: TextFeatures) -> Contexts:
-        """What depends on the prompts alone: once a prompt, not once a step.
+        """Text contexts, computed once for each prompt and not once a step.
 
         Source: Saharia et al. 2022 (Imagen), section 2.4 (pooled vector in the time embedding,
             layer normalisation of the text embeddings).
@@ -210,12 +211,12 @@ class EfficientUNet(nn.Module):
         contexts: Contexts,
         vector: Float[Tensor, "B D"] | None = None,
     ) -> Float[Tensor, "B C2 H W"]:
-        """Predicts from a noisy image.
+        """Network output for a noisy image.
 
         Args:
             x: (B, C, H, W) noisy image, conditions of ``extra_channels`` after it.
             timesteps: (B,) in 0..T-1.
-            contexts: of ``prepare``, for the same B prompts.
+            contexts: output of ``prepare`` for the same B prompts.
             vector: (B, D) the further condition, where the network has one.
         """
         pooled, *rest = contexts

@@ -13,7 +13,7 @@ from t2ibench.samplers.prediction import PredictionType
 from t2ibench.samplers.schedules import Schedule
 
 PIXEL = 1 / 255
-"""Half the distance of two pixel values in [-1, 1]."""
+"""Half the distance between two neighbouring pixel values in [-1, 1]."""
 
 
 def weighted_errors(
@@ -24,7 +24,7 @@ def weighted_errors(
     prediction: PredictionType,
     snr_cap: float,
 ) -> Float[Tensor, " B"]:
-    """w_t |predicted - target|^2 of each row, the mean over its numbers.
+    """Weighted squared error of each row: w_t |predicted - target|^2, averaged over its numbers.
 
     With SNR = alpha^2 / sigma^2 and gamma > 0:
 
@@ -64,14 +64,14 @@ def weighted_errors(
 
 @dataclass(frozen=True)
 class Posterior:
-    """q(x_{t-1} | x_t, x_0) of a variance-preserving schedule, t - 1 = -1 being the image.
+    """Posterior q(x_{t-1} | x_t, x_0) of a variance-preserving schedule; t - 1 = -1 is the image.
 
-    All T values, or those of some rows.
+    Holds all T values, or those of some rows.
 
     Attributes:
-        log_small: (T,) log of its variance beta~; at t = 0, where that is 0, of t = 1.
+        log_small: (T,) log of its variance beta~; at t = 0, where that is 0, the value of t = 1.
         log_large: (T,) log of beta.
-        gain: (T,) how far its mean moves with x_0.
+        gain: (T,) derivative of its mean by x_0.
 
     Source: Ho et al. 2020 (DDPM), eq. 7; Nichol and Dhariwal 2021 (Improved DDPM), section 3.1.
     Differs: none.
@@ -83,7 +83,7 @@ class Posterior:
 
     @staticmethod
     def of(schedule: Schedule) -> Posterior:
-        """In float64."""
+        """Posterior of a schedule, in float64."""
         alpha, sigma = schedule.alpha, schedule.sigma
         next_alpha = torch.cat([torch.ones_like(alpha[:1]), alpha[:-1]])
         next_sigma = torch.cat([torch.zeros_like(sigma[:1]), sigma[:-1]])
@@ -101,7 +101,7 @@ def variance_bound(
     posterior: Posterior,
     last: Float[Tensor, ...],
 ) -> Float[Tensor, " B"]:
-    """Bits a number of the step t -> t - 1 of each row, with a learned variance.
+    """Variational bound in bits a number of each row's step t -> t - 1, with a learned variance.
 
     KL(q(x' | x, x_0) || N(mean(x, predicted x_0), Sigma)), and at t = 0 -log of the probability
     of the pixel values, with log Sigma = f log beta + (1 - f) log beta~, f = (v + 1) / 2.

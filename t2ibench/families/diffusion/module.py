@@ -40,22 +40,22 @@ from t2ibench.samplers.guidance import Guidance
 from t2ibench.text.contract import TextEncoder
 
 VALIDATION_BUCKETS = 8
-"""Ranges of timesteps whose errors are told apart."""
+"""Number of timestep ranges with a validation error of their own."""
 
 
 class Diffusion(TextToImageModule):
-    """Denoises first-stage latents, or pixels, under the guidance of text.
+    """Diffusion family: denoises first-stage latents, or pixels, with text guidance.
 
     Args:
         text_encoder: see ``TextToImageModule``.
         network: factory of the denoiser, called with ``latent_channels`` and ``text_width``.
-        process: of diffusion.
+        process: noise schedule, training loss and solver.
         optimizer: factory of the optimiser.
         resolution: H = W of the images.
         null_text_probability: see ``TextToImageModule``.
         gradient_clip_norm: see ``TextToImageModule``.
         guidance_scale: default guidance.
-        first_stage: frozen, the latents are normalised; None: diffusion of pixels.
+        first_stage: frozen autoencoder whose normalised latents are diffused; None: pixels are.
 
     Source: Rombach et al. 2022 (LDM), section 3; Ho et al. 2020 (DDPM) for pixels.
     Differs: latents are normalised by measured statistics.
@@ -96,18 +96,18 @@ class Diffusion(TextToImageModule):
 
     @property
     def inpaints(self) -> bool:
-        """Whether the network sees a mask and the masked image beside x (``extra_channels``)."""
+        """True where the network also reads a mask and the masked image (``extra_channels``)."""
         return getattr(self.network, "extra_channels", 0) == self.channels + 1
 
     @property
     def size_multiple(self) -> int:
-        """What the sides of an image must be multiples of."""
+        """Number of pixels of which both sides of an image must be multiples."""
         factor = 1 if self.first_stage is None else self.first_stage.spatial_factor
         return factor * getattr(self.network, "size_multiple", 1)
 
     @property
     def knobs(self) -> tuple[Knob, ...]:
-        """Guidance and what tempers it, then those of the process."""
+        """Sampling knobs: guidance and its limits, then those of the process."""
         sweep = (1.0, 1.5, 2.0, 3.0, 5.0)
         tempering = [
             Knob("guidance_low", 0.0, 0.0, 1.0),
@@ -123,22 +123,22 @@ class Diffusion(TextToImageModule):
         )
 
     def configure_optimizers(self) -> Any:
-        """One optimiser over everything that trains."""
+        """Makes one optimiser of all trainable parameters."""
         return self.make_optimizer([p for p in self.parameters() if p.requires_grad])
 
     def encode_images(self, batch: Batch) -> Float[Tensor, "B C h w"]:
-        """What is diffused: pixels, or latents from the cache or made now."""
+        """Diffused variables of a batch: pixels, or latents from the cache or encoded now."""
         if self.first_stage is None:
             return batch.image
         kept = batch.targets.get("latents")
         return self.first_stage.encode(batch.image) if kept is None else kept
 
     def targets(self) -> dict[str, Target]:
-        """Normalised latents (B, C, h, w) where there is a first stage."""
+        """Cached targets: normalised latents (B, C, h, w) where there is a first stage."""
         return latents_of(self.first_stage)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Noise, predict, regress.
+        """Performs one step: add noise, predict, regress.
 
         Source: Ho et al. 2020 (DDPM), algorithm 1.
         Differs: see ``DiffusionProcess``.
@@ -162,15 +162,15 @@ class Diffusion(TextToImageModule):
         size: tuple[int, int] | None = None,
         edit: Edit | None = None,
     ) -> Images:
-        """Guided denoising from pure noise or from a given image, then the decoder.
+        """Samples by guided denoising from noise or from a given image, then decodes.
 
         Args:
-            text: of B prompts.
-            noise: of B samples.
-            knobs: complete and checked.
+            text: features of B prompts.
+            noise: per-sample noise of the B images.
+            knobs: complete and checked values.
             size: height and width in pixels; None: those of the edit's image, or the
                 training resolution. Other sizes than the training's are sampled convolutionally.
-            edit: one of ``edits``.
+            edit: an edit that ``edits`` names; None: none.
 
         Raises:
             ConfigError: ``guidance_low`` is not below ``guidance_high``, or a side is not a
@@ -207,7 +207,7 @@ class Diffusion(TextToImageModule):
         num_steps: int,
         edit: Edit | None,
     ) -> Plan:
-        """What the process is given for an edit, or for none."""
+        """Arguments of ``DiffusionProcess.sample`` for an edit, or for plain sampling."""
         factor = 1 if self.first_stage is None else self.first_stage.spatial_factor
         sides = (size[0] // factor, size[1] // factor)
         x = noise.normal(self.channels, *sides)
@@ -242,18 +242,19 @@ class Diffusion(TextToImageModule):
         return Plan(self.denoiser(text, condition), x)
 
     def nfe(self, knobs: Mapping[str, float] | None = None) -> int:
-        """How many rows an image the network is evaluated on, guidance counted.
+        """Number of network evaluations for one image, unconditional ones included.
 
         Raises:
-            ConfigError: as ``generate``.
+            ConfigError: a knob that the family does not have, or a value out of range.
         """
         values = resolve_knobs(self.knobs, knobs)
         return self.process.nfe(int(values["num_steps"]), guidance_of(values))
 
     def validation_losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Errors by eighth of the timesteps, each image with noise of its own index.
+        """Validation errors by eighth of the timesteps; each image's noise is seeded by its index.
 
-        No caption is dropped. Names carry the range: ``val_loss_t0``, ``val_loss_t125``...
+        No caption is dropped. Names end in the range's first timestep: ``val_loss_t0``,
+        ``val_loss_t125``...
         """
         contexts = self.network.prepare(self.encode_text(batch))
         condition = None
@@ -272,16 +273,16 @@ class Diffusion(TextToImageModule):
     # ---- what the process calls ----
 
     def encode_pixels(self, images: Images) -> Float[Tensor, "B C h w"]:
-        """What is diffused of given images."""
+        """Diffused variables of given images: the images themselves, or their latents."""
         return images if self.first_stage is None else self.first_stage.encode(images)
 
     def inpainting_condition(self, images: Images, mask: Tensor) -> Float[Tensor, "B C1 h w"]:
-        """The mask (B, 1, H, W) and the image without its region, at the network's size."""
+        """Condition of the inpainting network: mask and masked image at the network's size."""
         masked = self.encode_pixels(without_region(images, mask))
         return beside(latent_mask(mask, (masked.shape[-2], masked.shape[-1])), masked)
 
     def beside(self, condition: Tensor | None, contexts: Any) -> Callable[[Tensor, Tensor], Tensor]:
-        """The network with a condition (B, C, h, w) beside the x of B or 2B rows."""
+        """A network call with a condition (B, C, h, w) concatenated to x of B or 2B rows."""
 
         def predict(x: Tensor, t: Tensor) -> Tensor:
             if condition is not None:
@@ -297,12 +298,12 @@ class Diffusion(TextToImageModule):
         condition: Tensor | None = None,
         mixing: PromptMixing | None = None,
     ) -> Callable[[Tensor, Tensor], Tensor]:
-        """The network under B prompts, for B rows, or for 2B of which half is unconditional.
+        """A network call under B prompts, for B rows, or 2B rows of which half are unconditional.
 
-        What depends on the prompts alone is computed at the first call of each kind.
+        Text contexts are computed at the first call of each kind.
 
         Args:
-            text: of B prompts.
+            text: features of B prompts.
             condition: see ``beside``.
             mixing: a second prompt for the deeper of the network's text layers.
         """
@@ -328,7 +329,7 @@ class Diffusion(TextToImageModule):
 
 
 def latents_of(first_stage: FrozenFirstStage | None) -> dict[str, Target]:
-    """The targets of a model of a first stage's latents; none for a model of pixels."""
+    """Cached targets of latent diffusion; none where pixels are diffused."""
     if first_stage is None:
         return {}
     return {"latents": Target(first_stage.encode, first_stage.fingerprint)}
@@ -336,13 +337,13 @@ def latents_of(first_stage: FrozenFirstStage | None) -> dict[str, Target]:
 
 @dataclass(frozen=True)
 class Plan:
-    """What ``DiffusionProcess.sample`` is given.
+    """Arguments of ``DiffusionProcess.sample``.
 
     Attributes:
-        predict: see there.
-        x: see there.
-        start: see there.
-        between: see there.
+        predict: the network call.
+        x: (B, ...) initial noise.
+        start: x_0 to begin from and the edit's strength, or None.
+        between: hook that changes x between steps.
     """
 
     predict: Callable[[Tensor, Tensor], Tensor]
@@ -352,7 +353,7 @@ class Plan:
 
 
 def guidance_of(knobs: Mapping[str, float]) -> Guidance:
-    """The guidance that a family's knobs ask for."""
+    """Classifier-free guidance with the values of a family's knobs."""
     return Guidance(
         knobs["guidance_scale"],
         knobs["guidance_low"],

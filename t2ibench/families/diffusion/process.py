@@ -1,7 +1,6 @@
-"""Everything of diffusion that does not know the network.
+"""Diffusion apart from the network: noise levels, training target and loss, and the solver.
 
-Noise levels and targets of training, weights of the loss, and the solver of sampling, over
-whatever is diffused: latents, pixels, embeddings.
+It works on whatever is diffused: latents, pixels or embeddings.
 """
 
 from __future__ import annotations
@@ -35,36 +34,36 @@ from t2ibench.samplers.stochastic import check_variance
 
 Latent = Float[Tensor, "B ..."]
 BOUND_WEIGHT = 0.001
-"""Of the variational bound, a sum over T, beside the plain error; Nichol and Dhariwal 2021."""
+"""Weight of the variational bound, a sum over T, in the loss; Nichol and Dhariwal 2021."""
 
 
 class DiffusionProcess(nn.Module):
-    """Noising, the training objective and the solver; has no weights.
+    """Diffusion process: noising, training objective and solver; has no weights.
 
     Args:
-        schedule: a ``ScheduleName``.
-        timesteps: T.
-        prediction_type: what the network predicts, a ``PredictionType``.
+        schedule: noise schedule, a ``ScheduleName``.
+        timesteps: T, number of training timesteps.
+        prediction_type: quantity that the network predicts, a ``PredictionType``.
         snr_cap: gamma of min-SNR weighting; 0 is the unweighted error.
         timestep_location: mean of the logit of t / T; negative is less noise.
         timestep_spread: standard deviation of that logit; 0 is uniform timesteps.
-        solver: of sampling, a key of ``SOLVERS``.
-        spacing: of the steps of sampling, a ``Spacing``.
-        num_steps: default steps of sampling.
-        betas: first and last beta, of the schedules that have them.
-        shift: of the log SNR for the resolution; 1 is none.
-        zero_terminal_snr: whether the schedule is rescaled to end in pure noise.
+        solver: sampling solver, a key of ``SOLVERS``.
+        spacing: spacing of the sampling steps, a ``Spacing``.
+        num_steps: default number of sampling steps.
+        betas: first and last beta, for the schedules that have them.
+        shift: shift of the log SNR for the resolution; 1 is none.
+        zero_terminal_snr: True to rescale the schedule so that it ends in pure noise.
         noise_offset: deviation of noise that is constant over a channel; 0 is none.
-        timestep_offset: of the uniform spacing.
-        last_level: where sampling ends, a ``LastLevel``.
-        learned_variance: whether the network's second half of channels is the ddpm solver's
+        timestep_offset: offset of the uniform spacing.
+        last_level: noise level at which sampling ends, a ``LastLevel``.
+        learned_variance: True where the network's second half of channels is the ddpm solver's
             variance, whose bound is then added to the loss.
-        variance: of the ddpm solver where it is not learned, a ``Variance``.
-        clip_sample: whether each predicted x_0 is clipped to [-1, 1].
+        variance: variance of the ddpm solver where it is not learned, a ``Variance``.
+        clip_sample: True to clip each predicted x_0 to [-1, 1].
         threshold: default percentile of dynamic thresholding; 0 is none.
 
     Raises:
-        ConfigError: a name is unknown, a value out of range, or two do not go together.
+        ConfigError: a name is unknown, a value is out of range, or two values are incompatible.
 
     Source: Ho et al. 2020 (DDPM), section 3; Liu et al. 2023 (Rectified flow), section 2.1.
     Differs: low-discrepancy timesteps, see ``draw_timesteps``.
@@ -159,11 +158,11 @@ class DiffusionProcess(nn.Module):
 
     @property
     def alphas_bar(self) -> Float[Tensor, " T"]:
-        """alpha^2 of each timestep, in float32 where the process lives."""
+        """Values of alpha^2 of each timestep, in float32 on the process's device."""
         return self.alpha.square()
 
     def knobs(self) -> tuple[Knob, ...]:
-        """The number of steps and, where the solver has it, eta."""
+        """Sampling knobs: the number of steps and, where the solver has it, eta."""
         steps = Knob("num_steps", self.num_steps, 1, self.timesteps, integer=True)
         if "eta" in self.solver.options:
             return (steps, Knob("eta", 0.0, 0.0, 1.0))
@@ -190,7 +189,7 @@ class DiffusionProcess(nn.Module):
         return (u * self.timesteps).long().clamp(max=self.timesteps - 1)
 
     def draw_noise(self, x0: Latent) -> Latent:
-        """Standard normal noise like ``x0`` and, with an offset, some that fills a channel.
+        """Standard normal noise like ``x0``, plus noise constant over a channel with an offset.
 
         Source: Guttenberg 2023 (Diffusion with offset noise).
         Differs: none.
@@ -204,7 +203,7 @@ class DiffusionProcess(nn.Module):
         return eps
 
     def training_loss(self, predict: Predict, x0: Latent) -> Float[Tensor, ""]:
-        """The weighted error at drawn timesteps and noise, by torch's global generator.
+        """Weighted error at drawn timesteps and noise, by torch's global generator.
 
         Args:
             predict: see ``Predict``; called once.
@@ -219,7 +218,7 @@ class DiffusionProcess(nn.Module):
     def errors(
         self, predict: Predict, x0: Latent, t: Int[Tensor, " B"], eps: Latent
     ) -> Float[Tensor, " B"]:
-        """The weighted error of each row at given timesteps and noise.
+        """Weighted error of each row at given timesteps and noise.
 
         Source: Nichol and Dhariwal 2021 (Improved DDPM), eq. 16, with a learned variance.
         Differs: none.
@@ -245,7 +244,7 @@ class DiffusionProcess(nn.Module):
     def bucket_losses(
         self, predict: Predict, x0: Latent, noise: Noise, buckets: int
     ) -> Float[Tensor, " K"]:
-        """The mean error in each of K equal ranges of timesteps, with nothing left to chance.
+        """Mean error in each of K equal ranges of timesteps, without randomness.
 
         The same images with the same ``noise`` give the same timesteps (spread over each
         range) and the same eps in every range: what changes is the network.
@@ -253,7 +252,7 @@ class DiffusionProcess(nn.Module):
         Args:
             predict: see ``Predict``; called K times.
             x0: (B, ...) as in training.
-            noise: of B samples.
+            noise: per-sample noise of the B rows.
             buckets: K.
 
         Raises:
@@ -276,7 +275,7 @@ class DiffusionProcess(nn.Module):
     # ---- sampling ----
 
     def levels(self, num_steps: int | None = None) -> Levels:
-        """The levels that ``num_steps`` steps visit; None is the default.
+        """Noise levels that ``num_steps`` steps visit; None is the default number.
 
         Raises:
             ConfigError: the number is out of range, or does not go with the spacing.
@@ -291,7 +290,7 @@ class DiffusionProcess(nn.Module):
 
     @staticmethod
     def kept_steps(num_steps: int, strength: float) -> int:
-        """How many of ``num_steps`` steps, the last ones, a start of some strength leaves.
+        """Number of final steps, of ``num_steps``, that an edit of some strength performs.
 
         Raises:
             ConfigError: the strength is outside [0, 1].
@@ -324,12 +323,12 @@ class DiffusionProcess(nn.Module):
             x: (B, ...) standard normal.
             noise: gives all further randomness.
             num_steps: None is the default.
-            eta: of DDIM.
+            eta: eta of DDIM.
             start: x_0 to begin from and how much of the way back to noise (SDEdit's strength):
                 it is noised by ``x`` to the level that is denoised first. 0 is x_0 itself,
                 1 pure noise.
             between: see ``Between``; levels are counted from the first that is visited.
-            guide: of classifier-free guidance.
+            guide: classifier-free guidance; None: none.
             threshold: percentile of dynamic thresholding; None is the default, 0 none.
 
         Raises:
@@ -371,7 +370,7 @@ class DiffusionProcess(nn.Module):
     def nfe(
         self, num_steps: int | None = None, guide: Guidance | None = None, strength: float = 1.0
     ) -> int:
-        """How many rows an image the network is evaluated on, counted on two numbers."""
+        """Number of network evaluations for one image, counted by a run on two numbers."""
         rows = 0
         channels = 2 if self.learned else 1
 

@@ -22,13 +22,13 @@ from t2ibench.families.diffusion.fast_unet import Contexts, SelfAttention2d
 from t2ibench.nn.embeddings import timestep_embedding
 
 SKIP_SCALE = 2**-0.5
-"""Of the sum of a residual block; Saharia et al. 2021, section 2.4."""
+"""Factor of a residual block's sum; Saharia et al. 2021, section 2.4."""
 
 Resample = Literal["same", "down", "up"]
 
 
 class BigGANBlock(nn.Module):
-    """(R(x) + conv(SiLU(GN(conv(R(SiLU(GN(x)))) + time)))) / sqrt(2), R resampling both ways.
+    """Residual block, R resampling: (R(x) + conv(SiLU(GN(conv(R(SiLU(GN(x)))) + time)))) / sqrt(2).
 
     Source: Brock et al. 2019 (BigGAN), figure 15; Saharia et al. 2021 (SR3), section 2.4.
     Differs: group for batch normalisation, and the noise level in the class vector's place.
@@ -57,29 +57,29 @@ class BigGANBlock(nn.Module):
     def forward(
         self, x: Float[Tensor, "B C H W"], time: Float[Tensor, "B D"]
     ) -> Float[Tensor, "B C2 H2 W2"]:
-        """Args: x (B, C, H, W); time (B, D) embedding of the noise level."""
+        """Feature map for x (B, C, H, W) and time (B, D), the embedded noise level."""
         h = self.conv_in(self._resampled(silu(self.norm_in(x))))
         h = silu(self.norm_out(h + self.time(time)[:, :, None, None]))
         return SKIP_SCALE * (self.skip(self._resampled(x)) + self.conv_out(h))
 
 
 class SR3UNet(nn.Module):
-    """Noisy and low-resolution image and noise level to the network's prediction.
+    """UNet that predicts from a noisy image, a low-resolution image and the noise level.
 
     Args:
-        latent_channels: of the noisy image and of the output.
-        extra_channels: of the low-resolution image.
+        latent_channels: channels of the noisy image and of the output.
+        extra_channels: channels of the low-resolution image.
         channels: width of the first level.
         channel_multipliers: width of each level as a multiple of ``channels``.
         blocks_per_level: residual blocks a level on the way down; one more on the way up.
         attention_levels: levels with self-attention, 0 the finest.
-        heads: of every attention.
-        groups: of every GroupNorm.
-        vector_width: of a further condition that is added to the time embedding; 0: none.
+        heads: number of heads in every attention.
+        groups: number of groups in every GroupNorm.
+        vector_width: width of a further condition that is added to the time embedding; 0: none.
 
     Source: Saharia et al. 2021 (SR3), section 2.4 and its table of architectures; Ho et al. 2020
         (DDPM), appendix B.
-    Differs: the paper does not tell where self-attention stands; here where DDPM has it.
+    Differs: the paper does not say which levels have self-attention; here those of DDPM.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class SR3UNet(nn.Module):
             nn.init.zeros_(parameter)
 
     def prepare(self, text: TextFeatures | None) -> Contexts:
-        """Nothing: the network reads no text."""
+        """An empty list: the network reads no text."""
         return []
 
     def forward(
@@ -150,12 +150,12 @@ class SR3UNet(nn.Module):
         contexts: Contexts,
         vector: Float[Tensor, "B D"] | None = None,
     ) -> Float[Tensor, "B C2 H W"]:
-        """Predicts from a noisy image.
+        """Network output for a noisy image.
 
         Args:
             x: (B, C, H, W) noisy image, then the enlarged low-resolution one.
             timesteps: (B,) noise levels, scaled as timesteps are.
-            contexts: of ``prepare``.
+            contexts: output of ``prepare``.
             vector: (B, D) the further condition, where the network has one.
 
         Raises:
@@ -182,7 +182,7 @@ class SR3UNet(nn.Module):
 
 
 def _through(stage: nn.Module, x: Tensor, embedding: Tensor) -> Tensor:
-    """A residual block and what follows it."""
+    """Applies a residual block and the modules after it."""
     assert isinstance(stage, nn.ModuleList)
     for part in stage:
         x = part(x, embedding) if isinstance(part, BigGANBlock) else part(x)

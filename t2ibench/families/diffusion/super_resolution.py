@@ -1,8 +1,8 @@
-"""Super-resolution by diffusion: one stage of a cascade, standing on a trained run.
+"""Super-resolution by diffusion: one stage of a cascade on top of a trained run.
 
-A stage learns to give an image back from its own low-resolution version; it samples by first
-sampling the run that it stands on, its base. A base is any family's run, a stage among them, so
-a cascade is a chain of runs. All its stages share the base's text encoder.
+A stage learns to reconstruct an image from its own low-resolution version; to sample, it first
+samples a trained run of low resolution, its base. A base is a run of any family, itself possibly
+a stage, so a cascade is a chain of runs. All its stages share the base's text encoder.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ LEVEL_WIDTH = 32
 
 
 def shrink(images: Images, factor: int) -> Float[Tensor, "B 3 h w"]:
-    """The mean of each ``factor`` x ``factor`` square of pixels."""
+    """Low-resolution images: the mean of each ``factor`` x ``factor`` square of pixels."""
     return avg_pool2d(images, factor)
 
 
 def augment(
     low: Float[Tensor, "B 3 h w"], level: Float[Tensor, " B"], eps: Float[Tensor, "B 3 h w"]
 ) -> Float[Tensor, "B 3 h w"]:
-    """cos(pi a / 2) x + sin(pi a / 2) eps: level a = 0 is the image, 1 is noise.
+    """Noised low-resolution images: cos(pi a / 2) x + sin(pi a / 2) eps; level a = 1 is pure noise.
 
     Args:
         low: low-resolution images.
@@ -60,25 +60,25 @@ def augment(
 
 
 class SuperResolution(TextToImageModule):
-    """Denoises an image beside its enlarged low-resolution version.
+    """Super-resolution stage: denoises an image given its enlarged low-resolution version.
 
     Args:
-        text_encoder: of the base (``base_stage.BaseText``), frozen.
+        text_encoder: the base's, frozen (``frozen_base.BaseText``).
         base: the trained module that sampling starts from; frozen here, its weights are not in
             this module's state dict.
         network: factory of the denoiser, called with ``latent_channels``, ``extra_channels``,
             ``vector_width`` and, where text is read, ``text_width``.
-        process: of diffusion.
+        process: noise schedule, training loss and solver.
         optimizer: factory of the optimiser.
         resolution: H = W of the images.
-        upscale: by how much a side grows.
-        enlarging: filter from the low resolution to the high one.
-        reads_text: whether the network is conditioned on text.
-        time_input: what the network is told of the noise: the timestep t, or the noise level
-            sqrt(abar_t) in thousandths.
+        upscale: factor by which each side grows.
+        enlarging: interpolation filter from the low resolution to the high one.
+        reads_text: True where the network is conditioned on text.
+        time_input: the network's time input: the timestep t, or the noise level sqrt(abar_t) in
+            thousandths.
         max_augmentation: greatest level of noise on the low-resolution image in training, drawn
             uniformly from 0; 0: no augmentation.
-        augmentation: default level in sampling.
+        augmentation: default augmentation level in sampling.
         null_text_probability: see ``TextToImageModule``.
         gradient_clip_norm: see ``TextToImageModule``.
         guidance_scale: default guidance of this stage, where text is read.
@@ -153,9 +153,9 @@ class SuperResolution(TextToImageModule):
 
     @property
     def knobs(self) -> tuple[Knob, ...]:
-        """This stage's, then the base's with ``base_`` before their names.
+        """Sampling knobs of this stage, then the base's with the prefix ``base_``.
 
-        The base decides what is seen, so its fidelity-alignment knob is the cascade's.
+        The base determines the image's content, so its fidelity-alignment knob is the cascade's.
         """
         own = [*self.process.knobs(), Knob("threshold", self.process.threshold, 0.0, 1.0)]
         if self.reads_text:
@@ -166,20 +166,20 @@ class SuperResolution(TextToImageModule):
         return (*own, *self.base.knobs)
 
     def parts(self) -> dict[str, nn.Module]:
-        """With the base, whose weights are elsewhere."""
+        """Networks by name, including the base, whose weights are not in the state dict."""
         return super().parts() | {"base": self.base.module}
 
     def configure_optimizers(self) -> Any:
-        """One optimiser over everything that trains."""
+        """Makes one optimiser of all trainable parameters."""
         return self.make_optimizer([p for p in self.parameters() if p.requires_grad])
 
     # ---- training ----
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """The error of the denoiser beside an augmented low-resolution image.
+        """Performs one step on the denoising error given an augmented low-resolution image.
 
         Source: Saharia et al. 2021 (SR3), algorithm 1; Saharia et al. 2022 (Imagen), section 2.4
-            (random augmentation level, told to the network).
+            (random augmentation level, an input of the network).
         Differs: none.
         """
         low, count = shrink(batch.image, self.upscale_factor), len(batch)
@@ -199,7 +199,7 @@ class SuperResolution(TextToImageModule):
     def _denoiser(
         self, low: Float[Tensor, "B 3 h w"], level: Float[Tensor, " B"], contexts: Any
     ) -> Callable[[Tensor, Tensor], Tensor]:
-        """(x (R, 3, H, W), t (R,)) -> the network's output; R is B, or 2B with guidance."""
+        """A network call (x (R, 3, H, W), t (R,)) -> output; R is B, or 2B with guidance."""
         size = [self.upscale_factor * side for side in low.shape[-2:]]
         exact = None if self.enlarging == "nearest" else False
         condition = interpolate(low, size=size, mode=self.enlarging, align_corners=exact)
@@ -216,7 +216,7 @@ class SuperResolution(TextToImageModule):
         return predict
 
     def _told(self, t: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
-        """The network's time input.
+        """Time input of the network.
 
         Source: Saharia et al. 2021 (SR3), section 2.2 (conditioning on the noise level).
         Differs: sqrt(abar) is interpolated linearly between timesteps, and training draws it at
@@ -232,7 +232,7 @@ class SuperResolution(TextToImageModule):
     # ---- sampling ----
 
     def encode_captions(self, captions: Sequence[str]) -> TextFeatures:
-        """The base's features, which serve every stage."""
+        """Text features of the base, which serve every stage."""
         return self.text_encoder.encode(list(captions))
 
     def sample(
@@ -243,7 +243,7 @@ class SuperResolution(TextToImageModule):
         *,
         edit: Edit | None = None,
     ) -> Images:
-        """The base's images, or given ones, then this stage."""
+        """Samples the base, or takes a given image, and enlarges it."""
         if isinstance(edit, Upscaling):
             return self._enlarge(edit.image.to(self.device), text, noise, knobs)
         return self._enlarge(self.base.generate(text, noise, knobs), text, noise, knobs)
@@ -255,7 +255,7 @@ class SuperResolution(TextToImageModule):
         noise: Noise,
         knobs: Mapping[str, float],
     ) -> Images:
-        """Guided denoising beside slightly noisy low-resolution images, in one batch.
+        """Enlarges by guided denoising given slightly noisy low-resolution images, in one batch.
 
         Source: Saharia et al. 2022 (Imagen), section 2.4 (a fixed augmentation level).
         Differs: none.

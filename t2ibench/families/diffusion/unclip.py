@@ -1,8 +1,8 @@
-"""unCLIP as a family: a prior from captions to CLIP image embeddings, and a decoder from those.
+"""unCLIP as a family: a prior from captions to CLIP image embeddings, and a decoder of those.
 
 Ramesh et al. 2022, "Hierarchical Text-Conditional Image Generation with CLIP Latents". Prior
-and decoder are separate networks that learn from the same batches in one run. The published
-upsamplers are super-resolution without text, a model of their own.
+and decoder are separate networks, trained on the same batches in one run. The published
+upsamplers are separate models: super-resolution without text.
 
 E is the width of the CLIP space.
 """
@@ -32,11 +32,11 @@ from t2ibench.samplers.guidance import guided
 from t2ibench.text.contract import TextEncoder
 
 IMAGE_TOKENS = 4
-"""Tokens that an image embedding becomes; Ramesh et al. 2022, section 2.1."""
+"""Number of tokens that represent an image embedding; Ramesh et al. 2022, section 2.1."""
 
 
 class ImageConditioning(nn.Module):
-    """An image embedding as tokens in front of the caption's, and in its sentence vector.
+    """Adds an image embedding to text features: as tokens in front, and to the sentence vector.
 
     Source: Ramesh et al. 2022 (unCLIP), section 2.1.
     Differs: the mean of the tokens is added to the sentence vector, so that conditioning by
@@ -59,23 +59,23 @@ class ImageConditioning(nn.Module):
 
 
 class UnCLIP(TextToImageModule):
-    """Caption -> CLIP image embedding (prior) -> image (decoder).
+    """unCLIP family: caption -> CLIP image embedding (prior) -> image (decoder).
 
     Args:
         text_encoder: see ``TextToImageModule``; the prior and the decoder share it.
-        clip: frozen; its statistics are measured.
+        clip: frozen CLIP with measured statistics.
         prior: factory of the prior, called with ``embedding_width`` and ``text_width``.
         network: factory of the decoder, called with ``latent_channels``, ``text_width`` and
             ``vector_width``.
-        process: of the decoder's diffusion.
+        process: noise schedule, training loss and solver of the decoder.
         optimizer: factory of the optimiser.
         resolution: H = W of the images.
-        null_text_probability: share of captions that the prior does not see in training.
-        decoder_null_text_probability: share that the decoder does not see.
-        null_embedding_probability: share of image embeddings that the decoder does not see.
+        null_text_probability: share of captions dropped for the prior in training.
+        decoder_null_text_probability: share of captions dropped for the decoder.
+        null_embedding_probability: share of image embeddings dropped for the decoder.
         gradient_clip_norm: see ``TextToImageModule``.
         guidance_scale: default guidance of the decoder.
-        first_stage: frozen, the decoder then works on its latents; None: on pixels.
+        first_stage: frozen autoencoder whose latents the decoder denoises; None: pixels.
 
     Source: Ramesh et al. 2022 (unCLIP), section 2.
     Differs: prior and decoder are trained in one run with one text encoder; latents are
@@ -125,45 +125,45 @@ class UnCLIP(TextToImageModule):
         self.default_guidance = guidance_scale
 
     def targets(self) -> dict[str, Target]:
-        """Latents where there is a first stage; the CLIP sees the images in any case."""
+        """Cached targets: latents where there is a first stage; the CLIP reads the images."""
         return latents_of(self.first_stage)
 
     @property
     def knobs(self) -> tuple[Knob, ...]:
-        """The decoder's guidance and steps, then those of the prior."""
+        """Sampling knobs: the decoder's guidance and steps, then those of the prior."""
         sweep = (1.0, 1.5, 2.0, 3.0, 5.0)
         front = Knob("guidance_scale", self.default_guidance, 0.0, 30.0, True, sweep)
         return (front, *self.process.knobs(), *self.prior.knobs)
 
     def parts(self) -> dict[str, nn.Module]:
-        """The networks by name, the CLIP's frozen towers among them."""
+        """Networks by name, including the CLIP's frozen towers."""
         return super().parts() | {"clip": self.clip.towers}
 
     def configure_optimizers(self) -> Any:
-        """One optimiser over everything that trains."""
+        """Makes one optimiser of all trainable parameters."""
         return self.make_optimizer([p for p in self.parameters() if p.requires_grad])
 
     # ---- captions ----
 
     def encode_captions(self, captions: Sequence[str]) -> TextFeatures:
-        """The text encoder's features with the captions' CLIP embeddings."""
+        """Text features with the captions' CLIP embeddings."""
         text = super().encode_captions(captions)
         return replace(text, embedding=self.clip.embed_texts(captions))
 
     def encode_text(self, batch: Batch) -> TextFeatures:
-        """As ``encode_captions``, from the cache where there is one."""
+        """Text features of a batch with CLIP embeddings, from the cache where there is one."""
         text = super().encode_text(batch)
         if text.embedding is not None:
             return text
         return replace(text, embedding=self.clip.embed_texts(batch.caption))
 
     def null_text(self, count: int) -> TextFeatures:
-        """The text encoder's unconditional input with a CLIP embedding of zeros."""
+        """Unconditional input: the text encoder's, with a CLIP embedding of zeros."""
         null = self.text_encoder.null(count).to(self.device)
         return replace(null, embedding=null.pooled.new_zeros(count, self.clip.width))
 
     def without(self, text: TextFeatures, probability: float) -> TextFeatures:
-        """Replaces each caption by ``null_text`` with a probability."""
+        """Replaces each caption by ``null_text`` with a given probability."""
         draws = own_rows(lambda n: torch.rand(n, device=self.device), len(text))
         keep = draws >= probability
         return text.where(keep, self.null_text(len(text)))
@@ -171,7 +171,7 @@ class UnCLIP(TextToImageModule):
     # ---- training ----
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """The prior's and the decoder's errors on one batch, each with its own dropping."""
+        """Performs one step on the prior's and the decoder's errors, each with its own dropping."""
         embeddings = self.clip.embed_images(batch.image)
         text = self.encode_text(batch)
         given = self.without(text, self.null_text_probability)
@@ -184,7 +184,7 @@ class UnCLIP(TextToImageModule):
         return {name: value.detach() for name, value in logs.items()}
 
     def target(self, batch: Batch) -> Float[Tensor, "B C h w"]:
-        """What the decoder denoises: pixels, or latents from the cache or made now."""
+        """Variables that the decoder denoises: pixels, or latents from the cache or encoded now."""
         if self.first_stage is None:
             return batch.image
         kept = batch.targets.get("latents")
@@ -193,7 +193,7 @@ class UnCLIP(TextToImageModule):
     def decoder_loss(
         self, target: Float[Tensor, "B C h w"], embeddings: Tensor, text: TextFeatures
     ) -> Float[Tensor, ""]:
-        """The decoder's error given true image embeddings.
+        """Denoising error of the decoder given true image embeddings.
 
         Source: Ramesh et al. 2022 (unCLIP), section 2.1.
         Differs: see the class.
@@ -217,7 +217,7 @@ class UnCLIP(TextToImageModule):
         *,
         edit: Edit | None = None,
     ) -> Images:
-        """An image embedding from the prior, or of given images, then the decoder.
+        """Samples an image embedding with the prior, or takes given images', and decodes it.
 
         Raises:
             ConfigError: the features have no CLIP embedding.
@@ -243,10 +243,10 @@ class UnCLIP(TextToImageModule):
         """Images of CLIP image embeddings; guidance drops embedding and caption together.
 
         Args:
-            embeddings: of B images, in CLIP's own scale.
-            text: of B captions, or ``null_text``.
-            noise: of B samples.
-            knobs: complete and checked.
+            embeddings: embeddings of B images, in CLIP's own scale.
+            text: features of B captions, or ``null_text``.
+            noise: per-sample noise of the B images.
+            knobs: complete and checked values.
         """
         scale, count = knobs["guidance_scale"], len(text)
         vector = self.clip.scaled(embeddings)
@@ -271,7 +271,7 @@ class UnCLIP(TextToImageModule):
         return x if self.first_stage is None else self.first_stage.decode(x)
 
     def embedding_of(self, edit: Edit) -> Float[Tensor, "B E"]:
-        """What the decoder reads in the prior's place; captions and the prior's knobs do not act.
+        """Image embeddings of an edit; captions and the prior's knobs then have no effect.
 
         Source: Ramesh et al. 2022 (unCLIP), sections 3.1 (variations) and 3.2 (interpolations).
         Differs: x_T is drawn, where the paper takes the image's own by DDIM inversion.

@@ -2,7 +2,7 @@
 
 Ramesh et al. 2022, "Hierarchical Text-Conditional Image Generation with CLIP Latents",
 section 2.2. Both priors are causal transformers with the text in front of what they predict,
-so that what depends on the prompt alone is computed once a prompt.
+so that the text is processed once for each prompt.
 
 E is the width of the CLIP space, R rows: prompts times candidates, twice with guidance.
 """
@@ -31,16 +31,16 @@ from t2ibench.samplers.guidance import guided
 
 @runtime_checkable
 class Process(Protocol):
-    """What unCLIP needs of a diffusion process: schedule, target, weights and solver of its own."""
+    """Interface of a diffusion process in unCLIP: schedule, target, loss weights and solver."""
 
     def knobs(self) -> tuple[Knob, ...]:
-        """The solver's knobs; ``num_steps`` is among them."""
+        """Sampling knobs of the solver, including ``num_steps``."""
         ...
 
     def training_loss(
         self, predict: Callable[[Tensor, Tensor], Tensor], x0: Float[Tensor, "B ..."]
     ) -> Float[Tensor, ""]:
-        """The weighted error of ``predict``, of (x_t, timesteps (B,)), at drawn noise levels."""
+        """Weighted error of ``predict``, called with (x_t, timesteps (B,)), at drawn levels."""
         ...
 
     def sample(
@@ -52,16 +52,16 @@ class Process(Protocol):
         num_steps: int,
         eta: float = 0.0,
     ) -> Float[Tensor, "B ..."]:
-        """From standard normal ``x`` to x_0; further randomness comes from ``noise``."""
+        """Solves from standard normal ``x`` to x_0; further randomness comes from ``noise``."""
         ...
 
 
 @dataclass(frozen=True)
 class Read:
-    """What the positions so far left behind.
+    """Cached state of the positions processed so far.
 
     Attributes:
-        keys_values: of each layer, (R, A, M, W).
+        keys_values: keys and values of each layer, each (R, A, M, W).
         mask: (R, M) True where a position is real.
         last: (R, D) output at the last position.
     """
@@ -72,7 +72,7 @@ class Read:
 
 
 class CausalTransformer(nn.Module):
-    """Pre-norm transformer in which a position sees itself and the real ones before it.
+    """Pre-norm transformer in which a position attends to itself and the real ones before it.
 
     Source: Radford et al. 2019 (GPT-2), section 2.3.
     Differs: none.
@@ -89,12 +89,12 @@ class CausalTransformer(nn.Module):
         mask: Bool[Tensor, "R M"] | None = None,
         past: Read | None = None,
     ) -> tuple[Float[Tensor, "R M D"], Read]:
-        """Outputs of new positions, and what they and ``past`` leave behind.
+        """Outputs of new positions, and the state extended by them.
 
         Args:
             x: (R, M, D) new positions.
             mask: (R, M) True where they are real; None: all are.
-            past: of the positions before them.
+            past: state of the positions before them; None: there are none.
         """
         new = x.shape[1]
         mask = x.new_ones(x.shape[:2], dtype=torch.bool) if mask is None else mask
@@ -123,7 +123,7 @@ class CausalTransformer(nn.Module):
 
 
 class TextPrefix(nn.Module):
-    """The caption's tokens, then its CLIP embedding, as tokens of width D.
+    """Prefix of a prior: the caption's tokens, then its CLIP embedding, as tokens of width D.
 
     Source: Ramesh et al. 2022 (unCLIP), section 2.2.
     Differs: the tokens come from the shared text encoder, in place of one of the prior's own.
@@ -136,7 +136,7 @@ class TextPrefix(nn.Module):
         self.scale = embedding_width**0.5
 
     def forward(self, text: TextFeatures) -> tuple[Float[Tensor, "R M D"], Bool[Tensor, "R M"]]:
-        """(tokens, mask) of L + 1 positions; a unit embedding is scaled to unit variance."""
+        """Tokens and mask of L + 1 positions; a unit embedding is scaled to unit variance."""
         assert text.embedding is not None, "the prior reads captions with their CLIP embedding"
         whole = self.embedding(text.embedding * self.scale).unsqueeze(1)
         tokens = torch.cat([self.tokens(text.tokens), whole], 1)
@@ -144,7 +144,7 @@ class TextPrefix(nn.Module):
 
 
 def repeated(text: TextFeatures, count: int) -> TextFeatures:
-    """Each caption ``count`` times in a row."""
+    """Text features with each caption ``count`` times in a row."""
     rows = torch.arange(len(text), device=text.tokens.device)
     return text[rows.repeat_interleave(count)]
 
@@ -152,11 +152,11 @@ def repeated(text: TextFeatures, count: int) -> TextFeatures:
 def closest(
     candidates: Float[Tensor, "B S E"], embedding: Float[Tensor, "B E"]
 ) -> Float[Tensor, "B E"]:
-    """Of each caption's S image embeddings the one with the greatest dot product z_i . z_t.
+    """The one of each caption's S image embeddings with the greatest dot product z_i . z_t.
 
     Args:
-        candidates: image embeddings, in CLIP's own scale.
-        embedding: of the captions.
+        candidates: S image embeddings for each caption, in CLIP's own scale.
+        embedding: CLIP embeddings of the captions.
 
     Source: Ramesh et al. 2022 (unCLIP), section 2.2.
     Differs: none.
@@ -166,7 +166,7 @@ def closest(
 
 
 class DiffusionPrior(nn.Module):
-    """Denoises an image embedding: text tokens, z_t, time, noised z_i, query -> z_i.
+    """Diffusion prior: predicts z_i from text tokens, z_t, time, the noised z_i and a query token.
 
     Args:
         embedding_width: E.
@@ -174,12 +174,13 @@ class DiffusionPrior(nn.Module):
         width: D of the transformer.
         depth: layers.
         heads: A.
-        process: of diffusion, over (B, S, E); the paper's predicts x_0 and has no weights.
-        candidates: S, embeddings drawn an image, of which the closest to z_t is taken.
+        process: diffusion process over (B, S, E); the paper's predicts x_0 with an unweighted
+            loss.
+        candidates: S, embeddings drawn for each image, of which the closest to z_t is taken.
         guidance_scale: default guidance.
 
     Source: Ramesh et al. 2022 (unCLIP), section 2.2 and appendix C.
-    Differs: text tokens have no positions of the prior's own, those of the text encoder serve.
+    Differs: text tokens get no positions in the prior; they keep those of the text encoder.
     """
 
     sampling_arguments: ClassVar[frozenset[str]] = frozenset({"candidates", "guidance_scale"})
@@ -214,7 +215,7 @@ class DiffusionPrior(nn.Module):
 
     @property
     def knobs(self) -> tuple[Knob, ...]:
-        """Guidance and steps of the prior."""
+        """Sampling knobs of the prior: guidance and steps."""
         steps = next(knob for knob in self.process.knobs() if knob.name == "num_steps")
         return (
             Knob("prior_guidance_scale", self.default_guidance, 0.0, 30.0),
@@ -222,18 +223,18 @@ class DiffusionPrior(nn.Module):
         )
 
     def read(self, text: TextFeatures) -> Read:
-        """What depends on the prompts alone: once a prompt, not once a step."""
+        """State of the text prefix, computed once for each prompt and not once a step."""
         return self.transformer(*self.prefix(text))[1]
 
     def forward(
         self, x: Float[Tensor, "R E"], timesteps: Float[Tensor, " R"], read: Read
     ) -> Float[Tensor, "R E"]:
-        """The network's output for noised embeddings.
+        """Network output for noised embeddings.
 
         Args:
-            x: (R, E) noised and scaled.
-            timesteps: (R,).
-            read: of ``read``, for the same R prompts.
+            x: (R, E) noised, scaled embeddings.
+            timesteps: (R,) one for each row.
+            read: output of ``read`` for the same R prompts.
         """
         time = self.time(timestep_embedding(timesteps, self.width).to(x.dtype))
         tokens = torch.stack([time, self.noised(x), self.query.expand(len(x), -1)], 1)
@@ -242,12 +243,12 @@ class DiffusionPrior(nn.Module):
     def loss(
         self, clip: FrozenClip, embeddings: Float[Tensor, "B E"], text: TextFeatures
     ) -> Float[Tensor, ""]:
-        """The process's error at drawn noise levels.
+        """Training loss of the process at drawn noise levels.
 
         Args:
-            clip: knows how its embeddings are scaled.
-            embeddings: of images.
-            text: of their captions, some of them dropped.
+            clip: scales the embeddings.
+            embeddings: CLIP embeddings of images.
+            text: features of their captions, some of them dropped.
         """
         read = self.read(text)
         return self.process.training_loss(lambda x, t: self(x, t, read), clip.scaled(embeddings))
@@ -260,14 +261,14 @@ class DiffusionPrior(nn.Module):
         noise: Noise,
         knobs: Mapping[str, float],
     ) -> Float[Tensor, "B E"]:
-        """Image embeddings; candidates, conditional and unconditional rows are one batch.
+        """Samples image embeddings; candidates and guidance's two halves form one batch.
 
         Args:
-            clip: knows how its embeddings are scaled.
-            text: of B prompts.
+            clip: scales the embeddings.
+            text: features of B prompts.
             null: the unconditional input, B times.
-            noise: of B samples.
-            knobs: with those of ``knobs``.
+            noise: per-sample noise of the B images.
+            knobs: values that include those of ``knobs``.
         """
         scale = knobs["prior_guidance_scale"]
         rows = text if scale == 1 else TextFeatures.cat([text, null])

@@ -1,7 +1,7 @@
 """The autoregressive prior of unCLIP: a CLIP embedding as a sequence of buckets.
 
 Ramesh et al. 2022, "Hierarchical Text-Conditional Image Generation with CLIP Latents",
-section 2.2. The published table says that the diffusion prior is the better and cheaper one.
+section 2.2. In the published table the diffusion prior is the better and cheaper one.
 
 E is the width of the CLIP space, K the principal axes that are predicted, V buckets an axis.
 """
@@ -26,10 +26,10 @@ from t2ibench.samplers.autoregressive import guided_logits, sample_tokens
 
 
 class AutoregressivePrior(nn.Module):
-    """Predicts an image embedding axis by axis, each coordinate one of V buckets.
+    """Autoregressive prior: predicts an image embedding axis by axis, in one of V buckets each.
 
-    The prefix is the text, z_t and a token for the dot product of z_i and z_t, which in
-    sampling is drawn from the upper half of those of true pairs.
+    The prefix is the text, z_t and a token for the dot product of z_i and z_t; in sampling
+    that product is drawn from the upper half of the true pairs' distribution.
 
     Args:
         embedding_width: E.
@@ -40,13 +40,13 @@ class AutoregressivePrior(nn.Module):
         dimensions: K, the widest principal axes.
         buckets: V, of equal width over ``reach`` standard deviations each way.
         reach: see ``buckets``; coordinates beyond are in the outermost buckets.
-        dot_buckets: of the dot product, equally full.
+        dot_buckets: number of buckets of the dot product, equally full.
         guidance_scale: default guidance.
         temperature: default temperature.
 
     Source: Ramesh et al. 2022 (unCLIP), section 2.2 and appendix C.
     Differs: the paper does not say where its buckets end; a caption that is dropped has no dot
-        product, and the token then says so.
+        product, but a token of its own.
     """
 
     sampling_arguments: ClassVar[frozenset[str]] = frozenset({"guidance_scale", "temperature"})
@@ -84,21 +84,21 @@ class AutoregressivePrior(nn.Module):
 
     @property
     def knobs(self) -> tuple[Knob, ...]:
-        """Guidance and temperature of the prior."""
+        """Sampling knobs of the prior: guidance and temperature."""
         return (
             Knob("prior_guidance_scale", self.default_guidance, 0.0, 30.0),
             Knob("prior_temperature", self.default_temperature, 0.0, 2.0),
         )
 
     def quantise(self, clip: FrozenClip, embeddings: Float[Tensor, "B E"]) -> Int[Tensor, "B K"]:
-        """The bucket of each coordinate on the widest principal axes."""
+        """Buckets of the coordinates on the widest principal axes."""
         axes, spread = clip.axes[: self.dimensions], clip.spread[: self.dimensions]
         coordinates = clip.scaled(embeddings) @ axes.T / spread
         places = (coordinates / self.reach + 1) / 2 * self.buckets
         return places.floor().long().clamp(0, self.buckets - 1)
 
     def dequantise(self, clip: FrozenClip, codes: Int[Tensor, "B K"]) -> Float[Tensor, "B E"]:
-        """The embedding in the middle of the buckets; axes that are left out are zero."""
+        """Embeddings at the centres of the buckets; axes that are left out are zero."""
         axes, spread = clip.axes[: self.dimensions], clip.spread[: self.dimensions]
         coordinates = ((codes + 0.5) / self.buckets * 2 - 1) * self.reach
         return clip.unscaled((coordinates * spread) @ axes)
@@ -106,7 +106,7 @@ class AutoregressivePrior(nn.Module):
     def dot_token(
         self, clip: FrozenClip, embeddings: Float[Tensor, "B E"], text: TextFeatures
     ) -> Int[Tensor, " B"]:
-        """Where z_i . z_t lies among true pairs; the last token where the caption is dropped."""
+        """Bucket of z_i . z_t among true pairs; the last token where the caption is dropped."""
         assert text.embedding is not None, "the prior reads captions with their CLIP embedding"
         places = torch.arange(1, self.dot_buckets) * QUANTILES // self.dot_buckets
         dots = (embeddings * text.embedding).sum(1)
@@ -114,7 +114,7 @@ class AutoregressivePrior(nn.Module):
         return found.masked_fill((text.embedding == 0).all(1), self.dot_buckets)
 
     def read(self, text: TextFeatures, dots: Int[Tensor, " B"]) -> Read:
-        """The prefix: text, z_t and the dot product; its end predicts the first axis."""
+        """State of the prefix (text, z_t, dot product); its last output predicts the first axis."""
         tokens, mask = self.prefix(text)
         tokens = torch.cat([tokens, self.dot(dots).unsqueeze(1)], 1)
         return self.transformer(tokens, torch.cat([mask, mask[:, -1:]], 1))[1]
@@ -128,12 +128,12 @@ class AutoregressivePrior(nn.Module):
     def loss(
         self, clip: FrozenClip, embeddings: Float[Tensor, "B E"], text: TextFeatures
     ) -> Float[Tensor, ""]:
-        """-mean log p(bucket), in nats an axis.
+        """Cross-entropy of the buckets: -mean log p(bucket), in nats an axis.
 
         Args:
-            clip: knows the axes.
-            embeddings: of images.
-            text: of their captions, some of them dropped.
+            clip: gives the principal axes.
+            embeddings: CLIP embeddings of images.
+            text: features of their captions, some of them dropped.
         """
         codes = self.quantise(clip, embeddings)
         logits = self(codes, self.read(text, self.dot_token(clip, embeddings, text)))
@@ -147,14 +147,14 @@ class AutoregressivePrior(nn.Module):
         noise: Noise,
         knobs: Mapping[str, float],
     ) -> Float[Tensor, "B E"]:
-        """Image embeddings, axis by axis; conditional and unconditional rows are one batch.
+        """Samples image embeddings axis by axis; guidance's two halves form one batch.
 
         Args:
-            clip: knows the axes.
-            text: of B prompts.
+            clip: gives the principal axes.
+            text: features of B prompts.
             null: the unconditional input, B times.
-            noise: of B samples.
-            knobs: with those of ``knobs``.
+            noise: per-sample noise of the B images.
+            knobs: values that include those of ``knobs``.
         """
         scale, lower = knobs["prior_guidance_scale"], self.dot_buckets // 2
         upper = self.dot_buckets - lower

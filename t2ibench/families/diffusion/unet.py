@@ -29,15 +29,14 @@ from t2ibench.nn.conditioning import zero_init
 from t2ibench.nn.embeddings import timestep_embedding
 
 TextInput = Literal["cross_attention", "modulation", "concat", "none"]
-"""Text through transformers at the attention levels, in the time embedding, as channels that are
-the same at every position of the input, or not at all."""
+"""Text mechanism: transformers, time embedding, channels constant over positions, or none."""
 
 Widen = Callable[..., ResidualBlock]
 Attend = Callable[[int], nn.Module]
 
 
 class TimeEmbedding(nn.Module):
-    """Linear, silu, linear; the last activation is the blocks'."""
+    """Time embedding: linear, SiLU, linear; the blocks apply the last activation."""
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
@@ -45,12 +44,12 @@ class TimeEmbedding(nn.Module):
         self.linear_2 = nn.Linear(width, width)
 
     def forward(self, x: Float[Tensor, "B C"]) -> Float[Tensor, "B D"]:
-        """See the class."""
+        """Embedding (B, D) of sines and cosines (B, C)."""
         return self.linear_2(silu(self.linear_1(x)))
 
 
 class Level(nn.Module):
-    """Residual blocks at one size, each with attention or not, then a change of size or none."""
+    """Residual blocks at one size, each with or without attention, then an optional resize."""
 
     def __init__(
         self, widths: Sequence[int], width: int, block: Widen, attention: Attend | None
@@ -62,35 +61,35 @@ class Level(nn.Module):
         self.attends = attention is not None
 
     def stages(self) -> list[tuple[nn.Module, nn.Module | None]]:
-        """(residual block, its attention) in order; two blocks in the middle share one."""
+        """Pairs (residual block, its attention) in order; two blocks in the middle share one."""
         attentions = list(self.attentions) if self.attends else []
         missing = len(self.resnets) - len(attentions)
         return list(zip(self.resnets, attentions + [None] * missing, strict=True))
 
 
 class PublishedUNet(nn.Module):
-    """Noisy images or latents, time and text to the network's prediction.
+    """UNet of the published papers: predicts from noisy images or latents, time and text.
 
     Args:
-        latent_channels: of x.
+        latent_channels: channels of the noisy input and of the output.
         text_width: D of the text features.
         channels: width of each level, from the largest map to the smallest.
         blocks_per_level: residual blocks a level on the way down; one more on the way up.
         attention_levels: levels with attention, 0 the largest map; the middle always has it.
         conditioning: a ``TextInput``.
-        heads: of every attention; 0: as ``head_width`` says.
+        heads: number of heads in every attention; 0: determined by ``head_width``.
         head_width: channels a head, where ``heads`` is 0.
-        depth: transformer blocks an attention.
-        groups: of every GroupNorm.
-        epsilon: of the residual blocks' GroupNorms.
+        depth: number of transformer blocks in every attention.
+        groups: number of groups in every GroupNorm.
+        epsilon: epsilon of the residual blocks' GroupNorms.
         scale_shift: see ``ResidualBlock``.
-        residual_resize: sizes change in residual blocks, not in convolutions (ADM).
+        residual_resize: True where residual blocks, not convolutions, change the size (ADM).
         asymmetric_padding: see ``Downsample``.
         time_order: ``cos_sin``, or DDPM's ``sin_cos``, whose slowest period is reached.
-        learned_variance: twice the output channels.
-        extra_channels: of conditions beside x: latents + 1 for an inpainting network.
+        learned_variance: True for twice the output channels.
+        extra_channels: channels of conditions beside x: latents + 1 for an inpainting network.
         vector_width: E of a further condition, added to the time embedding; 0: none.
-        checkpointing: activations of each block are computed again in the backward pass.
+        checkpointing: True to recompute each block's activations in the backward pass.
 
     Raises:
         ConfigError: a layout that cannot be built.
@@ -209,17 +208,17 @@ class PublishedUNet(nn.Module):
         self.conv_out = zero_init(nn.Conv2d(channels[0], out_channels, 3, padding=1))
 
     def blocks_to_shard(self) -> list[nn.Module]:
-        """What is gathered one after the other where weights are sharded."""
+        """Modules that FSDP shards and gathers one by one."""
         levels = [*self.down_blocks, self.mid_block, *self.up_blocks]
         stages = [stage for level in levels for stage in level.stages()]  # type: ignore[operator]
         return [part for stage in stages for part in stage if part is not None]
 
     def transformers(self) -> list[SpatialTransformer]:
-        """Those with text, in the order of the forward pass."""
+        """Transformers with text, in the order of the forward pass."""
         return [part for part in self.blocks_to_shard() if isinstance(part, SpatialTransformer)]
 
     def prepare(self, text: TextFeatures) -> list[Any]:
-        """What depends on the prompts alone, once a prompt: an entry a text layer."""
+        """Text contexts, one for each text layer, computed once for each prompt."""
         if self.conditioning == "modulation":
             return [self.text_embedding(text.pooled)]
         if self.conditioning == "concat":
@@ -233,12 +232,12 @@ class PublishedUNet(nn.Module):
         contexts: list[Any],
         vector: Float[Tensor, "B E"] | None = None,
     ) -> Float[Tensor, "B C2 H W"]:
-        """Predicts from noisy latents.
+        """Network output for noisy latents.
 
         Args:
             x: (B, C, h, w) noisy latents, conditions of ``extra_channels`` after them.
             timesteps: (B,) in 0..T-1.
-            contexts: of ``prepare``, for the same B prompts; [] without text.
+            contexts: output of ``prepare`` for the same B prompts; [] without text.
             vector: (B, E) the further condition, where the network has one.
         """
         time = self.embedded_time(timesteps, x.dtype)
@@ -279,13 +278,13 @@ class PublishedUNet(nn.Module):
         return self.conv_out(silu(self.conv_norm_out(x)))
 
     def run(self, module: nn.Module, *given: Any) -> Tensor:
-        """The module, with its activations computed twice where memory is short."""
+        """Applies a module; with ``checkpointing`` its activations are computed again later."""
         if self.checkpointing and self.training:
             return checkpoint(module, *given, use_reentrant=False)  # type: ignore[no-any-return]
         return module(*given)  # type: ignore[no-any-return]
 
     def embedded_time(self, timesteps: Float[Tensor, " B"], dtype: Any) -> Float[Tensor, "B D"]:
-        """The time embedding before its last activation.
+        """Time embedding before its last activation.
 
         Source: Ho et al. 2020 (DDPM), released code: sines first, frequencies to 1 / 10000
             inclusive; Rombach et al. 2022 (LDM), released code: cosines first, exclusive.

@@ -17,19 +17,20 @@ from t2ibench.core.types import TextFeatures
 from t2ibench.nn.conditioning import zero_init
 
 TRANSFORMER_NORM_EPSILON = 1e-6
-"""Of the GroupNorm in front of a transformer, whatever the residual blocks have."""
+"""Epsilon of the GroupNorm in front of a transformer; independent of the residual blocks'."""
 
 
 class ResidualBlock(nn.Module):
-    """skip(r(x)) + Conv(silu(GN(Conv(r(silu(GN(x)))) + W t))), r a change of size or none.
+    """Residual block: skip(r(x)) + Conv(silu(GN(Conv(r(silu(GN(x)))) + W t))), r a resize or none.
 
     Args:
         wide_in: channels of the input.
         wide_out: channels of the output.
-        time_width: of the time embedding.
-        groups: of both GroupNorms.
-        epsilon: of both GroupNorms.
-        scale_shift: time scales and shifts after the second norm; else it is added before it.
+        time_width: width of the time embedding.
+        groups: number of groups in both GroupNorms.
+        epsilon: epsilon of both GroupNorms.
+        scale_shift: True where time scales and shifts after the second norm; else it is added
+            before it.
         resize: ``down`` halves, ``up`` doubles both sides; empty: neither.
 
     Source: Ho et al. 2020 (DDPM), appendix B; Dhariwal and Nichol 2021 (ADM), section 3 and
@@ -62,7 +63,7 @@ class ResidualBlock(nn.Module):
     def forward(
         self, x: Float[Tensor, "B C H W"], time: Float[Tensor, "B D"]
     ) -> Float[Tensor, "B C2 H2 W2"]:
-        """Args: x (B, C, H, W); time (B, D) after its activation."""
+        """Feature map for x (B, C, H, W) and time (B, D), the activated time embedding."""
         h = self.conv1(self.resized(silu(self.norm1(x))))
         told = self.time_emb_proj(time)[:, :, None, None]
         if self.scale_shift:
@@ -74,14 +75,14 @@ class ResidualBlock(nn.Module):
         return (self.conv_shortcut(x) if self.projects else x) + self.conv2(silu(h))
 
     def resized(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H2 W2"]:
-        """Means of squares, nearest neighbours, or the input itself."""
+        """Resized input: means of 2 x 2 squares, nearest neighbours, or the input itself."""
         if not self.resize:
             return x
         return avg_pool2d(x, 2) if self.resize == "down" else interpolate(x, scale_factor=2.0)
 
 
 class MapAttention(nn.Module):
-    """x + W softmax(q k^T / sqrt(E)) v over all positions of a map, without text.
+    """Residual self-attention over a map's positions: x + W softmax(q k^T / sqrt(E)) v.
 
     Source: Ho et al. 2020 (DDPM), appendix B; Dhariwal and Nichol 2021 (ADM), section 3.
     Differs: none.
@@ -97,19 +98,19 @@ class MapAttention(nn.Module):
         self.to_out = nn.ModuleList([zero_init(nn.Linear(width, width))])
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-        """See the class."""
+        """Feature map (B, C, H, W) after residual self-attention."""
         tokens = to_tokens(self.group_norm(x))
         q, k, v = (by_head(f(tokens), self.heads) for f in (self.to_q, self.to_k, self.to_v))
         return x + to_map(self.to_out[0](joined(attend(q, k, v))), x)
 
 
 class Attention(nn.Module):
-    """W softmax(q k^T / sqrt(E)) v; without biases but the last.
+    """Attention W softmax(q k^T / sqrt(E)) v, without biases except the last.
 
     Args:
-        width: of the queries and the output.
-        heads: of it.
-        context_width: of what is attended to.
+        width: width of the queries and the output.
+        heads: number of heads.
+        context_width: width of the context.
 
     Source: Rombach et al. 2022 (LDM), section 3.3.
     Differs: none.
@@ -124,20 +125,20 @@ class Attention(nn.Module):
         self.to_out = nn.ModuleList([nn.Linear(width, width)])
 
     def keys_values(self, context: Float[Tensor, "B M D"]) -> tuple[Tensor, Tensor]:
-        """Of what is attended to, each (B, A, M, E)."""
+        """Keys and values of the context, each (B, A, M, E)."""
         return by_head(self.to_k(context), self.heads), by_head(self.to_v(context), self.heads)
 
     def forward(
         self, x: Float[Tensor, "B N D"], keys_values: Any = None, mask: Tensor | None = None
     ) -> Float[Tensor, "B N D"]:
-        """Args: x (B, N, D); keys_values of the context, None: x itself; mask (B, M)."""
+        """Attention of x (B, N, D) to a context's keys and values, or to x itself; mask (B, M)."""
         k, v = self.keys_values(x) if keys_values is None else keys_values
         bias = None if mask is None else mask[:, None, None, :]
         return self.to_out[0](joined(attend(by_head(self.to_q(x), self.heads), k, v, bias)))
 
 
 class GatedLinear(nn.Module):
-    """a * gelu(b), [a; b] = W x.
+    """Gated linear layer: a * gelu(b), [a; b] = W x.
 
     Source: Shazeer 2020 (GLU variants), eq. 6; Rombach et al. 2022 (LDM), released code.
     Differs: none.
@@ -148,13 +149,13 @@ class GatedLinear(nn.Module):
         self.proj = nn.Linear(width, 2 * hidden)
 
     def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D2"]:
-        """See the class."""
+        """Gated features (B, N, hidden) of x (B, N, D)."""
         value, gate = self.proj(x).chunk(2, dim=-1)
         return value * gelu(gate)
 
 
 class FeedForward(nn.Module):
-    """A gated layer of four times the width and a linear one; the names skip a dropout."""
+    """MLP: a gated layer of four times the width, then a linear one; names skip a dropout."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -164,12 +165,12 @@ class FeedForward(nn.Module):
         )
 
     def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
-        """See the class."""
+        """Features (B, N, D) after the MLP."""
         return self.net[2](self.net[0](x))
 
 
 class TransformerBlock(nn.Module):
-    """x + Self(LN(x)), then x + Cross(LN(x), text), then x + MLP(LN(x)).
+    """Transformer block: x + Self(LN(x)), then x + Cross(LN(x), text), then x + MLP(LN(x)).
 
     Source: Rombach et al. 2022 (LDM), appendix E.2.1.
     Differs: none.
@@ -185,7 +186,7 @@ class TransformerBlock(nn.Module):
         self.ff = FeedForward(width)
 
     def forward(self, x: Float[Tensor, "B N D"], context: Any) -> Float[Tensor, "B N D"]:
-        """Args: x (B, N, D); context of ``SpatialTransformer.prepare``."""
+        """Tokens (B, N, D) after the block, given an entry of ``SpatialTransformer.prepare``."""
         keys_values, mask = context
         x = x + self.attn1(self.norm1(x))
         x = x + self.attn2(self.norm2(x), keys_values, mask)
@@ -193,14 +194,14 @@ class TransformerBlock(nn.Module):
 
 
 class SpatialTransformer(nn.Module):
-    """x + Out(Blocks(In(GN(x)))) over the positions of a map, with text.
+    """Residual transformer with text over a map's positions: x + Out(Blocks(In(GN(x)))).
 
     Args:
         width: channels of the map.
-        heads: of every attention.
-        depth: transformer blocks.
+        heads: number of heads in every attention.
+        depth: number of transformer blocks.
         text_width: D of the text features.
-        groups: of the GroupNorm.
+        groups: number of groups in the GroupNorm.
 
     Source: Rombach et al. 2022 (LDM), appendix E.2.1.
     Differs: 1x1 convolutions run as the linear layers that they are.
@@ -216,7 +217,7 @@ class SpatialTransformer(nn.Module):
         self.proj_out = zero_init(nn.Conv2d(width, width, 1))
 
     def prepare(self, text: TextFeatures) -> list[Any]:
-        """Keys and values of the prompts, and which of them are real, a transformer block."""
+        """Keys and values of the prompts and mask of real tokens, for each transformer block."""
         # In training the question would wait for the device.
         unknown = self.training or text.mask.is_meta
         mask = text.mask if unknown or not bool(text.mask.all()) else None
@@ -227,7 +228,7 @@ class SpatialTransformer(nn.Module):
         return contexts
 
     def forward(self, x: Float[Tensor, "B C H W"], contexts: list[Any]) -> Float[Tensor, "B C H W"]:
-        """Args: x (B, C, H, W); contexts of ``prepare``."""
+        """Feature map (B, C, H, W) after the transformer, given the contexts of ``prepare``."""
         h = pointwise(to_tokens(self.norm(x)), self.proj_in)
         for block, context in zip(self.transformer_blocks, contexts, strict=True):
             h = block(h, context)
@@ -235,11 +236,11 @@ class SpatialTransformer(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Half the size by a strided 3x3 convolution.
+    """Downsampling to half the size by a strided 3x3 convolution.
 
     Args:
         width: channels.
-        asymmetric: zeros at the right and the bottom only.
+        asymmetric: True to pad zeros at the right and the bottom only.
 
     Source: Rombach et al. 2022 (LDM), released code; Ho et al. 2020 (DDPM), released code
         (TensorFlow's asymmetric padding).
@@ -252,15 +253,15 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(width, width, 3, stride=2, padding=0 if asymmetric else 1)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C h w"]:
-        """See the class."""
+        """Feature map of half the size."""
         return self.conv(pad(x, (0, 1, 0, 1)) if self.asymmetric else x)
 
 
 class Upsample(nn.Module):
-    """Nearest neighbours to the size of the next skip, then a 3x3 convolution.
+    """Upsampling: nearest neighbours to the size of the next skip, then a 3x3 convolution.
 
     Source: Ho et al. 2020 (DDPM), appendix B.
-    Differs: to the skip's size, so that odd sides work, too.
+    Differs: upsamples to the skip's size, so that odd sides work, too.
     """
 
     def __init__(self, width: int) -> None:
@@ -270,30 +271,30 @@ class Upsample(nn.Module):
     def forward(
         self, x: Float[Tensor, "B C h w"], size: tuple[int, int]
     ) -> Float[Tensor, "B C H W"]:
-        """Args: x (B, C, h, w); size the height and width to reach."""
+        """Feature map of x (B, C, h, w) at the height and width ``size``."""
         return self.conv(interpolate(x, size=size))
 
 
 def to_tokens(x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N C"]:
-    """Positions in raster order; a view where x is channels_last."""
+    """Tokens of a map: its positions in raster order; a view where x is channels_last."""
     return rearrange(x, "b c h w -> b (h w) c")
 
 
 def to_map(tokens: Float[Tensor, "B N C"], like: Tensor) -> Float[Tensor, "B C H W"]:
-    """The inverse of ``to_tokens`` at the size of ``like``."""
+    """Map of tokens at the size of ``like``, the inverse of ``to_tokens``."""
     return rearrange(tokens, "b (h w) c -> b c h w", h=like.shape[2])
 
 
 def by_head(x: Float[Tensor, "B N D"], heads: int) -> Float[Tensor, "B A N E"]:
-    """D as A heads of E."""
+    """Width D split into A heads of width E."""
     return rearrange(x, "b n (a e) -> b a n e", a=heads)
 
 
 def joined(x: Float[Tensor, "B A N E"]) -> Float[Tensor, "B N D"]:
-    """The inverse of ``by_head``."""
+    """Heads joined to width D, the inverse of ``by_head``."""
     return rearrange(x, "b a n e -> b n (a e)")
 
 
 def pointwise(tokens: Float[Tensor, "B N C"], conv: nn.Conv2d) -> Float[Tensor, "B N C2"]:
-    """A 1x1 convolution on tokens."""
+    """Tokens after a 1x1 convolution."""
     return linear(tokens, conv.weight.flatten(1), conv.bias)

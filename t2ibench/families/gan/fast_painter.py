@@ -22,19 +22,19 @@ from t2ibench.core.types import Images, TextFeatures
 from t2ibench.nn.conditioning import ConditioningKind, SpatialConditioning
 
 SLOPE = 0.2
-"""Of every leaky ReLU (Reed et al. 2016, section 5)."""
+"""Negative slope of every leaky ReLU (Reed et al. 2016, section 5)."""
 
 INITIAL_SHIFT = 0.2
 """Standard deviation of the canvas's initial translation, in image sides."""
 
 
 class Judgement(NamedTuple):
-    """What the discriminator says of images.
+    """Output of the discriminator for a batch of images.
 
     Attributes:
         logit: (B,) realism, whatever the caption.
-        relevance: (B, D) whose scalar product with a caption's is added to the logit.
-        embedding: (B, D) of unit length, to be compared with the captions'.
+        relevance: (B, D) vectors whose scalar product with a caption's is added to the logit.
+        embedding: (B, D) vectors of unit length, to be compared with the captions'.
         words: (B, V) logits of the words that the image shows.
     """
 
@@ -45,7 +45,7 @@ class Judgement(NamedTuple):
 
 
 class FourierCanvas(nn.Module):
-    r"""The generator's input: waves over the plane, moved by noise and text.
+    r"""Input of the generator: waves over the plane, moved by noise and text.
 
     At position p of an image of side 1, with a learned translation
     :math:`\tau = W [t; z] + b`, the features are
@@ -55,14 +55,14 @@ class FourierCanvas(nn.Module):
         resolution: H = W.
         channels: C, even: C / 2 random frequencies of at most ``max_frequency`` cycles an
             image side.
-        joint_width: of [t; z].
+        joint_width: width of [t; z].
         noise_width: Z, the last entries of [t; z].
         max_frequency: in cycles an image side.
 
     Source: Karras et al. 2021 (StyleGAN3), section 3.1 and appendix F (Fourier input with a
         learned translation); Anokhin et al. 2021 (CIPS), section 3.
     Differs: no rotation; frequencies fill the disc; the translation starts from the noise, so
-        that things have different places from the first step.
+        that objects have different positions from the first step.
     """
 
     frequencies: Tensor
@@ -92,14 +92,14 @@ class FourierCanvas(nn.Module):
         self.register_buffer("positions", grid, persistent=False)
 
     def forward(self, joint: Float[Tensor, "B D"]) -> Float[Tensor, "B C H W"]:
-        """The canvas of each sample; joint is [t; z]."""
+        """Canvas of each sample; joint is [t; z]."""
         places = self.positions - self.translation(joint)[:, None, None]
         phase = (2 * math.pi * places @ self.frequencies.T).permute(0, 3, 1, 2)
         return torch.cat([phase.sin(), phase.cos()], dim=1)
 
 
 class StyledLayer(nn.Module):
-    """A 1x1 convolution of lrelu((1 + s) GN(x) + b) with s and b linear in the style.
+    """Modulated 1x1 convolution of lrelu((1 + s) GN(x) + b), with s and b linear in the style.
 
     Source: Karras et al. 2019 (StyleGAN), eq. 1 (AdaIN).
     Differs: GroupNorm in place of InstanceNorm; before the convolution; 1x1 as in Anokhin et
@@ -116,13 +116,13 @@ class StyledLayer(nn.Module):
     def forward(
         self, x: Float[Tensor, "B C H W"], style: Float[Tensor, "B D"]
     ) -> Float[Tensor, "B C2 H W"]:
-        """Every position alike."""
+        """Feature map for x and style (B, D), which acts alike at every position."""
         scale, shift = self.style(style)[:, :, None, None].chunk(2, dim=1)
         return self.conv(leaky_relu(self.norm(x) * (1 + scale) + shift, SLOPE))
 
 
 class Generator(nn.Module):
-    """Noise and text to an image, painted position by position.
+    """Generator: noise and text to an image, painted position by position.
 
     Text meets noise in the style in every mechanism, as text meets noise at the input of the
     paper; the chosen mechanism then brings the text to the painted map itself.
@@ -130,14 +130,14 @@ class Generator(nn.Module):
     Args:
         resolution: H = W in pixels.
         text_width: D of the text features.
-        noise_width: Z.
-        channels: of the canvas and of every layer.
-        depth: layers between canvas and colours.
-        style_width: of the mapped noise and text.
-        max_frequency: of the canvas, in cycles an image side.
-        conditioning: how text enters the painted map.
-        heads: of cross-attention.
-        groups: of every GroupNorm.
+        noise_width: Z, width of the noise.
+        channels: channels of the canvas and of every layer.
+        depth: number of layers between canvas and colours.
+        style_width: width of the mapped noise and text.
+        max_frequency: highest frequency of the canvas, in cycles an image side.
+        conditioning: mechanism by which text enters the painted map.
+        heads: number of heads in cross-attention.
+        groups: number of groups in every GroupNorm.
 
     Raises:
         ConfigError: ``channels`` is not a multiple of 2 and of ``groups``.
@@ -208,16 +208,16 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """An image to realism, relevance to a caption, an embedding, and the words it shows.
+    """Discriminator: an image to realism, relevance to a caption, an embedding and its words.
 
-    All but realism read the maximum over positions: an object counts wherever it stands.
+    All but realism read the maximum over positions: an object counts wherever it is.
 
     Args:
         text_width: D of the text features.
-        channels: at half resolution; half as many at full, twice as many at a quarter.
-        embedding_width: of image and text embeddings.
+        channels: channels at half resolution; half as many at full, twice as many at a quarter.
+        embedding_width: width of image and text embeddings.
         word_buckets: V of the words read off the image.
-        groups: of every GroupNorm.
+        groups: number of groups in every GroupNorm.
 
     Source: Reed et al. 2016 (GAN-INT-CLS), section 4.1; Miyato and Koyama 2018 (projection),
         eq. 4; contrastive head as in Zhang et al. 2021 (XMC-GAN), section 4.3.
@@ -257,7 +257,7 @@ class Discriminator(nn.Module):
 
     @property
     def scale(self) -> Float[Tensor, ""]:
-        """The inverse temperature of the matching score, learned, at most 50."""
+        """Inverse temperature of the matching score, learned, at most 50."""
         return self.log_scale.exp().clamp(max=50.0)
 
     def forward(self, images: Images) -> Judgement:
@@ -289,7 +289,7 @@ def convolution(channels: int, out: int, kernel: int, stride: int, groups: int) 
 
 
 def kaiming(layer: nn.Module) -> None:
-    """Normal weights that keep the variance through leaky ReLUs, and no bias.
+    """Initialises normal weights that keep the variance through leaky ReLUs, and a zero bias.
 
     Source: He et al. 2015, eq. 15.
     Differs: none.

@@ -24,13 +24,13 @@ WORD = re.compile(r"[^\W_]+")
 def discriminator_loss(
     kind: AdversarialLoss, real: Logits, fake: Logits, wrong: Logits, wrong_weight: float
 ) -> Float[Tensor, ""]:
-    """E[l(real, 1)] + E[l(fake, 0)] + w E[l(wrong, 0)].
+    """Loss of the discriminator: E[l(real, 1)] + E[l(fake, 0)] + w E[l(wrong, 0)].
 
     non_saturating: l(x, 1) = softplus(-x) and l(x, 0) = softplus(x); hinge: relu(1 - x) and
     relu(1 + x).
 
     Args:
-        kind: which l.
+        kind: the loss l.
         real: (B,) logits of real images with their captions.
         fake: (B,) logits of generated images with their captions.
         wrong: (B,) logits of real images with captions of others.
@@ -53,7 +53,7 @@ def discriminator_loss(
 
 
 def generator_loss(kind: AdversarialLoss, fake: Logits) -> Float[Tensor, ""]:
-    """Softplus(-fake) for the non-saturating loss, -fake for the hinge loss, in the mean.
+    """Loss of the generator: mean softplus(-fake) for non-saturating, mean -fake for hinge.
 
     Source: Goodfellow et al. 2014, section 3; Lim and Ye 2017, eq. 13.
     Differs: none.
@@ -67,7 +67,7 @@ def matching_loss(
     text: Float[Tensor, "B D"],
     scale: Float[Tensor, ""],
 ) -> Float[Tensor, ""]:
-    """Whether image and caption belong together, from unit-length embeddings.
+    """Loss of matching images to their captions, from unit-length embeddings.
 
     wrong_text: binary cross-entropy of scale * cos, label 1 for (image i, caption i) and 0 for
     (image i, caption i + 1), the matching-aware pairs of GAN-CLS.
@@ -76,7 +76,7 @@ def matching_loss(
     the mean over its own rows.
 
     Args:
-        kind: which pairs.
+        kind: the choice of wrong pairs.
         image: (B, D) unit length; B at least 2.
         text: (B, D) unit length.
         scale: inverse temperature.
@@ -85,7 +85,7 @@ def matching_loss(
         ConfigError: the kind is unknown.
 
     Source: Reed et al. 2016 (GAN-INT-CLS), algorithm 1; Zhang et al. 2021 (XMC-GAN), eq. 5.
-    Differs: the matching score stands apart from the realism score, in both kinds.
+    Differs: the matching score is separate from the realism score, in both kinds.
     """
     if kind == "contrastive":
         similarity = scale * image @ gathered(text).T
@@ -102,7 +102,7 @@ def matching_loss(
 
 
 def caption_words(captions: Sequence[str], buckets: int) -> Float[Tensor, "B V"]:
-    """Which words a caption has: 1 at the hash of each word, else 0.
+    """Multi-hot word labels of captions: 1 at the hash of each word, else 0.
 
     Words are hashed, not looked up, so that the target does not depend on the text encoder.
 
@@ -125,9 +125,9 @@ def redescription_loss(
 ) -> Float[Tensor, ""]:
     """Binary cross-entropy of the caption's words read off the image, summed over words.
 
-    The discriminator learns it on real images, the generator is asked to draw images off
-    which its caption's words can be read. Unlike a contrast within the batch it teaches
-    every word of every caption at each step.
+    The discriminator learns it on real images; the generator learns to draw images from which
+    its caption's words can be read. Unlike a contrast within the batch it teaches every word of
+    every caption at each step.
 
     Args:
         logits: (B, V) of each word.
@@ -140,14 +140,14 @@ def redescription_loss(
 
 
 def gradient_penalty(logits: Logits, nudged: Logits, sigma: float) -> Float[Tensor, ""]:
-    """E[(D(x + sigma n) - D(x))^2] / sigma^2 with n standard normal: R1 without its gradient.
+    """Approximate R1 penalty: E[(D(x + sigma n) - D(x))^2] / sigma^2, n standard normal.
 
-    To first order in sigma it is R1, E|dD/dx|^2, and needs no second derivative.
+    To first order in sigma it equals R1, E|dD/dx|^2, and needs no second derivative.
 
     Args:
-        logits: (B,) of images.
-        nudged: (B,) of the same images plus sigma n.
-        sigma: of the nudge, in units of [-1, 1] images.
+        logits: (B,) logits of images.
+        nudged: (B,) logits of the same images plus sigma n.
+        sigma: standard deviation of the perturbation, in units of [-1, 1] images.
 
     Source: Lin et al. 2025 (adversarial post-training), approximated R1; Mescheder et al.
         2018, eq. 9 (R1).

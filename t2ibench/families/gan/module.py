@@ -30,7 +30,7 @@ NUDGE = 0.02
 
 
 class TextConditionalGAN(TextToImageModule):
-    """A generator against a discriminator that judges realism and matching.
+    """GAN family: a generator against a discriminator that judges realism and matching.
 
     The text encoder learns from the discriminator's matching loss on real images; the
     generator reads its features without changing it.
@@ -44,13 +44,13 @@ class TextConditionalGAN(TextToImageModule):
         resolution: H = W of the images.
         null_text_probability: 0 for a GAN: it is not guided.
         gradient_clip_norm: see ``TextToImageModule``.
-        adversarial_loss: of both players.
+        adversarial_loss: loss of both players.
         matching: which wrong pairs the matching loss takes.
-        wrong_weight: of real images with wrong captions in the adversarial loss.
-        matching_weight: of the matching loss, in both players.
-        redescription_weight: of the words read off the image, in both players; 0 is off.
+        wrong_weight: weight of real images with wrong captions in the adversarial loss.
+        matching_weight: weight of the matching loss, in both players.
+        redescription_weight: weight of the words read off the image, in both players; 0 is off.
         gradient_penalty_weight: gamma of the approximate R1, every step; 0 is off.
-        interpolation_weight: of the generator's loss on captions halfway between two of the
+        interpolation_weight: weight of the generator's loss on captions halfway between two of the
             batch (INT); 0 is off.
         truncation_psi: default truncation.
 
@@ -104,28 +104,28 @@ class TextConditionalGAN(TextToImageModule):
 
     @property
     def knobs(self) -> tuple[Knob, ...]:
-        """Truncation: z is multiplied by psi."""
+        """Sampling knob: truncation, which multiplies z by psi."""
         sweep = (0.25, 0.5, 0.75, 1.0)
         return (Knob("truncation_psi", self.default_psi, 0.0, 1.5, True, sweep),)
 
     @property
     def trains_in_turns(self) -> bool:
-        """The two players do."""
+        """True: generator and discriminator train in turns."""
         return True
 
     def extra_supervision(self) -> tuple[str, ...]:
-        """Each caption's words as labels of its image, where they are described again."""
+        """Word labels of each image from its caption, where the redescription loss is on."""
         return ("word labels",) if self.redescription_weight > 0 else ()
 
     def sampling_parameters(self) -> dict[str, nn.Parameter]:
-        """Everything but the discriminator."""
+        """Trainable parameters of sampling: all but the discriminator's."""
         return {
             n: p for n, p in super().sampling_parameters().items()
             if not n.startswith("discriminator.")
         }  # fmt: skip
 
     def configure_optimizers(self) -> Any:
-        """The generator's optimiser, then the discriminator's, which also has the text."""
+        """Makes the generator's optimiser, then that of discriminator and text encoder."""
         judge = [*self.discriminator.parameters(), *self._text_parameters()]
         return [
             self.make_generator_optimizer(self.generator.parameters()),
@@ -133,7 +133,7 @@ class TextConditionalGAN(TextToImageModule):
         ]
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """The discriminator's step, then the generator's, on the same generated images.
+        """Performs the discriminator's step, then the generator's, on the same generated images.
 
         Source: Reed et al. 2016 (GAN-INT-CLS), algorithm 1.
         Differs: see the class.
@@ -188,7 +188,7 @@ class TextConditionalGAN(TextToImageModule):
         return {"loss": loss.detach(), "matching_fake": matching.detach()}
 
     def _told(self, judged: Judgement, wanted: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """How far the images tell their captions: the weighted sum, and matching alone."""
+        """Caption losses of judged images: the weighted sum, and matching alone."""
         scale = self.discriminator.scale
         matching = matching_loss(self.matching, judged.embedding, wanted, scale)
         told = self.matching_weight * matching
@@ -199,7 +199,7 @@ class TextConditionalGAN(TextToImageModule):
         return told, matching
 
     def _interpolated(self, text: TextFeatures) -> Tensor:
-        """The generator's loss on captions between two of the batch."""
+        """Loss of the generator on captions halfway between two of the batch."""
         between = halfway(text)
         fake = self.discriminator(self.generator(between, self._noise(text)))
         wanted = self.discriminator.embed_text(between)
@@ -208,7 +208,7 @@ class TextConditionalGAN(TextToImageModule):
         return generator_loss(self.adversarial_loss, belief) + self.matching_weight * matching
 
     def sample(self, text: TextFeatures, noise: Noise, knobs: Mapping[str, float]) -> Images:
-        """One forward pass.
+        """Generates images in one forward pass.
 
         Source: Brock et al. 2019 (BigGAN), section 3.1 (truncation).
         Differs: z is scaled by psi, not resampled, so that its direction is kept.
@@ -224,7 +224,7 @@ class TextConditionalGAN(TextToImageModule):
 
 
 def next_caption(text: TextFeatures) -> TextFeatures:
-    """Every image's wrong caption: that of its neighbour in the batch of all ranks."""
+    """Wrong captions: each image gets that of its neighbour in the batch of all ranks."""
     text = text.padded(greatest(text.tokens.shape[1]))
 
     def before(rows: Tensor) -> Tensor:
@@ -234,7 +234,7 @@ def next_caption(text: TextFeatures) -> TextFeatures:
 
 
 def halfway(text: TextFeatures) -> TextFeatures:
-    """Each caption's features averaged with the next one's in the batch.
+    """Text features averaged with the next caption's in the batch.
 
     Tokens are averaged where both captions have one, and are the one's own elsewhere.
 
