@@ -1,1 +1,1 @@
-"""Floor 5: the trainer, callbacks, checkpoints; the only room that sees wandb."""
+"""Training of one module: the trainer, callbacks, checkpoints and tracking (W&B only here)."""

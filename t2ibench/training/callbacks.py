@@ -1,4 +1,4 @@
-"""What happens around training steps: clock, seeds, schedule, EMA, guard, learning curves.
+"""Callbacks of the trainer: clock, seeds, schedule, EMA, non-finite guard, learning curves.
 
 Every callback reads the one ``Clock``; none reads Lightning's ``global_step``, which counts
 optimiser calls.
@@ -29,11 +29,11 @@ from t2ibench.training.sharding import is_sharded, unsharded
 Decay = Literal["constant", "cosine", "linear"]
 
 NAMED = 8
-"""Training indices that an error of the non-finite guard names."""
+"""Number of training indices that an error of the non-finite guard names."""
 
 
 def parts_of(module: Any) -> dict[str, nn.Module]:
-    """The networks that a family or a first stage tells of, by name."""
+    """Networks of a family or a first stage by name, as it reports them."""
     return module.parts() if hasattr(module, "parts") else dict(module.named_children())
 
 
@@ -56,7 +56,7 @@ class BudgetClock(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Seeds the step and, on the first, starts counting FLOPs."""
+        """Seeds the step and, at the first, starts counting FLOPs."""
         # One seed for all ranks: each draws the whole batch's numbers and keeps its own.
         torch.manual_seed(derive_seed("step", self.seed, self.clock.images_seen, 0))
         pl_module.images_seen = self.clock.images_seen  # type: ignore[assignment]
@@ -72,7 +72,7 @@ class BudgetClock(pl.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Advances the clock."""
+        """Advances the clock and stops training when the budget is spent."""
         spent = time.perf_counter() - self._started
         if trainer.world_size > 1 and self.budget.unit == "seconds":
             spent = self._slowest(trainer, spent)
@@ -91,12 +91,12 @@ class BudgetClock(pl.Callback):
             trainer.should_stop = True
 
     def _slowest(self, trainer: pl.Trainer, seconds: float) -> float:
-        """All processes go by one clock, or they would not stop at one step."""
+        """The slowest process's seconds, so that all stop at the same step."""
         mine = torch.tensor(seconds, device=trainer.strategy.root_device)
         return float(trainer.strategy.reduce(mine, reduce_op="max"))  # type: ignore[arg-type]
 
     def state_dict(self) -> dict[str, Any]:
-        """The clock."""
+        """State of the clock."""
         return self.clock.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -105,11 +105,11 @@ class BudgetClock(pl.Callback):
 
 
 class FlopCount:
-    """FLOPs of one training step, from its making to ``an_image``.
+    """FLOP count of one training step, from construction to ``an_image``.
 
-    What an optimiser does, every rank does; it is counted once, and captions are padded to the
-    longest of the whole batch, so that an image costs the same on any number of ranks (but for
-    the null caption, which each rank encodes once a step: less than a thousandth).
+    Every rank repeats the optimiser's work, so it is counted once; captions are padded to the
+    longest of the whole batch. An image thus costs the same on any number of ranks (but for the
+    null caption, which each rank encodes once a step: less than a thousandth).
     """
 
     def __init__(self, module: Any, optimizers: Sequence[Optimizer]) -> None:
@@ -124,10 +124,10 @@ class FlopCount:
         self._counter.__enter__()
 
     def an_image(self, images: int) -> dict[str, float]:
-        """Stops counting: FLOPs of one image by part.
+        """Stops counting and returns the FLOPs of one image by part.
 
         Args:
-            images: of this rank in the step.
+            images: number of images of this rank in the step.
         """
         self._counter.__exit__(None, None, None)
         Counting.on = False
@@ -154,7 +154,7 @@ class LearningRate(pl.Callback):
         self.decay = decay
 
     def factor(self) -> float:
-        """The present factor."""
+        """The present factor of all learning rates."""
         warm = 1.0
         if self.warmup_images > 0:
             warm = min(1.0, (self.clock.images_seen + 1) / self.warmup_images)
@@ -168,7 +168,7 @@ class LearningRate(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Sets the rates of this step."""
+        """Sets the learning rates of this step."""
         factor = self.factor()
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:
@@ -186,7 +186,7 @@ class AverageWeights(pl.Callback):
         self._loaded: Mapping[str, Tensor] | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Starts from the restored average, or from the initial weights."""
+        """Starts the average from the restored one, or from the initial weights."""
         self.ema = WeightEMA(pl_module.sampling_parameters(), self.half_life_images)
         if self._loaded is not None:
             live = pl_module.sampling_parameters()
@@ -202,24 +202,24 @@ class AverageWeights(pl.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Averages."""
+        """Updates the average with the step's weights."""
         assert self.ema is not None
         self.ema.update(len(batch) * trainer.world_size, self.clock.images_seen)
 
     def state_dict(self) -> dict[str, Any]:
-        """The shadow weights."""
+        """State of the average: its whole, unsharded tensors."""
         return {} if self.ema is None else unsharded(self.ema.state_dict())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keeps the restored average until the parameters are there."""
+        """Keeps the restored average until training starts."""
         self._loaded = state_dict or None
 
 
 class LearningCurves(pl.Callback):
-    """Means of the logged tensors over an interval of images, and the non-finite guard.
+    """Writes means of the logged tensors over an interval of images; stops at non-finite ones.
 
     Values stay on the device between intervals: the only host sync of training is here, and
-    where a checkpoint is written. An interval that a checkpoint cuts goes on after it.
+    where a checkpoint is written. An interval that a checkpoint interrupts continues after it.
     """
 
     def __init__(
@@ -239,7 +239,7 @@ class LearningCurves(pl.Callback):
         self._indices = torch.empty(0, dtype=torch.int64)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Drops rows that lie after the checkpoint."""
+        """Drops rows that were logged after the checkpoint."""
         self.file.rewind(self.clock.images_seen)
         self._sums = {name: total.to(pl_module.device) for name, total in self._sums.items()}
 
@@ -264,13 +264,13 @@ class LearningCurves(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keeps the means over all processes; refuses a state that training cannot go on from."""
+        """Stores the means over all processes; refuses a non-finite state."""
         self._means(pl_module)
         if trainer.world_size > 1:
             checkpoint["callbacks"][self.state_key]["sums"] = self._over_processes(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        """The interval that is not yet full."""
+        """State of the interval that is not yet full."""
         return {
             "sums": dict(self._sums),
             "steps": self._steps,
@@ -279,17 +279,17 @@ class LearningCurves(pl.Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores it."""
+        """Restores the interval that is not yet full."""
         self._sums = dict(state_dict["sums"])
         self._steps = state_dict["steps"]
         self._since = state_dict["since"]
         self._indices = state_dict["indices"]
 
     def _means(self, pl_module: pl.LightningModule) -> dict[str, float]:
-        """The interval's means so far.
+        """Means of the interval so far.
 
         Raises:
-            NonFiniteLossError: one is NaN or infinite.
+            NonFiniteLossError: a mean is NaN or infinite.
         """
         means = {name: float(total) / self._steps for name, total in self._sums.items()}
         bad = sorted(name for name, value in means.items() if not abs(value) < float("inf"))
@@ -303,14 +303,14 @@ class LearningCurves(pl.Callback):
         return means
 
     def _over_processes(self, trainer: pl.Trainer) -> dict[str, Tensor]:
-        """The sums, averaged over all processes."""
+        """Sums, averaged over all processes."""
         copies = {name: total.clone() for name, total in self._sums.items()}
         for total in copies.values():
             trainer.strategy.reduce(total, reduce_op="mean")
         return copies
 
     def _write(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """One row, of the means over all processes."""
+        """Writes one row with the means over all processes."""
         if trainer.world_size > 1:
             self._sums = self._over_processes(trainer)
         means = self._means(pl_module)
@@ -329,10 +329,10 @@ class LearningCurves(pl.Callback):
 
 
 class ValidationLosses(pl.Callback):
-    """Losses on a fixed batch with fixed noise, at equal intervals of images.
+    """Logs losses on a fixed batch with fixed noise, at equal intervals of images.
 
-    What moves is the network, not the draw. Rows go to a file of their own, live weights, no
-    gradient; the clock does not run meanwhile.
+    Only the network changes between rows, not the noise. Losses are those of the live weights,
+    without gradients; they go to a file of their own, and the clock is stopped meanwhile.
     """
 
     def __init__(
@@ -350,7 +350,7 @@ class ValidationLosses(pl.Callback):
         self.track = track
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Drops rows that lie after the checkpoint."""
+        """Drops rows that were logged after the checkpoint."""
         self.file.rewind(self.clock.images_seen)
 
     @torch.no_grad()
@@ -381,10 +381,10 @@ class ValidationLosses(pl.Callback):
 
 
 class CompileNetworks(pl.Callback):
-    """``torch.compile`` of the module's trained networks, once a first step has been counted.
+    """Applies ``torch.compile`` to the trained networks once a first step has been counted.
 
-    Compiled in place, so that the names of weights stay as they are. A resumed run has counted
-    its first step, and compiles before it goes on.
+    They are compiled in place, so that names of weights do not change. A resumed run has counted
+    its first step, and compiles before it continues.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -403,7 +403,7 @@ class CompileNetworks(pl.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Compiles once."""
+        """Compiles after the first step; later calls do nothing."""
         self._compile(pl_module)
 
     def _compile(self, pl_module: pl.LightningModule) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or absent: written aside and renamed, the one before it kept."""
+"""Checkpoints that are whole or absent: a temporary file is renamed, and the previous one kept."""
 
 from __future__ import annotations
 
@@ -37,24 +37,24 @@ UNREADABLE = (
     pickle.UnpicklingError,
     zipfile.BadZipFile,
 )
-"""What reading a torn or foreign file raises."""
+"""Exceptions that reading a damaged or foreign file raises."""
 
 
 def previous(path: Path) -> Path:
-    """Where the checkpoint before the one at ``path`` is kept."""
+    """Path of the checkpoint before the one at ``path``."""
     return path.with_name("previous.ckpt")
 
 
 class WholeFiles(CheckpointIO):
-    """Reads and writes Lightning's checkpoints beside their places, without a copy in memory.
+    """Lightning's checkpoint files, written atomically and without a copy in memory.
 
-    A process killed at any moment leaves a whole checkpoint at its place or at ``previous``.
+    A process killed at any moment leaves a whole checkpoint at its path or at ``previous``.
     """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
-        """Writes aside, then moves the earlier checkpoint to ``previous`` and the new one in.
+        """Writes a temporary file, moves the earlier checkpoint to ``previous`` and the new one in.
 
         Raises:
             RunError: it cannot be written; the earlier ones stay as they are.
@@ -70,25 +70,25 @@ class WholeFiles(CheckpointIO):
     def load_checkpoint(
         self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Reads tensors and plain containers, nothing that could run code."""
+        """Reads tensors and plain containers; executes no code of the file."""
         return torch.load(path, map_location=map_location or "cpu", weights_only=True)
 
     def remove_checkpoint(self, path: Any) -> None:
-        """Removes one."""
+        """Removes the checkpoint at ``path``."""
         Path(path).unlink(missing_ok=True)
 
 
 class Checkpointer(pl.Callback):
-    """Saves at intervals, at the end of training, and when a signal came.
+    """Saves checkpoints at intervals, at the end of training, and after a signal.
 
-    The step in progress ends, all processes agree on what the first of them heard, the state is
-    saved and training stops. It stands last among the callbacks, so that the state holds what
-    they did in this step.
+    After a signal to any process the current step ends, the state is saved and training stops
+    on all of them. This must be the last callback, so that the state includes what the others
+    did in this step.
 
     Args:
-        path: of the newest checkpoint.
-        every_seconds: interval.
-        stop: the signal, if one came.
+        path: where the newest checkpoint is written.
+        every_seconds: interval in seconds.
+        stop: the received signal, if any.
     """
 
     def __init__(self, path: Path, every_seconds: float, stop: Deferred) -> None:
@@ -98,7 +98,7 @@ class Checkpointer(pl.Callback):
         self._saved = time.monotonic()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Takes SIGTERM back from Lightning, which has just put its own handler before ours."""
+        """Takes SIGTERM back from Lightning, which has just replaced our handler."""
         install(self.stop.note)
 
     def on_train_batch_end(
@@ -109,7 +109,7 @@ class Checkpointer(pl.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Saves when it is time, when a signal came and when the budget is spent."""
+        """Saves at an interval's end, after a signal and when the budget is spent."""
         due = time.monotonic() - self._saved > self.every_seconds
         if trainer.world_size > 1:
             due = self._agree(trainer, due)
@@ -120,7 +120,7 @@ class Checkpointer(pl.Callback):
             self._saved = time.monotonic()
 
     def _agree(self, trainer: pl.Trainer, due: bool) -> bool:
-        """Any process's signal is every process's, and so is the time to save."""
+        """Shares a signal of any process, and the time to save, with all processes."""
         heard = torch.tensor([self.stop.number or 0, due], device=trainer.strategy.root_device)
         agreed: Any = trainer.strategy.reduce(heard, reduce_op="max")
         number, due = agreed.tolist()
@@ -130,13 +130,13 @@ class Checkpointer(pl.Callback):
 
 
 def newest_whole(path: Path) -> Path | None:
-    """The checkpoint to resume from: the one at ``path``, or the one before if it is torn.
+    """The checkpoint to resume from: the one at ``path``, or the previous one if it is damaged.
 
     Returns:
         Its path, or None where none was written yet.
 
     Raises:
-        CheckpointError: there is one, and none can be read.
+        CheckpointError: there are checkpoints, and none can be read.
     """
     broken: Exception | None = None
     for candidate in (path, previous(path)):
@@ -157,7 +157,7 @@ def newest_whole(path: Path) -> Path | None:
 
 
 def read_whole(path: Path) -> dict[str, Any]:
-    """A checkpoint, all of whose bytes are verified; its tensors are read when they are used.
+    """A checkpoint whose bytes are all verified; its tensors are read when they are used.
 
     Raises:
         CheckpointError: the file cannot be read whole.
@@ -185,13 +185,13 @@ def read_clock(path: Path) -> dict[str, Any]:
 
 
 def first_line(error: BaseException) -> str:
-    """The first sentence of a long message."""
+    """First sentence of an error's message; the error's class where it has none."""
     return str(error).strip().splitlines()[0].split(". ")[0] if str(error) else type(error).__name__
 
 
 @contextmanager
 def system_errors() -> Iterator[None]:
-    """Inside, writers that hide what the system answered raise its ``OSError``."""
+    """Re-raises the system's ``OSError`` where torch or safetensors hide it."""
     try:
         yield
     except RuntimeError as error:  # torch's, in the course of handling the system's

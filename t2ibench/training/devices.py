@@ -1,8 +1,8 @@
-"""Several devices: where this process stands among those of a run, and Lightning's strategy.
+"""Several devices: a process's rank, its process group, and Lightning's strategy.
 
-A run on R devices is R processes of the same program, one a device. Schedulers start them (``srun``
-of SLURM, ``torchrun``); elsewhere ``cli/ranks.py`` does. They meet before any work, so that
-caches, sampling and scoring are shared as training is.
+A run on R devices is R processes of the same program, one a device. A launcher starts them
+(SLURM's ``srun``, ``torchrun``); without one ``engine/ranks.py`` does. They join one process group
+before any work, so that caches, sampling and scoring are shared as training is.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from t2ibench.training.sharding import ShardedStrategy, check_shardable
 StrategyName = Literal["auto", "ddp", "fsdp"]
 
 PATIENCE = timedelta(days=2)
-"""How long ranks wait for each other: one may work for all. A death is noticed at once."""
+"""Timeout of collectives: other ranks may wait while one works. A dead rank is noticed at once."""
 
 
 GIVEN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-"""How torchrun tells a process where it stands."""
+"""Environment variables in which torchrun gives a process its rank and the rendezvous."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a process stands among those of its run.
+    """Rank of a process among those of its run, and the address where they meet.
 
     Attributes:
-        rank: its number, from 0.
-        world_size: how many there are.
-        local_rank: its number on its machine.
-        address: the machine of rank 0.
-        port: where rank 0 listens.
+        rank: number of the process, from 0.
+        world_size: number of processes.
+        local_rank: number of the process on its machine.
+        address: host name of rank 0's machine.
+        port: port on which rank 0 listens.
     """
 
     rank: int
@@ -53,7 +53,7 @@ class Place:
 
 
 def given_place(devices: int, num_nodes: int) -> Place | None:
-    """This process's place where a launcher has started all of them; None where there is none.
+    """Rank of this process from the launcher that started it; None without a launcher.
 
     Raises:
         ConfigError: the launcher started another number of processes than ``trainer`` asks for.
@@ -82,14 +82,14 @@ def given_place(devices: int, num_nodes: int) -> Place | None:
 
 
 def check_devices(trainer: Any, batch_sizes: Sequence[int]) -> None:
-    """What can be known to be impossible before any work.
+    """Refuses impossible settings of devices before any work.
 
     Args:
         trainer: has ``strategy``, ``devices`` and ``num_nodes``.
-        batch_sizes: of all devices together, in each training of the run.
+        batch_sizes: batch size over all devices of each training of the run.
 
     Raises:
-        ConfigError: an unknown strategy, no device, or a batch that they cannot share.
+        ConfigError: an unknown strategy, no device, or a batch that the devices cannot share.
     """
     strategy, devices, num_nodes = trainer.strategy, trainer.devices, trainer.num_nodes
     if strategy not in get_args(StrategyName):
@@ -115,11 +115,11 @@ def check_devices(trainer: Any, batch_sizes: Sequence[int]) -> None:
 
 
 def meet(place: Place, store: dist.TCPStore | None = None) -> dist.Store:
-    """Joins the processes of a run: gloo between CPUs, nccl between GPUs.
+    """Joins the process group of a run: gloo between CPUs, nccl between GPUs.
 
     Args:
-        place: of this process.
-        store: rank 0's, where it already listens.
+        place: rank and rendezvous of this process.
+        store: rank 0's store where it already listens; None: connects to one.
     """
     stand_at(place.rank)
     if store is None:
@@ -137,14 +137,14 @@ def meet(place: Place, store: dist.TCPStore | None = None) -> dist.Store:
 
 
 def device_here(accelerator: str) -> torch.device:
-    """Where this process samples: the GPU that it trained on, or the CPU."""
+    """Sampling device of this process: the GPU that it trained on, or the CPU."""
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")
 
 
 class Met(ClusterEnvironment):
-    """Tells Lightning of processes that have already met; it starts and joins none."""
+    """Lightning's view of processes that have already joined their group; starts and joins none."""
 
     def __init__(self, local_rank: int, num_nodes: int) -> None:
         super().__init__()
@@ -153,52 +153,52 @@ class Met(ClusterEnvironment):
 
     @property
     def creates_processes_externally(self) -> bool:
-        """They are there."""
+        """True: the processes are already running."""
         return True
 
     @property
     def main_address(self) -> str:
-        """Not needed any more."""
+        """A placeholder: the processes have already connected."""
         return "127.0.0.1"
 
     @property
     def main_port(self) -> int:
-        """Not needed any more."""
+        """A placeholder: the processes have already connected."""
         return 0
 
     @staticmethod
     def detect() -> bool:
-        """Never chosen by Lightning itself."""
+        """False: Lightning never chooses this environment itself."""
         return False
 
     def world_size(self) -> int:
-        """Processes in all."""
+        """Number of processes."""
         return dist.get_world_size()
 
     def set_world_size(self, size: int) -> None:
-        """It is known."""
+        """Does nothing: the process group has fixed it."""
 
     def global_rank(self) -> int:
-        """This process's number."""
+        """Rank of this process."""
         return dist.get_rank()
 
     def set_global_rank(self, rank: int) -> None:
-        """It is known."""
+        """Does nothing: the process group has fixed it."""
 
     def local_rank(self) -> int:
-        """Its number on its machine."""
+        """Number of this process on its machine."""
         return self._local_rank
 
     def node_rank(self) -> int:
-        """The number of its machine."""
+        """Number of this process's machine."""
         return dist.get_rank() // (dist.get_world_size() // self._num_nodes)
 
 
 def strategy_for(module: Any, name: StrategyName, devices: int, num_nodes: int) -> Strategy | str:
     """Lightning's strategy for a module.
 
-    Losses and noise are those of the whole batch (``core/ranks.py``), buffers change alike on all
-    ranks, and a module that trains in turns leaves the other networks' gradients unused.
+    Losses and noise are those of the whole batch (``core/ranks.py``), buffers change identically on
+    all ranks, and a module that trains in turns leaves the other networks' gradients unused.
 
     Raises:
         ConfigError: fsdp for a module that has no blocks to shard.

@@ -1,4 +1,4 @@
-"""Training one module under a budget: the same for families and first stages."""
+"""Training of one module under a budget: the same for families and first stages."""
 
 from __future__ import annotations
 
@@ -46,27 +46,27 @@ from t2ibench.training.preemption import Deferred, deferred
 from t2ibench.training.progress import BudgetProgress
 
 StreamFactory = Callable[[int, int, int], Iterator[Batch]]
-"""(images_seen, rank, world_size) -> the batches from there on."""
+"""Function (images_seen, rank, world_size) -> the training batches from there on."""
 
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How a module is trained; every value comes from the configuration.
+    """Settings of training one module; every value comes from the configuration.
 
     Attributes:
         warmup_images: images over which the learning rate rises linearly.
-        decay: what it does afterwards.
+        decay: schedule of the learning rate after the warm-up.
         ema_half_life_images: half-life of the weight average.
         log_every_images: interval of the learning curves.
         checkpoint_every_seconds: interval of checkpoints.
         accelerator: Lightning's accelerator, ``auto`` by default in conf/trainer.
-        devices: of each machine.
+        devices: number of devices on each machine.
         precision: ``auto`` is bf16-mixed on a GPU and 32-true on a CPU.
-        progress: whether a progress bar is shown.
+        progress: True to show a progress bar.
         validate_every_images: interval of the losses on the fixed validation batch; 0: none.
-        compile: whether the trained networks are compiled (``CompileNetworks``).
-        strategy: how several devices share the work (``devices.strategy_for``).
-        num_nodes: machines with ``devices`` devices each.
+        compile: True to compile the trained networks (``CompileNetworks``).
+        strategy: strategy of several devices (``devices.strategy_for``).
+        num_nodes: number of machines with ``devices`` devices each.
     """
 
     warmup_images: int
@@ -86,11 +86,11 @@ class TrainingOptions:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What training gave.
+    """Result of training a module.
 
     Attributes:
-        clock: what it spent.
-        signal: the number of the signal that ended it before the budget did, or None.
+        clock: images, FLOPs and seconds spent.
+        signal: number of the signal that ended training before the budget did, or None.
     """
 
     clock: Clock
@@ -98,7 +98,7 @@ class Fitted:
 
     @property
     def interrupted(self) -> bool:
-        """Whether there is more to train."""
+        """True where training ended before the budget was spent."""
         return self.signal is not None
 
 
@@ -121,11 +121,11 @@ def fit(
     Args:
         module: a family or an ``AutoencoderModule``.
         stream: the training batches from a number of images seen.
-        run: where checkpoints and curves go.
-        budget: when to stop.
-        options: see ``TrainingOptions``.
-        seed: of initialised noise and data order; the weights are the caller's.
-        clock: carries the first stage's cost in.
+        run: folder of checkpoints and learning curves.
+        budget: amount of images, FLOPs or seconds after which training stops.
+        options: settings from the configuration.
+        seed: seed of the training steps' random numbers; the caller seeds weights and data order.
+        clock: clock that already holds the cost of other parts; None: a new one.
         track: called with each row of the learning curves (W&B).
         validation: the fixed batch of ``ValidationLosses``; None: no such losses.
 
@@ -178,7 +178,7 @@ def _fit(
     found: Path | None,
     stop: Deferred,
 ) -> None:
-    """Lightning's fit, which turns an impatient second Ctrl-C into an exit."""
+    """Runs Lightning's fit; turns an impatient second Ctrl-C into an exit."""
     try:
         trainer.fit(module, train_dataloaders=batches, ckpt_path=found, weights_only=True)
     except SystemExit:
@@ -188,7 +188,7 @@ def _fit(
 
 
 def _finish_from_checkpoint(module: Any, run: Run, found: Path, clock: Clock) -> Fitted:
-    """The budget was spent but the process died before the weights were exported."""
+    """Exports the weights of a run that died between its last checkpoint and the export."""
     state = torch.load(found, map_location="cpu", weights_only=True)
     module.load_state_dict(state["state_dict"], strict=True)
     parameters = module.sampling_parameters()
@@ -200,17 +200,17 @@ def _finish_from_checkpoint(module: Any, run: Run, found: Path, clock: Clock) ->
 
 
 def _export(module: Any, run: Run) -> None:
-    """Saves the module's weights; from here on nothing falls back to an older checkpoint."""
+    """Saves the module's weights; removes the older checkpoint, lest a resume falls back to it."""
     save_weights(module, run.weights)
     if process_rank() == 0:
         previous(run.checkpoint).unlink(missing_ok=True)
 
 
 def check_accelerator(accelerator: str, devices: int) -> None:
-    """Whether this machine has what the configuration asks for, before any work.
+    """Checks, before any work, that this machine has the accelerator that is configured.
 
     Raises:
-        ConfigError: there are fewer GPUs than asked for.
+        ConfigError: there are fewer GPUs than configured.
     """
     if accelerator not in ("gpu", "cuda"):
         return
@@ -235,7 +235,7 @@ def cluster_environment(devices: int) -> list[ClusterEnvironment]:
 
 
 def make_trainer(options: TrainingOptions, callbacks: list[pl.Callback], module: Any) -> pl.Trainer:
-    """A Lightning Trainer without its own logger, bar, checkpoints or clock."""
+    """Makes a Lightning Trainer without its own logger, bar, checkpoints or clock."""
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
     warnings.filterwarnings("ignore", message=".*resuming from a checkpoint that ended before.*")

@@ -1,11 +1,11 @@
-"""Signals that end work early: handled while it lasts, and a requeue asked for afterwards.
+"""Signals that end work early, and the requeue of a scheduler's job afterwards.
 
-Schedulers warn a job before they take its machine away: SIGUSR1 or SIGUSR2 (as asked with
-``--signal``), SIGTERM (preemption without a warning, node shutdown, time limit), SIGINT (the
-keyboard). Training remembers the signal until a step ends and its state is saved.
+Schedulers send a job a signal before they take its machine away: SIGUSR1 or SIGUSR2 (chosen with
+``--signal``), SIGTERM (preemption without a warning, node shutdown, time limit); the keyboard sends
+SIGINT. Training remembers the signal until a step ends and its state is saved.
 
-Lightning's own handlers stay out of it: they save in the middle of a step, broadcast from inside
-a handler under DDP, and give way without a word where submitit has installed its own first.
+Lightning's own handlers are not used: they save in the middle of a step, broadcast from inside a
+handler under DDP, and silently do nothing where submitit has installed its own first.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ Handler = Callable[[int], None]
 
 
 class Deferred:
-    """The signal that asked for an end, remembered until a safe point.
+    """The received signal, remembered until a safe point.
 
     Attributes:
-        number: the first signal that came, or None.
-        obeyed: set by whoever ended its work because of it.
+        number: number of the first received signal, or None.
+        obeyed: True once the work has ended because of it; set by the one who ends it.
     """
 
     def __init__(self) -> None:
@@ -50,9 +50,9 @@ class Deferred:
 
 @contextmanager
 def handled_by(handler: Handler) -> Iterator[None]:
-    """Inside, ``handler`` gets the signals' numbers; afterwards the earlier handlers are back.
+    """Installs ``handler`` for the signals in its context; restores the earlier handlers after.
 
-    Outside the main thread, where Python allows no handlers, nothing is installed.
+    Nothing is installed outside the main thread, where Python allows no handlers.
     """
     with restored():
         install(handler)
@@ -61,7 +61,7 @@ def handled_by(handler: Handler) -> Iterator[None]:
 
 @contextmanager
 def ignored() -> Iterator[None]:
-    """Inside, neither this process nor a command that it starts hears the signals."""
+    """Ignores the signals in its context, in this process and in commands that it starts."""
     with restored():
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
@@ -71,7 +71,7 @@ def ignored() -> Iterator[None]:
 
 @contextmanager
 def restored() -> Iterator[None]:
-    """Afterwards the handlers of before are back."""
+    """Restores at its end the handlers that were installed before."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         yield
@@ -83,10 +83,10 @@ def restored() -> Iterator[None]:
 
 
 def install(handler: Handler) -> None:
-    """Gives the signals to ``handler``.
+    """Installs a handler of all the signals.
 
     A forked worker inherits handlers but not the work: it ignores the signals, which a scheduler
-    sends to every process of a job, and leaves only when its parent terminates it.
+    sends to every process of a job, and ends only when its parent terminates it.
     """
     owner = os.getpid()
 
@@ -104,7 +104,7 @@ def install(handler: Handler) -> None:
 
 @contextmanager
 def deferred() -> Iterator[Deferred]:
-    """Inside, signals are only remembered; one that nobody obeyed is delivered at the end."""
+    """Defers signals in its context; one that nobody obeyed is delivered at the end."""
     stop = Deferred()
     with handled_by(stop.note):
         yield stop
@@ -113,10 +113,10 @@ def deferred() -> Iterator[Deferred]:
 
 
 def requeue(number: int) -> None:
-    """Has the scheduler run this job again, after its state was saved; elsewhere does nothing.
+    """Requeues this job at its scheduler, after its state was saved; does nothing elsewhere.
 
-    Under submitit its own handler does it (and leaves the process); in another SLURM job
-    ``scontrol requeue`` does, unless the job was cancelled. The keyboard asks for no requeue.
+    Under submitit its own handler requeues (and leaves the process); in another SLURM job
+    ``scontrol requeue`` does, unless the job was cancelled. SIGINT causes no requeue.
 
     Args:
         number: the signal that ended the work.
@@ -138,7 +138,7 @@ def requeue(number: int) -> None:
 
 
 def asked(*command: str) -> str:
-    """What a command of the scheduler answers; its failure is a warning, not an error."""
+    """Output of a scheduler's command; its failure is a warning, not an error."""
     try:
         answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     except (OSError, subprocess.SubprocessError) as error:

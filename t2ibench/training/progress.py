@@ -1,4 +1,4 @@
-"""One progress line for training: share of the budget, speed, loss and remaining time."""
+"""Progress line of training: share of the budget, speed and remaining time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from t2ibench.runs.clock import Budget, Clock
 
 
 def minutes_and_seconds(seconds: float) -> str:
-    """``m:ss``, rounded up."""
+    """Duration as ``m:ss``, rounded up."""
     whole = int(seconds + 0.999)
     return f"{whole // 60}:{whole % 60:02d}"
 
@@ -57,7 +57,7 @@ class BudgetProgress(pl.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Refreshes it, at most twice a second."""
+        """Refreshes the bar at most twice a second, the line every ten seconds."""
         now = time.monotonic()
         interval = 0.5 if self._bar is not None else 10.0
         if now - self._shown < interval and not trainer.should_stop:

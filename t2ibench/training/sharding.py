@@ -1,8 +1,8 @@
 """Fully sharded training (FSDP2): each rank holds a part of every weight, gradient and moment.
 
-The blocks of a network are gathered one after the other as they are needed; the rest of the module
-for the whole step. Checkpoints hold whole tensors, so that a run begun on any number of devices
-goes on with any strategy.
+The blocks of a network are gathered one by one as they are needed; the rest of the module for
+the whole step. Checkpoints hold whole tensors, so that a run begun on any number of devices
+continues with any strategy.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from t2ibench.core.errors import ConfigError
 from t2ibench.core.shards import part_of, whole
 
 METHODS = ("training_step", "validation_losses")
-"""What Lightning and our callbacks call of a module while it is sharded."""
+"""Methods that Lightning and our callbacks call while the module is sharded."""
 
 
 class ShardedStrategy(DDPStrategy):
-    """DDP with the module sharded in place of replicated; runs on CPUs (gloo) as on GPUs."""
+    """DDP with the module sharded instead of replicated; runs on CPUs (gloo) and GPUs."""
 
     def __init__(self, environment: ClusterEnvironment | None) -> None:
         super().__init__(cluster_environment=environment)
@@ -43,18 +43,18 @@ class ShardedStrategy(DDPStrategy):
             register_fsdp_forward_method(module, name)
 
     def teardown(self) -> None:
-        """Leaves the module sharded, where it is: its whole weights are on disk."""
+        """Leaves the module sharded on its device: the whole weights are on disk."""
         self.precision_plugin.teardown()
         if self.accelerator is not None:
             self.accelerator.teardown()
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """Whole tensors, on the CPU; every rank takes part."""
+        """State dict of whole tensors on the CPU; every rank takes part."""
         assert self.lightning_module is not None
         return {n: whole(t).cpu() for n, t in self.lightning_module.state_dict().items()}
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """As of an optimiser that is not sharded."""
+        """State of an optimiser with whole tensors, as without sharding."""
         state = optimizer.state_dict()
         kept = {
             index: {n: whole(v) if isinstance(v, Tensor) else v for n, v in values.items()}
@@ -63,7 +63,7 @@ class ShardedStrategy(DDPStrategy):
         return state | {"state": kept}
 
     def load_optimizer_state_dict(self, checkpoint: Any) -> None:
-        """Takes each rank's part of whole tensors."""
+        """Loads each rank's part of the whole tensors."""
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             parts = {
@@ -74,13 +74,13 @@ class ShardedStrategy(DDPStrategy):
 
 
 def sharded_blocks(module: Any) -> list[nn.Module]:
-    """The blocks of a module's networks that tell of them (``blocks_to_shard``)."""
+    """Blocks of a module's networks that are sharded one by one (``blocks_to_shard``)."""
     networks = module.networks().values()
     return [b for n in networks if hasattr(n, "blocks_to_shard") for b in n.blocks_to_shard()]
 
 
 def check_shardable(module: Any) -> None:
-    """Whether a module can be trained with ``trainer.strategy=fsdp``.
+    """Checks that a module can be trained with ``trainer.strategy=fsdp``.
 
     Raises:
         ConfigError: its network has no blocks to gather one by one.
@@ -93,7 +93,7 @@ def check_shardable(module: Any) -> None:
 
 
 def is_sharded(module: nn.Module) -> bool:
-    """Whether a module's weights are spread over ranks, so that all take part in its work."""
+    """True where a module's weights are spread over ranks, so that all take part in its work."""
     return any(isinstance(p, DTensor) for p in module.parameters())
 
 

@@ -1,7 +1,7 @@
 """Weights & Biases as a view of run folders: one W&B run a cell, the same keys as its files.
 
-The run's own files stay the truth. Online, rows of the learning curves go out as they are
-made, with ``images_seen`` as the step, so that the server drops what a resumed run repeats.
+The run's own files are authoritative. Online, rows of the learning curves are sent as they are
+logged, with ``images_seen`` as the step, so that the server drops what a resumed run repeats.
 Offline, a session writes its rows from ``metrics.csv`` when it ends, together with everything
 else, so that a killed session leaves nothing half-written, an undisturbed cell one complete
 folder, and an interrupted one folders of the same id that share no row.
@@ -30,12 +30,12 @@ from t2ibench.training.wandb_session import is_online, mode_of, open_session, wa
 Track = Callable[[dict[str, float]], None]
 
 MOST_SAMPLES = 32
-"""Images in a run's table of samples."""
+"""Greatest number of images in a run's table of samples."""
 
 CURVES = ("metrics.csv", "validation.csv")
 
 MARK = "wandb.json"
-"""In the run's folder: up to which image its curves are in W&B's folders."""
+"""File in a run's folder: the last image whose curves are in W&B's folders."""
 
 
 @contextmanager
@@ -46,12 +46,12 @@ def track_run(
 
     Args:
         settings: ``logger.wandb``: project, group, mode; None logs nothing.
-        run: the run.
+        run: the run that is trained.
         config: its resolved configuration.
 
     Yields:
-        A function that takes each row of the learning curves, or None where nothing is sent as
-        it is made: offline, disabled, or not the first rank.
+        A function that takes each row of the learning curves, or None where rows are not sent as
+        they are logged: offline, disabled, or not the first rank.
 
     Raises:
         ConfigError: an unknown mode.
@@ -79,11 +79,11 @@ def track_run(
 
 
 def track_scores(settings: Mapping[str, Any] | None, run: Run) -> None:
-    """Brings a scored run's W&B run up to its folder: curves, scores, samples and cost.
+    """Updates a scored run's W&B run from its folder: curves, scores, samples and cost.
 
     Args:
         settings: ``logger.wandb``, or None.
-        run: with ``config.yaml`` and ``scores.json``.
+        run: a run with ``config.yaml`` and ``scores.json``.
 
     Raises:
         ConfigError: an unknown mode.
@@ -107,12 +107,12 @@ def track_scores(settings: Mapping[str, Any] | None, run: Run) -> None:
 
 @dataclass(frozen=True)
 class ComparisonView:
-    """What a comparison shows in W&B.
+    """Content of a comparison's W&B run.
 
     Attributes:
-        name: of the W&B run.
-        group: the study.
-        runs: names of the compared run folders; they make the id.
+        name: name of the W&B run.
+        group: name of the study, or None.
+        runs: names of the compared run folders; they determine the id.
         tables: name -> rows, the first of them the heading.
         charts: name -> self-contained HTML.
         files: written results that become one artifact.
@@ -127,12 +127,12 @@ class ComparisonView:
 
 
 def track_comparison(settings: Mapping[str, Any], view: ComparisonView, folder: Path) -> None:
-    """Writes a comparison as a W&B run of its own; comparing the same runs again goes on with it.
+    """Writes a comparison as a W&B run; comparing the same runs again continues it.
 
     Args:
         settings: project and mode.
-        view: what it shows.
-        folder: where W&B's own files go.
+        view: content of the W&B run.
+        folder: folder of W&B's own files.
 
     Raises:
         ConfigError: an unknown mode.
@@ -161,7 +161,7 @@ def track_comparison(settings: Mapping[str, Any], view: ComparisonView, folder: 
 
 
 def tags_of(config: Mapping[str, Any]) -> list[str]:
-    """Family, model, text encoder, conditioning, size and data, each once."""
+    """Tags of a run: family, model, text encoder, conditioning, size and data, each once."""
     named = [(config["model"], "family"), (config["model"], "name")]
     named += [(config[part], "name") for part in ("text", "size", "data")]
     tags = [part[name] for part, name in named] + [config["conditioning"]]
@@ -189,7 +189,7 @@ def read_curves(run: Run) -> list[dict[str, float]]:
 
 
 def score_summary(scores: RunScores) -> dict[str, float]:
-    """Each score under its key in scores.json, its interval and N beside it."""
+    """Scores by their keys in scores.json, each with its interval and N."""
     summary: dict[str, float] = {}
     for key, score in scores.chosen.scores.items():
         summary |= {
@@ -214,7 +214,7 @@ def cost_summary(cost: Mapping[str, Any], prefix: str = "cost") -> dict[str, Any
 
 
 def samples_table(run: Run, scores: RunScores) -> Any:
-    """The first images of the scored set: prompt, seed, image, what the grader said of each."""
+    """Table of the first images of the scored set: prompt, seed, image and the grader's values."""
     import wandb
 
     folder = run.path / scores.chosen.samples
@@ -236,7 +236,7 @@ def samples_table(run: Run, scores: RunScores) -> Any:
 
 
 def _mode_here(settings: Mapping[str, Any] | None) -> str | None:
-    """The mode of this process: None where there is no logger or another rank has it."""
+    """W&B's mode in this process; None without a logger, when disabled, and on later ranks."""
     if settings is None or process_rank() != 0:
         return None
     mode = mode_of(settings)
@@ -247,7 +247,7 @@ def _mode_here(settings: Mapping[str, Any] | None) -> str | None:
 def _cell_session(
     settings: Mapping[str, Any], mode: str, run: Run, config: Mapping[str, Any]
 ) -> Iterator[Any]:
-    """The W&B run of a cell: id = the run's hash, group = the study."""
+    """Opens the W&B run of a cell: id = the run's hash, group = the study."""
     with open_session(
         settings,
         mode,
@@ -271,7 +271,7 @@ def _publish(
     config: Mapping[str, Any],
     log: Callable[[Any], None],
 ) -> None:
-    """Logs in a session of its own; what W&B cannot do is said and stops nothing."""
+    """Logs in a session of its own; an error of W&B is a warning and stops nothing."""
     import wandb
 
     try:
@@ -284,12 +284,12 @@ def _publish(
 
 
 def _sender(session: Any) -> Track:
-    """Rows as they are made; their step is the image, so a repeated one is dropped."""
+    """Function that sends rows as they are logged; their step is the image, to drop repeats."""
     return lambda row: session.log(row, step=int(row["images_seen"]))
 
 
 def _log_curves(session: Any, run: Run) -> None:
-    """The rows that W&B does not have yet."""
+    """Logs the rows that W&B does not have yet."""
     mark = _mark(run)
     for row in read_curves(run):
         if row["images_seen"] > mark:

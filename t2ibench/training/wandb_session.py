@@ -1,4 +1,4 @@
-"""Opening Weights & Biases so that it never stops, delays or repeats a training.
+"""Weights & Biases sessions that never stop, delay or repeat a training.
 
 Modes: ``online``, ``offline`` (folders that ``wandb sync`` uploads later), ``disabled``, and
 ``auto``: online where this machine has a key, else offline.
@@ -20,16 +20,16 @@ from t2ibench.core.errors import ConfigError
 MODES = ("auto", "online", "offline", "disabled")
 
 INIT_SECONDS = 20
-"""How long an online start may wait for the server; about twice that passes before it gives up."""
+"""Timeout of an online start; about twice that passes before it gives up."""
 
 FINISH_SECONDS = 120
-"""How long the end of an online session may wait for uploads; the rest stays on disk."""
+"""Timeout of the uploads at the end of an online session; the rest stays on disk."""
 
 DEFAULT_SERVER = "https://api.wandb.ai"
 
 
 def mode_of(settings: Mapping[str, Any]) -> str:
-    """The mode in words: what ``auto`` means here, and never online without a key.
+    """W&B's mode with ``auto`` resolved; never online without a key.
 
     Raises:
         ConfigError: ``logger.wandb.mode`` is none of the four.
@@ -46,7 +46,7 @@ def mode_of(settings: Mapping[str, Any]) -> str:
 
 
 def has_key() -> bool:
-    """Whether W&B's environment variables or ~/.netrc hold a key for its server."""
+    """True where W&B's environment variables or ~/.netrc hold a key for its server."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     host = urlsplit(os.environ.get("WANDB_BASE_URL") or DEFAULT_SERVER).hostname or ""
@@ -70,21 +70,22 @@ def open_session(
     tags: Sequence[str] = (),
     config: Mapping[str, Any] | None = None,
 ) -> Iterator[Any]:
-    """A W&B run with a chosen id, so that whoever opens it again goes on with it.
+    """Opens a W&B run with a chosen id, so that a later session continues it.
 
-    What a later ``wandb sync`` needs lies in ``folder``, images of tables too, which W&B would
-    keep in the home folder of the node that drew them.
+    All that a later ``wandb sync`` needs is in ``folder``, including images of tables, which W&B
+    would keep in the home folder of the machine that logged them.
 
     Args:
         settings: ``logger.wandb``; its project is used.
-        mode: of ``mode_of``; an online start that fails becomes an offline one, said in one line.
-        folder: W&B's own files go to ``wandb/`` in it.
-        identity: the run's id.
-        name: shown.
-        group: the study.
+        mode: result of ``mode_of``; an online start that fails becomes an offline one, with a
+            warning.
+        folder: folder whose ``wandb/`` takes W&B's own files.
+        identity: id of the W&B run.
+        name: displayed name.
+        group: name of the study, or None.
         job_type: ``train`` or ``compare``.
         tags: searchable words.
-        config: of the run.
+        config: resolved configuration of the run, or None.
 
     Yields:
         The ``wandb.Run``.
@@ -129,7 +130,7 @@ def open_session(
 
 @contextmanager
 def data_inside(folder: Path) -> Iterator[None]:
-    """W&B's staging of artifacts goes to ``folder``, unless the user has set WANDB_DATA_DIR."""
+    """Directs W&B's staging of artifacts to ``folder``, unless the user has set WANDB_DATA_DIR."""
     name = "WANDB_DATA_DIR"
     if name in os.environ:
         yield
@@ -142,12 +143,12 @@ def data_inside(folder: Path) -> Iterator[None]:
 
 
 def is_online(session: Any) -> bool:
-    """Whether rows of this session reach the server as they are logged."""
+    """True where rows of this session reach the server as they are logged."""
     return not session.offline and not session.disabled
 
 
 def warn(reason: str) -> None:
-    """One line: W&B goes on offline."""
+    """Warns in one line that W&B is kept offline."""
     sys.stderr.write(
         f"t2ibench: W&B is kept offline, {reason}; upload later with `wandb sync "
         "RUN/wandb/offline-run-*`.\n"
