@@ -1,7 +1,7 @@
-"""What a run is and what can be done with it, usable from Python; below the command line.
+"""Operations on runs, usable from Python; the command line is a thin shell around them.
 
 spec        a typed, frozen, once-checked specification
 components  classes that a configuration names, and their arguments
-parts       everything that a run stands on, one protocol
-train, load, sampling, score, study, export, published: what is done with a run
+parts       everything that a run depends on, with one interface
+train, load, sampling, score, study, export, published: the operations on a run
 """

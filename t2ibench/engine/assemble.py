@@ -18,15 +18,15 @@ from t2ibench.runs.folder import Run
 from t2ibench.training.checkpoint import load_weights
 
 INDEX = "index"
-"""Folder in a run for the files of a generator without training."""
+"""Folder in a run with the files of a generator without training."""
 
 
 def read_spec(run: Run) -> RunSpec:
     """The specification that a run was made from.
 
     Raises:
-        RunError: it is a part of other runs and no model, or its configuration cannot be read.
-        ConfigError: its configuration is not of this version, or names what it may not.
+        RunError: it is a part of other runs and not a model, or its configuration cannot be read.
+        ConfigError: its configuration is not of this version, or names a class that it may not.
     """
     try:
         config = yaml.safe_load((run.path / "config.yaml").read_text(encoding="utf-8"))
@@ -44,7 +44,7 @@ def read_spec(run: Run) -> RunSpec:
 
 
 def restore_parts(context: Context, run: Run | None) -> dict[str, nn.Module]:
-    """All parts in the order in which they may need each other, the text encoder last."""
+    """Restores all parts in the order in which they may need each other, the text encoder last."""
     for name, part in context.spec.parts.items():
         context.modules[name] = part.restore(context, run)
     context.modules["text_encoder"] = context.spec.text.restore(context, run)
@@ -52,7 +52,7 @@ def restore_parts(context: Context, run: Run | None) -> dict[str, nn.Module]:
 
 
 def assemble(context: Context, modules: dict[str, nn.Module]) -> TextToImageModule:
-    """The family around its parts."""
+    """Builds the family's module from its parts."""
     parts = {name: module for name, module in modules.items() if name != "text_encoder"}
     return build_module(context.spec, modules["text_encoder"], parts)
 
@@ -72,7 +72,7 @@ def load_module(context: Context, run: Run) -> TextToImageModule:
 
     Raises:
         CheckpointError: the run is not trained to its end.
-        T2IBenchError: a part is gone, or is not what it was in training.
+        T2IBenchError: a part is missing, or has changed since training.
     """
     check_parts(context.spec)
     modules = restore_parts(context, run)
@@ -96,7 +96,7 @@ def content_of(modules: dict[str, nn.Module]) -> dict[str, str]:
 
 
 def weights_of(module: nn.Module) -> str:
-    """Content hash of a module and of what it holds frozen."""
+    """Content hash of a module and of the networks that it holds frozen."""
     tensors = dict(module.state_dict())
     for held, network in getattr(module, "frozen_networks", {}).items():
         tensors |= {f"{held}.{name}": t for name, t in network.state_dict().items()}
@@ -104,10 +104,10 @@ def weights_of(module: nn.Module) -> str:
 
 
 def check_content(run: Run, modules: dict[str, nn.Module]) -> None:
-    """Whether the frozen networks that a run stands on are still those that it was trained with.
+    """Checks that a run's frozen networks are still those that it was trained with.
 
     Raises:
-        CheckpointError: one is another.
+        CheckpointError: a network has other content.
     """
     kept = run.manifest().get("content", {})
     for name, now in content_of(modules).items():
@@ -120,12 +120,12 @@ def check_content(run: Run, modules: dict[str, nn.Module]) -> None:
 
 
 def cost_of(run: Run) -> Clock:
-    """What a trained run cost."""
+    """Training cost of a run."""
     clock = Clock()
     clock.load_state_dict(run.status().get("clock", {}))
     return clock
 
 
 def folder_of_part(run: Run, name: str) -> Path:
-    """Where a run keeps files of a part of its own."""
+    """Folder in which a run keeps the files of a part."""
     return run.path / "parts" / name

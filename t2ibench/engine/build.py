@@ -1,4 +1,4 @@
-"""From components to objects: the one place that instantiates."""
+"""Instantiation of components: the one place that makes objects from a configuration."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 def instantiate(component: Component, **given: Any) -> Any:
-    """The object of a component, or for a partial one a callable that makes it.
+    """The object that a component describes; for a partial one a callable that makes it.
 
     Args:
-        component: checked.
-        given: further arguments, known only now.
+        component: a component that was checked when it was read.
+        given: further arguments that the configuration does not hold.
 
     Raises:
         ConfigError: the class refuses its arguments.
@@ -46,7 +46,7 @@ def built(value: Any) -> Any:
 
 
 def called(component: Component, arguments: Mapping[str, Any], *args: Any, **more: Any) -> Any:
-    """A call of the component's class whose refusal is one sentence."""
+    """Calls a component's class; its errors become one sentence."""
     try:
         return component.cls(*args, **{**arguments, **more})
     except T2IBenchError:
@@ -58,10 +58,10 @@ def called(component: Component, arguments: Mapping[str, Any], *args: Any, **mor
 
 
 def check_parts(spec: RunSpec) -> None:
-    """Whether the model's module takes the parts that are chosen and has those that it needs.
+    """Checks that the model takes all chosen parts and gets all that it needs.
 
     Raises:
-        ConfigError: a part too many, or one too few.
+        ConfigError: a part is not used, or one is missing.
     """
     module = spec.model.module
     takes = parameters_of(module.cls)
@@ -85,7 +85,7 @@ def check_parts(spec: RunSpec) -> None:
 def build_module(
     spec: RunSpec, text_encoder: nn.Module, parts: Mapping[str, nn.Module]
 ) -> TextToImageModule:
-    """The family with its initial weights: a function of the specification and the seed.
+    """Builds the family's module with initial weights, a function of specification and seed.
 
     Convolutions are channels_last, the layout that their fastest kernels have on every device.
     """

@@ -1,13 +1,13 @@
 """Components of a configuration: a class by its import path, and its arguments.
 
 A component is a mapping with ``_target_`` (``t2ibench.families.diffusion.dit.DiT``), further keys
-as arguments, and ``_partial_: true`` where the class is called later with what is only then known
-(a network by its module, an optimiser by its parameters). It is read once: the target must be a
+as arguments, and ``_partial_: true`` where the class is called later with further arguments (a
+network by its module, an optimiser with its parameters). It is read once: the target must be a
 class that a configuration may name, its arguments must be the class's own and of their types.
 
 What a configuration may name is limited, because configurations travel with run folders: classes
 of t2ibench, of ``torch.nn`` and ``torch.optim``, of registered plugins, and of the packages in the
-environment variable T2IBENCH_TRUSTED. A class says with ``sampling_arguments`` and
+environment variable T2IBENCH_TRUSTED. A class lists in ``sampling_arguments`` and
 ``neutral_arguments`` which of its arguments are not part of a run's identity.
 """
 
@@ -43,11 +43,12 @@ NEUTRAL_OF_TORCH = frozenset({"fused", "foreach", "capturable"})
 
 
 class Effect(Enum):
-    """What a setting changes.
+    """Results that a setting changes.
 
     Attributes:
         TRAINED: the trained weights; part of a run's identity by its value.
-        CONTENT: the trained weights, through what it points to; part of it by that content.
+        CONTENT: the trained weights, through what it points to; part of the identity by the
+            content found there.
         SAMPLING: generated images or their scores; part of a sample set's key.
         NEITHER: no result (paths, devices, loggers, names).
     """
@@ -63,10 +64,10 @@ class Component:
     """A class and its arguments, checked.
 
     Attributes:
-        key: where it stands in the configuration.
+        key: its key in the configuration.
         target: import path of the class.
         arguments: plain values and components.
-        partial: whether the class is called later.
+        partial: True where the class is called later.
     """
 
     key: str
@@ -76,11 +77,11 @@ class Component:
 
     @cached_property
     def cls(self) -> type:
-        """The class."""
+        """The class at the import path."""
         return find_class(self.target, self.key)
 
     def effect(self, argument: str) -> Effect:
-        """What an argument changes: the trained weights, unless the class says otherwise."""
+        """Effect of an argument: on the trained weights, unless the class lists another."""
         if argument in getattr(self.cls, "sampling_arguments", ()):
             return Effect.SAMPLING
         if argument in getattr(self.cls, "neutral_arguments", ()):
@@ -90,7 +91,7 @@ class Component:
         return Effect.TRAINED
 
     def effects(self) -> Iterator[tuple[str, Effect]]:
-        """Every key below the component with its effect."""
+        """Every configuration key below the component with its effect."""
         yield f"{self.key}.{TARGET}", Effect.TRAINED
         if self.partial:
             yield f"{self.key}.{PARTIAL}", Effect.NEITHER
@@ -100,7 +101,7 @@ class Component:
                 yield key, own if own is not Effect.TRAINED else effect
 
     def values(self, effect: Effect) -> dict[str, Any]:
-        """The arguments of one effect, JSON-ready; of ``TRAINED`` with the target."""
+        """Arguments of one effect, JSON-ready; those of ``TRAINED`` include the target."""
         found: dict[str, Any] = {TARGET: self.target} if effect is Effect.TRAINED else {}
         for name, value in self.arguments.items():
             own = self.effect(name)
@@ -115,7 +116,7 @@ class Component:
         return found
 
     def config(self) -> dict[str, Any]:
-        """The mapping that it was read from."""
+        """Mapping that the component was read from."""
         head: dict[str, Any] = {TARGET: self.target}
         if self.partial:
             head[PARTIAL] = True
@@ -123,11 +124,11 @@ class Component:
 
 
 NOTHING = object()
-"""Stands for no value of the wanted effect."""
+"""Marker for the absence of a value with the wanted effect."""
 
 
 def effects_within(key: str, value: Any) -> Iterator[tuple[str, Effect]]:
-    """Keys below a value of a trained argument."""
+    """Keys below a trained argument's value, each with its effect."""
     if isinstance(value, Component):
         yield from value.effects()
     elif isinstance(value, Mapping) and value:
@@ -138,7 +139,7 @@ def effects_within(key: str, value: Any) -> Iterator[tuple[str, Effect]]:
 
 
 def plain(value: Any, effect: Effect) -> Any:
-    """A value of the wanted effect, with components reduced to it."""
+    """A plain value in which components are reduced to their values of the wanted effect."""
     if isinstance(value, Component):
         return value.values(effect) if effect is Effect.TRAINED else value.config()
     if isinstance(value, Mapping):
@@ -149,7 +150,7 @@ def plain(value: Any, effect: Effect) -> Any:
 
 
 def nested(value: Any, effect: Effect) -> Any:
-    """What components inside a trained value have of another effect, or ``NOTHING``."""
+    """Values of another effect in the components inside a trained value, or ``NOTHING``."""
     found: Any = NOTHING
     if isinstance(value, Component):
         found = value.values(effect)
@@ -160,7 +161,7 @@ def nested(value: Any, effect: Effect) -> Any:
 
 
 def to_config(value: Any) -> Any:
-    """Components as the mappings that they were read from."""
+    """A value with components replaced by the mappings that they were read from."""
     if isinstance(value, Component):
         return value.config()
     if isinstance(value, Mapping):
@@ -174,7 +175,7 @@ def to_config(value: Any) -> Any:
 
 
 def read_component(node: Any, key: str) -> Component:
-    """A component from a configuration, checked.
+    """Reads and checks a component of a configuration.
 
     Raises:
         ConfigError: no mapping with ``_target_``, a target that may not be named or is no class,
@@ -196,7 +197,7 @@ def read_component(node: Any, key: str) -> Component:
 
 
 def read_value(value: Any, key: str) -> Any:
-    """A value with the components inside it read."""
+    """A configuration's value with the components inside it read."""
     if isinstance(value, Mapping):
         if TARGET in value:
             return read_component(value, key)
@@ -210,7 +211,7 @@ def find_class(target: str, key: str) -> type:
     """The class of an import path that a configuration may name.
 
     Raises:
-        ConfigError: it may not be named, is not there, or is no class.
+        ConfigError: it may not be named, does not exist, or is not a class.
     """
     package = target.split(".", 1)[0]
     if package == "torch":
@@ -242,10 +243,10 @@ def nameable_packages() -> set[str]:
 
 
 def check_arguments(component: Component) -> None:
-    """Names and plain types of a component's arguments.
+    """Checks names and plain types of a component's arguments.
 
     Raises:
-        ConfigError: the class does not have an argument, or it has another type.
+        ConfigError: an argument that the class does not have, or one of another type.
     """
     parameters = parameters_of(component.cls)
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
@@ -261,7 +262,7 @@ def check_arguments(component: Component) -> None:
 
 
 def parameters_of(cls: type) -> dict[str, inspect.Parameter]:
-    """A constructor's parameters by name; with ``**kwargs`` also those of its bases."""
+    """Parameters of a constructor by name; with ``**kwargs`` also those of its bases."""
     found: dict[str, inspect.Parameter] = {}
     for base in cls.__mro__:
         if "__init__" not in vars(base):
@@ -274,7 +275,7 @@ def parameters_of(cls: type) -> dict[str, inspect.Parameter]:
 
 
 def hints_of(cls: type) -> dict[str, Any]:
-    """Annotations of a constructor's parameters, also those that its bases take."""
+    """Annotations of a constructor's parameters, including those that its bases take."""
     found: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
         if "__init__" in vars(base):
@@ -286,10 +287,10 @@ def hints_of(cls: type) -> dict[str, Any]:
 
 
 def check_type(key: str, value: Any, annotation: Any) -> None:
-    """Whether a plain value has a plain type.
+    """Checks that a plain value has the annotated plain type.
 
     Raises:
-        ConfigError: it has another.
+        ConfigError: it has another type.
     """
     wanted = plain_type(annotation)
     if wanted is None or holds_component(value):
@@ -301,7 +302,7 @@ def check_type(key: str, value: Any, annotation: Any) -> None:
 
 
 def holds_component(value: Any) -> bool:
-    """Whether a value is a component or contains one."""
+    """True where a value is a component or contains one."""
     if isinstance(value, Mapping):
         return any(map(holds_component, value.values()))
     if isinstance(value, (list, tuple)):
@@ -310,7 +311,7 @@ def holds_component(value: Any) -> bool:
 
 
 def to_json(value: Any) -> str:
-    """JSON, in which a list may be a tuple and a whole number a float."""
+    """JSON of a value; in it a list may stand for a tuple and a whole number for a float."""
     import json
 
     return json.dumps(value)
@@ -320,9 +321,9 @@ PLAIN = (int, float, str, bool, type(None), Path)
 
 
 def plain_type(annotation: Any) -> Any:
-    """What of an annotation a configuration can give: numbers, words, lists of them; else None.
+    """The part of an annotation that plain values can satisfy: numbers, words, lists; else None.
 
-    Parts of a union that no configuration can give (a tensor) are left out.
+    Members of a union that no configuration can give (a tensor) are left out.
     """
     if annotation in PLAIN:
         return annotation
@@ -355,7 +356,7 @@ WANTED = {
     "none_required": "must be null",
     "path_type": "must be a path",
 }
-"""pydantic's kinds of errors as this project says them."""
+"""Sentences for pydantic's kinds of errors."""
 
 
 def sentence_of(error: ValidationError, key: str = "") -> str:

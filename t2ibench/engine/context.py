@@ -1,4 +1,4 @@
-"""What everything that is done with one run shares: its specification, data, device, modules."""
+"""Shared state of all operations on one run: its specification, data, device and modules."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 @dataclass
 class Context:
-    """One run being made or used.
+    """One run that is being made or used.
 
     Attributes:
-        spec: the run's.
-        device: where all networks work, chosen once.
+        spec: specification of the run.
+        device: device of all networks, chosen once.
         modules: the parts made so far, by name.
         start: the run that ``spec.start`` names, once it is found; else None.
-        example: the specification below a stage whose base is not named; only for shapes.
+        example: the specification of a cascade stage's base where none is named; only for shapes.
     """
 
     spec: RunSpec
@@ -44,10 +44,10 @@ class Context:
 
     @cached_property
     def source(self) -> DataSource:
-        """The data set, read at first use: sampling never asks for it.
+        """The data set, read at first use; sampling needs none.
 
         Raises:
-            T2IBenchError: it is not there or not as it should be.
+            T2IBenchError: it is missing or invalid.
         """
         source = instantiate(self.spec.data.source)
         if source.resolution != self.spec.data.resolution:
@@ -58,5 +58,5 @@ class Context:
         return source
 
     def below(self, spec: RunSpec) -> Context:
-        """The context of a run that this one stands on, on the same device."""
+        """The context of a run that this one depends on, on the same device."""
         return Context(spec, self.device)

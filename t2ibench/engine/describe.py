@@ -1,4 +1,4 @@
-"""What a specification is, without training it: parameters, FLOPs, knobs, edits."""
+"""Description of a specification without training it: parameters, FLOPs, knobs, edits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STEPS = "num_steps"
 
 
 def over_steps(flops_of: Callable[[dict[str, float]], float], knobs: Mapping[str, float]) -> float:
-    """FLOPs at the knobs; of many sampling steps, which all cost alike, two are counted."""
+    """FLOPs at the knobs; as all sampling steps cost alike, only two and three are counted."""
     steps = knobs.get(STEPS, 1)
     if steps <= 3:
         return flops_of({})
@@ -27,7 +27,7 @@ def over_steps(flops_of: Callable[[dict[str, float]], float], knobs: Mapping[str
 
 
 def describe(context: Context) -> dict[str, Any]:
-    """The facts of a model, JSON-ready; its networks have shapes alone.
+    """Description of a model, JSON-ready; its networks have shapes but no weights.
 
     A model of a billion weights is described in seconds, without their memory.
     """

@@ -1,8 +1,8 @@
 """The device of a process: chosen once, by one rule, and handed down.
 
 On an accelerator, training is bf16-mixed (float32 master weights and losses), everything else
-float32 with TensorFloat-32 matrix products; on a CPU everything is float32. ``facts`` says in a
-run's manifest what was used.
+float32 with TensorFloat-32 matrix products; on a CPU everything is float32. ``facts`` records in
+a run's manifest what was used.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
 
 
 def chosen_device(accelerator: str, devices: int = 1) -> torch.device:
-    """Where this process works: the accelerator that is asked for, or the CPU.
+    """Device of this process: the accelerator that is configured, or the CPU.
 
     Args:
         accelerator: ``trainer.accelerator``.
         devices: ``trainer.devices``.
 
     Raises:
-        ConfigError: an unknown word, or fewer GPUs here than are asked for.
+        ConfigError: an unknown accelerator, or fewer GPUs here than configured.
     """
     if accelerator not in ACCELERATORS:
         raise ConfigError(
@@ -44,7 +44,7 @@ def chosen_device(accelerator: str, devices: int = 1) -> torch.device:
 
 
 def training_precision(precision: str, device: torch.device) -> str:
-    """Lightning's precision: ``auto`` is bf16-mixed on an accelerator and 32-true on a CPU."""
+    """Lightning's precision, with ``auto`` resolved: bf16-mixed on an accelerator, else 32-true."""
     if precision != "auto":
         return precision
     return "32-true" if device.type == "cpu" else "bf16-mixed"
@@ -56,7 +56,7 @@ def prepare_device(device: torch.device) -> None:
 
 
 def facts(device: torch.device, precision: str) -> dict[str, Any]:
-    """What a manifest says of the device and the numbers on it."""
+    """Device and precision of a run, for its manifest."""
     return {
         "device": str(device) if device.type == "cpu" else torch.cuda.get_device_name(device),
         "training_precision": training_precision(precision, device),

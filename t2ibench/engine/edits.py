@@ -1,6 +1,6 @@
-"""Edits as users ask for them: by name, with pictures as files or in memory.
+"""Edits as users specify them: by name, with pictures as files or in memory.
 
-``EDITS`` says which options each edit reads; ``make_edit`` makes the edit of N prompts that a
+``EDITS`` lists the options that each edit reads; ``make_edit`` makes the edit of N prompts that a
 family's ``generate`` takes (``core/edits.py``).
 """
 
@@ -31,30 +31,30 @@ EDITS = {
     "image_interpolation": ("image", "other", "weight"),
     "upscaling": ("image",),
 }
-"""The options that each edit reads, ``by`` among them with a default."""
+"""Options that each edit reads; ``by`` has a default."""
 
 OPTIONS = tuple(dict.fromkeys(name for own in EDITS.values() for name in own))
-"""Every option of any edit."""
+"""Names of all options of all edits."""
 
 DEFAULTS = {"by": "step"}
 
 WITHOUT_PROMPT = ("variations", "image_interpolation", "upscaling")
-"""Edits that make sense without words."""
+"""Edits that need no prompt."""
 
 Size = tuple[int, int]
 Picture = str | Path | Image.Image | np.ndarray | torch.Tensor
-"""A file, a PIL image, or (H, W, 3) or (3, H, W) uint8."""
+"""A picture: a file, a PIL image, or a uint8 array of (H, W, 3) or (3, H, W)."""
 
 
 def check_options(edit: str, options: Mapping[str, Any]) -> None:
-    """The edit is known and its options are all there, and no other edit's.
+    """Checks that the edit is known and that its options, and no others, are given.
 
     Args:
-        edit: its name; empty: none.
-        options: those that were given.
+        edit: name of the edit; empty: none.
+        options: the given options.
 
     Raises:
-        ConfigError: otherwise.
+        ConfigError: an unknown edit, or an option missing or too many.
     """
     if edit and edit not in EDITS:
         raise ConfigError(f"edit={edit} is unknown; choose {', '.join(EDITS)}.")
@@ -76,15 +76,15 @@ def make_edit(
     size: Size | None,
     seed: int,
 ) -> edits.Edit | None:
-    """The edit of ``count`` prompts.
+    """The edit of ``count`` prompts, or None.
 
     Args:
-        edit: its name; empty: none.
-        options: of ``EDITS``, checked.
-        module: whose resolution an image is brought to.
-        count: N.
-        size: height and width that the image is brought to; None: the resolution.
-        seed: of the sampling; a second image of an interpolation has the next one.
+        edit: name of the edit; empty: none.
+        options: the edit's options, checked.
+        module: the model; images are resized to its resolution.
+        count: N, number of prompts.
+        size: height and width to which images are resized; None: the resolution.
+        seed: seed of the sampling, from which an interpolation's second noise is derived.
 
     Raises:
         ConfigError: a value out of range, or a mask of another size than its image.
@@ -127,7 +127,7 @@ def make_edit(
 
 
 def number(name: str, value: Any) -> float:
-    """A float, or one sentence."""
+    """A number from an option's value; an error is one sentence."""
     try:
         return float(value)
     except (TypeError, ValueError):
@@ -135,7 +135,7 @@ def number(name: str, value: Any) -> float:
 
 
 def read_sides(given: str | Sequence[int]) -> tuple[int, int, int, int]:
-    """Left, right, top, bottom in pixels.
+    """Sides to extend by: left, right, top and bottom in pixels.
 
     Raises:
         ConfigError: not four whole numbers.
@@ -148,7 +148,7 @@ def read_sides(given: str | Sequence[int]) -> tuple[int, int, int, int]:
 
 
 def fitted(picture: Picture, size: Size, count: int) -> torch.Tensor:
-    """(N, 3, H, W) in [-1, 1]: the picture's greatest centred part of that shape, N times.
+    """The greatest centred part of a picture in the given shape, N times: (N, 3, H, W) in [-1, 1].
 
     Raises:
         DataError: it cannot be read.
@@ -159,7 +159,7 @@ def fitted(picture: Picture, size: Size, count: int) -> torch.Tensor:
 
 
 def read_mask(mask: Picture, image: Picture, size: Size, count: int) -> torch.Tensor:
-    """(N, 1, H, W) bool, True where the mask is white, cut as its image is.
+    """Mask (N, 1, H, W), True where the picture is white, cropped as its image is.
 
     Raises:
         ConfigError: it is not of the image's size.
@@ -177,7 +177,7 @@ def read_mask(mask: Picture, image: Picture, size: Size, count: int) -> torch.Te
 
 
 def opened(picture: Picture) -> Image.Image:
-    """A picture in RGB.
+    """A picture as a PIL image in RGB.
 
     Raises:
         DataError: it cannot be read, or has another shape or type.
@@ -205,5 +205,5 @@ def opened(picture: Picture) -> Image.Image:
 
 
 def told(picture: Picture) -> str:
-    """A picture in an error: its path, or that it is none."""
+    """Description of a picture for an error: its path, or that it has none."""
     return str(picture) if isinstance(picture, (str, Path)) else "(in memory)"

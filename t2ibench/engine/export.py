@@ -1,4 +1,4 @@
-"""A run's weights for others: diffusers' folder, or the run without its history, with a card."""
+"""Export of a run's weights: diffusers' folder, or the run without its history, with a card."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ KEPT = (
     "parts",
     "index",
 )
-"""Files and folders of a run that sampling needs, or that say where it came from."""
+"""Files and folders of a run that sampling needs, or that record its origin."""
 
 
 def export_safetensors(loaded: LoadedRun, folder: Path) -> None:
-    """The run without its checkpoints of training and its samples; still a run.
+    """Writes the run without its training checkpoints and samples; the result is still a run.
 
-    Runs that it stands on come along, so that it samples anywhere.
+    Runs that it depends on are copied as well, so that it samples anywhere.
     """
     copy_run(loaded.run, folder)
     spec = loaded.spec
@@ -42,7 +42,7 @@ def export_safetensors(loaded: LoadedRun, folder: Path) -> None:
 
 
 def copy_run(run: Run, folder: Path) -> None:
-    """What a run's folder holds for sampling."""
+    """Copies the files of a run that sampling needs."""
     for name in KEPT:
         source = run.path / name
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -53,11 +53,11 @@ def copy_run(run: Run, folder: Path) -> None:
 
 
 def model_card(loaded: LoadedRun, kind: str) -> str:
-    """README.md of an exported folder.
+    """Text of an exported folder's README.md.
 
     Args:
-        loaded: the run.
-        kind: ``diffusers`` or ``safetensors``.
+        loaded: the exported run.
+        kind: format, ``diffusers`` or ``safetensors``.
     """
     module, spec = loaded.module, loaded.spec
     stage = spec.parts.get("first_stage")
@@ -89,7 +89,7 @@ def model_card(loaded: LoadedRun, kind: str) -> str:
 
 
 def training_facts(loaded: LoadedRun) -> dict[str, Any]:
-    """Where the weights came from and what they cost."""
+    """Origin of the weights and their training cost."""
     imported = loaded.run.manifest().get("imported")
     if imported is not None:
         hashes = imported["sha256"]
@@ -106,7 +106,7 @@ def training_facts(loaded: LoadedRun) -> dict[str, Any]:
 
 
 def scores_of(loaded: LoadedRun) -> list[Score]:
-    """At the run's operating point; none where it was not scored."""
+    """Scores at the run's operating point; none where it was not scored."""
     if not loaded.run.scores.exists():
         return []
     return list(RunScores.read(loaded.run.scores).chosen.scores.values())

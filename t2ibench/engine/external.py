@@ -1,4 +1,4 @@
-"""Scores of anybody's images or features, which no run of ours made."""
+"""Scores of images or features that no run made."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from t2ibench.evaluation.samples import SampleSet, save_values
 
 @dataclass(frozen=True)
 class ExternalOptions:
-    """What a user says of images that no run made.
+    """User's options for images that no run made.
 
     Attributes:
-        name: in leaderboards; empty: the folder's or file's.
-        prompts: of images that carry no captions.
-        extractor: what made features that do not say.
-        out: where scores and samples are written; None: into the folder, or beside the file.
+        name: name in leaderboards; empty: that of the folder or file.
+        prompts: prompts of images without captions.
+        extractor: key of the network that computed the features, where the file has none.
+        out: folder for scores and samples; None: the images' folder, or one beside the file.
     """
 
     name: str = ""
@@ -47,7 +47,7 @@ class ExternalOptions:
 
 
 def read_images(path: Path, context: Context, options: ExternalOptions) -> SampleSet:
-    """Somebody's images at the data set's resolution.
+    """Images from a folder or file, at the data set's resolution.
 
     Raises:
         ScoreError: the path holds features.
@@ -59,16 +59,16 @@ def read_images(path: Path, context: Context, options: ExternalOptions) -> Sampl
 
 
 def in_memory(images: Any, captions: Sequence[str] | None, resolution: int) -> ExternalImages:
-    """Images in memory, brought to a resolution by the data layer's recipe.
+    """Images in memory, resized by the data set's recipe.
 
     Args:
         images: PIL images, ``Pictures``, or uint8 of (N, H, W, 3) or (N, 3, H, W).
-        captions: one an image; None: nobody knows them.
-        resolution: side in pixels.
+        captions: one for each image; None: they are unknown.
+        resolution: side of the resized images in pixels.
 
     Raises:
         ScoreError: no images, or another number of captions.
-        DataError: something that is no picture.
+        DataError: an element is no picture.
     """
     recipe, pictures = ResizeRecipe(resolution), [opened(image) for image in images]
     if not pictures or (captions is not None and len(captions) != len(pictures)):
@@ -89,12 +89,12 @@ def score_external(path: Path, context: Context, options: ExternalOptions) -> Ru
     """Scores images or features against a data set's reference split, beside its floor.
 
     Args:
-        path: see ``evaluation.external``.
-        context: of the data, protocol and evaluator to score under.
-        options: see there.
+        path: a folder or file that ``evaluation.external`` reads.
+        context: context with the data, protocol and evaluator to score under.
+        options: the user's options.
 
     Raises:
-        T2IBenchError: the images are too few, or not what they should be.
+        T2IBenchError: the images are too few, or cannot be read.
     """
     theirs = _read(path, context, options)
     out = options.out or path
@@ -110,14 +110,14 @@ def scores_of(
     where: str,
     out: Path | None,
 ) -> RunScores:
-    """The scores of images or features in memory.
+    """Scores of images or features in memory.
 
     Args:
-        theirs: what is scored.
-        context: see ``score_external``.
-        options: see ``score_external``.
-        where: what they are called in messages.
-        out: where scores and samples are written; None: nowhere.
+        theirs: the images or features.
+        context: context with the data, protocol and evaluator to score under.
+        options: the user's options.
+        where: their name in messages.
+        out: folder for scores and samples; None: nothing is written.
     """
     spec, source = context.spec, context.source
     protocol = test_protocol(spec.protocol)
@@ -176,6 +176,6 @@ def _read(
 
 
 def _floor(evaluator: Evaluator, source: DataSource) -> dict[str, Scores]:
-    """Real against real at the same N, where the training split has so many images."""
+    """Scores of real against real images at the same N, where the training split has so many."""
     train = source.split("train")
     return {"floor": evaluator.floor(train)} if len(train) >= evaluator.protocol.num_images else {}

@@ -1,4 +1,4 @@
-"""What every training takes from a specification: options, cached targets, cached text."""
+"""Training inputs from a specification: options, cached targets, cached text."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from t2ibench.text.contract import TextEncoder
 from t2ibench.training.fit import TrainingOptions
 
 ENCODED_AT_ONCE = 128
-"""Images that a frozen part encodes at a time."""
+"""Batch size in which a frozen part encodes images."""
 
 
 def options_of(context: Context, recipe: TrainingRecipe) -> TrainingOptions:
-    """Trainer settings joined with a recipe; the precision is the device's."""
+    """Options of a training: trainer settings joined with a recipe, the precision resolved."""
     trainer = context.spec.trainer
     return TrainingOptions(
         warmup_images=recipe.warmup_images,
@@ -47,7 +47,7 @@ def options_of(context: Context, recipe: TrainingRecipe) -> TrainingOptions:
 def cached_targets(
     context: Context, module: TextToImageModule, split: PreparedSplit
 ) -> dict[str, np.ndarray]:
-    """What frozen parts make of a whole split, computed once for a part and a data set.
+    """Targets of a whole split from frozen parts, computed once for a part and a data set.
 
     The module is on the context's device while its parts work.
     """
@@ -64,7 +64,7 @@ def cached_targets(
 def encoded(
     context: Context, name: str, target: Target, split: PreparedSplit
 ) -> dict[str, torch.Tensor]:
-    """A target of every image of a split by its name, on the CPU."""
+    """One target of every image of a split, by its name, on the CPU."""
     pieces = []
     for start in range(0, len(split), ENCODED_AT_ONCE):
         rows = range(start, min(start + ENCODED_AT_ONCE, len(split)))
@@ -76,7 +76,7 @@ def encoded(
 def cached_text(
     context: Context, encoder: TextEncoder, train: PreparedSplit
 ) -> Callable[..., TextFeatures] | None:
-    """A frozen encoder behind its filled disk cache; None where the module encodes as it trains."""
+    """A frozen encoder's filled disk cache; None where the module encodes as it trains."""
     if not encoder.cacheable:
         return None
     cache = FrozenTextCache(encoder, context.spec.paths.cache_folder / "text")

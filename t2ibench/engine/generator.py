@@ -1,4 +1,4 @@
-"""A trained run as Python users have it: images for prompts, and edits."""
+"""Image generation with a trained run from Python: images for prompts, and edits."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Pictures(Sequence[Image.Image]):
-    """Generated images with what was asked of each; a sequence of PIL images.
+    """Generated images with their prompts and seeds; a sequence of PIL images.
 
     Attributes:
         pixels: (N, 3, H, W) uint8.
-        prompts: one a prompt, not one an image.
+        prompts: the prompts, each once.
         images_per_prompt: k images of each prompt, next to each other.
-        seeds: of the N images.
+        seeds: seeds of the N images.
     """
 
     pixels: PixelImages
@@ -53,7 +53,7 @@ class Pictures(Sequence[Image.Image]):
 
     @property
     def captions(self) -> list[str]:
-        """The N images' prompts."""
+        """Prompts of the N images."""
         return [p.text for p in self.prompts for _ in range(self.images_per_prompt)]
 
     def save(self, folder: str | Path, layout: str = "auto") -> Layout:
@@ -68,11 +68,11 @@ class Pictures(Sequence[Image.Image]):
 class Generator:
     """A trained run that draws images.
 
-    Where nothing is said of a knob, it has the value of the operating point that the run's scoring
-    chose, or the model's default before it was scored.
+    A knob that is not given has the value of the operating point that the run's scoring chose, or
+    the model's default before it was scored.
 
     Args:
-        loaded: the run.
+        loaded: the trained run.
     """
 
     def __init__(self, loaded: LoadedRun) -> None:
@@ -84,22 +84,22 @@ class Generator:
 
     @property
     def path(self) -> Path:
-        """The run's folder."""
+        """Folder of the run."""
         return self.loaded.run.path
 
     @property
     def knobs(self) -> dict[str, Knob]:
-        """What can be turned, by name."""
+        """Sampling knobs by name."""
         return {knob.name: knob for knob in self.loaded.module.knobs}
 
     @property
     def edits(self) -> list[str]:
-        """The edits that the model offers."""
+        """Names of the edits that the model offers."""
         return sorted(self.loaded.module.edits)
 
     @property
     def scores(self) -> RunScores | None:
-        """What the evaluator said; None before the run was scored."""
+        """Scores of the run; None before it was scored."""
         return RunScores.read(self.loaded.run.scores) if self.loaded.run.scores.exists() else None
 
     def generate(
@@ -113,15 +113,15 @@ class Generator:
         on_progress: Progress | None = None,
         **knobs: float,
     ) -> Pictures:
-        """Images for prompts.
+        """Generates images for prompts.
 
-        The same run, prompt, seed and knobs give the same image in any company.
+        The same run, prompt, seed and knobs give the same image in any batch.
 
         Args:
-            prompts: one or several.
-            seed: a prompt's second image has another seed derived from it.
-            images_per_prompt: k images of each.
-            batch_size: how many at a time; does not change the images.
+            prompts: one or several prompts.
+            seed: base of the images' seeds; a prompt's second image gets another one.
+            images_per_prompt: k images of each prompt.
+            batch_size: number of images at a time; does not change the images.
             size: height and width in pixels, for models that offer other sizes.
             on_progress: called with the number of images done.
             **knobs: ``guidance_scale=2`` and others of ``knobs``.
@@ -145,15 +145,15 @@ class Generator:
         on_progress: Progress | None = None,
         **options: Any,
     ) -> Pictures:
-        """Images by an edit: img2img, inpainting, … (``edits``).
+        """Generates images by an edit: img2img, inpainting, … (``edits``).
 
         Args:
-            edit: its name.
-            prompts: one or several; some edits need none.
+            edit: name of the edit.
+            prompts: one or several prompts; some edits need none.
             seed: as for ``generate``.
             images_per_prompt: as for ``generate``.
             batch_size: as for ``generate``.
-            size: height and width that given images are cut to.
+            size: height and width to which given images are cropped.
             on_progress: as for ``generate``.
             **options: those of the edit (``image=``, ``mask=``, ``strength=``, ``with_=`` for the
                 second prompt), files or pictures in memory, and knobs.
@@ -220,7 +220,7 @@ def as_prompts(prompts: str | Sequence[str | Prompt], edit: str = "") -> list[Pr
 
 
 def seed_names(prompts: Sequence[str]) -> list[str]:
-    """Names for seeds: a prompt's first image has the prompt's own, each repeat another."""
+    """Names of seeds: a prompt's first image has the prompt as its name, each repeat another."""
     met: Counter[str] = Counter()
     names = []
     for prompt in prompts:

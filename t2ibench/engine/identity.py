@@ -1,8 +1,8 @@
-"""What a run is: the hash of all that changes its trained weights, by content.
+"""Identity of a run: the hash of all that changes its trained weights, by content.
 
-The data set counts by what its training split holds, a frozen text encoder by its weights and
-tokeniser, a run below by its hash: never by a path. Settings of sampling and scoring are not part
-of it, and have a key of their own.
+The data set is identified by its training split's content, a frozen text encoder by its weights
+and tokeniser, a run that it depends on by its hash: never by a path. Settings of sampling and
+scoring are not part of it, and have a key of their own.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from t2ibench.engine.spec import RunSpec, Sampling, Trained
 from t2ibench.runs.folder import Run
 
 SCORES_VERSION = 4
-"""Raised when a scored run must be scored again: the evaluator says more, or otherwise."""
+"""Version of the evaluator's results; raised when scored runs must be scored again."""
 
 
 def identity_of(context: Context) -> dict[str, Any]:
-    """The content that identifies a run, JSON-ready.
+    """Content that identifies a run, JSON-ready.
 
     Raises:
-        T2IBenchError: something that it stands on is not there.
+        T2IBenchError: something that the run depends on is missing.
     """
     spec, start = context.spec, initial_weights(context)
     found = spec.values(Trained)
@@ -36,19 +36,19 @@ def identity_of(context: Context) -> dict[str, Any]:
 
 
 def named_run(context: Context) -> Run:
-    """The run of a specification, whether or not its folder is there."""
+    """The run of a specification; its folder may not exist."""
     spec = context.spec
     return Run.named(spec.paths.runs, spec.label, identity_of(context))
 
 
 def made_run(context: Context) -> Run:
-    """The run of a specification, made if it is new; its configuration names runs by hash."""
+    """The run of a specification, created if new; its configuration names other runs by hash."""
     spec = resolved(context)
     return Run.of(spec.paths.runs, spec.label, identity_of(context), spec.config())
 
 
 def resolved(context: Context) -> RunSpec:
-    """The specification with the runs that it names by their hashes."""
+    """The specification with the hashes of the runs that it names."""
     spec, start = context.spec, initial_weights(context)
     parts = {name: part.resolved(context) for name, part in spec.parts.items()}
     changed: dict[str, Any] = {"parts": parts, "text": spec.text.resolved(context)}
@@ -60,10 +60,10 @@ def resolved(context: Context) -> RunSpec:
 
 
 def sampling_key(spec: RunSpec) -> str:
-    """A hash of all that is asked of sampling and scoring."""
+    """Hash of all settings of sampling and scoring."""
     return hash_json({"version": SCORES_VERSION, "asked": spec.values(Sampling)}, length=16)
 
 
 def sampling_settings(spec: RunSpec) -> dict[str, Any]:
-    """What of the model's own settings sampling reads, for the key of a sample set."""
+    """The model's own settings that only sampling reads, for the key of a sample set."""
     return spec.model.module.values(Sampling)

@@ -1,4 +1,4 @@
-"""How the work on a run ends early, and what its status then says."""
+"""Early ends of the work on a run, and their record in its status."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from t2ibench.runs.folder import Run
 from t2ibench.training.preemption import handled_by
 
 LASTING = ("clock", "scored", "asked")
-"""What a status keeps when later work on the run ends early: that it is trained, and scored."""
+"""Entries of a status that remain when later work on the run ends early."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """Work was ended by a signal, after what can be resumed was saved.
+    """Raised where a signal ended work, after what can be resumed was saved.
 
     Stopping on purpose is not an error.
 
     Attributes:
-        signal: its number.
+        signal: number of the signal.
     """
 
     def __init__(self, number: int = signal.SIGINT) -> None:
@@ -31,10 +31,10 @@ class Interrupted(KeyboardInterrupt):
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Inside, a signal raises ``Interrupted`` at once; training defers it to a step's end.
+    """Raises ``Interrupted`` in its context at a signal; training defers it to a step's end.
 
-    Files are written whole or not at all, so any moment will do. Only the keyboard is heard a
-    second time.
+    Files are written whole or not at all, so work may stop at any moment. After the first signal
+    only SIGINT still acts.
     """
     came: list[int] = []
 
@@ -56,13 +56,13 @@ def interruptible() -> Iterator[None]:
 
 @contextmanager
 def outcome(run: Run) -> Iterator[None]:
-    """Interruptible work on a run, whose status says if it ended early: interrupted, or failed.
+    """Context of interruptible work on a run; records in its status where it ends early.
 
-    A finished run stays finished: what it holds does. Before the work, what dead processes had
-    begun to write is removed.
+    The status becomes interrupted or failed; a finished run stays finished, as its results remain
+    valid. Before the work, incomplete files of dead processes are removed.
 
     Raises:
-        RunError: in place of a system's error of storage.
+        RunError: the storage failed (disk full, no permission).
     """
     remove_leftovers(run.path)
     try:
@@ -84,7 +84,7 @@ def outcome(run: Run) -> Iterator[None]:
 
 
 def tell(run: Run, state: str, reason: str | None = None) -> None:
-    """Writes how work on a run ended, where it can still be written; what is finished stays so."""
+    """Records how work on a run ended, where it can be written; a finished run stays so."""
     try:
         status = run.status()
         if status["state"] == "finished":

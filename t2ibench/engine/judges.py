@@ -1,4 +1,4 @@
-"""The networks that judge, from a specification: extractors, dual encoders, the exact grader."""
+"""Judging networks of a specification: extractors, dual encoders, the exact grader."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Judges:
-    """All that judges sample sets of one data set.
+    """Everything that judges sample sets of one data set.
 
     Attributes:
         source: the data set.
         extractors: networks of the distances.
         dual_encoders: networks of CLIP-score and R-precision.
         grader: the exact grader, or None.
-        meaning: caption to what it says, or None.
+        meaning: function from a caption to its meaning, or None.
         negatives: nearly true captions, or None.
-        cache: of reference features.
+        cache: cache of reference features.
     """
 
     source: DataSource
@@ -51,7 +51,7 @@ class Judges:
         """The evaluator of a protocol.
 
         Raises:
-            ScoreError: the data set or the networks are not what the protocol asks for.
+            ScoreError: the data set or the networks do not fit the protocol.
         """
         protocol.check_source(self.source)
         return Evaluator(
@@ -67,7 +67,7 @@ class Judges:
         )
 
     def networks(self) -> dict[str, nn.Module]:
-        """Every network by its key, for the leakage guard."""
+        """All networks by key, for the leakage guard."""
         found: dict[str, Any] = {e.key: e for e in self.extractors}
         return found | {d.key: d for d in self.dual_encoders if isinstance(d, nn.Module)}
 
@@ -101,7 +101,7 @@ def _protocol(spec: ProtocolSpec, name: str, prompts: Any, memorisation: bool) -
 
 
 def make_judges(spec: RunSpec, source: DataSource, device: torch.device) -> Judges:
-    """Loads the networks that ``evaluator`` names, onto the device.
+    """Loads the networks that ``evaluator`` names onto the device.
 
     Raises:
         MissingWeightsError: a network's weights are not on this machine.
@@ -155,7 +155,7 @@ def dual_encoders(wanted: str | None, data: str, source: str) -> tuple[DualEncod
 
 
 def hard_negatives_of(source: DataSource) -> HardNegatives | None:
-    """Nearly true captions for the data sets whose captions can be read, None for others."""
+    """Nearly true captions for data sets whose captions can be parsed; None for others."""
     if source.world is not None:
         from t2ibench.data.shapes.negatives import hard_negatives
 

@@ -1,4 +1,4 @@
-"""A trained run opened: its module and what it cost, from its folder alone."""
+"""Loading of a trained run: its module and training cost, from its folder alone."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class LoadedRun:
     """A trained run with everything that sampling and scoring need.
 
     Attributes:
-        run: its folder.
-        context: its specification, device, parts and, where it is asked for, data.
+        run: the run's folder.
+        context: its specification, device, parts and data.
         module: the family with its sampling weights, in eval mode.
-        clock: what training spent.
+        clock: images, FLOPs and seconds of training.
     """
 
     run: Run
@@ -35,12 +35,12 @@ class LoadedRun:
 
     @property
     def spec(self) -> RunSpec:
-        """The specification under which it is used."""
+        """Specification under which the run is used."""
         return self.context.spec
 
     @property
     def source(self) -> DataSource:
-        """The data set, which sampling never asks for.
+        """The data set, read at first use; sampling needs none.
 
         Raises:
             RunError: its training split is not that of the training.
@@ -55,23 +55,23 @@ class LoadedRun:
         return source
 
     def operating_point(self) -> dict[str, float]:
-        """The knobs that scoring chose; none where the run was not scored."""
+        """Knobs that scoring chose; none where the run was not scored."""
         if not self.run.scores.exists():
             return {}
         return dict(RunScores.read(self.run.scores).chosen.knobs)
 
 
 def open_run(run: Run, context: Context | None = None) -> LoadedRun:
-    """A trained run from its own configuration and weights.
+    """Loads a trained run from its own configuration and weights.
 
     Args:
-        run: its folder.
-        context: under another specification of sampling and scoring; None: the run's own, on
+        run: the run's folder.
+        context: context with other settings of sampling and scoring; None: the run's own, on
             this machine's device.
 
     Raises:
         CheckpointError: the run is not trained to its end.
-        T2IBenchError: a part is gone, or is not what it was in training.
+        T2IBenchError: a part is missing, or has changed since training.
     """
     if context is None:
         spec = read_spec(run)
@@ -81,5 +81,5 @@ def open_run(run: Run, context: Context | None = None) -> LoadedRun:
 
 
 def open_folder(path: str | Path) -> LoadedRun:
-    """A trained run by its folder."""
+    """Loads a trained run from its folder."""
     return open_run(Run.at(path))

@@ -5,9 +5,9 @@ A plugin is an installed package with an entry point in the group ``t2ibench.plu
     [project.entry-points."t2ibench.plugins"]
     colour_field = "colour_field:ColourField"
 
-The name before the colon is the package, whose folder ``conf/`` (beside its ``__init__.py``) joins
-the configuration groups; after it stands the class that it adds. Its classes may be named by
-``_target_``. Nothing of it is imported before a configuration names it.
+Before the colon is the package, whose folder ``conf/`` (beside its ``__init__.py``) joins the
+configuration groups; after it the class that it adds. Its classes may be named by ``_target_``.
+Nothing of it is imported before a configuration names it.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ class Plugin:
     """A package that extends t2ibench.
 
     Attributes:
-        name: of the entry point.
+        name: name of the entry point.
         package: top-level package of its classes.
         target: the class that the entry point names, as an import path.
-        distribution: name and version of what was installed.
+        distribution: name and version of the installed distribution.
         conf: its folder of configurations, or None where it has none.
     """
 
@@ -42,7 +42,7 @@ class Plugin:
 
 @cache
 def plugins() -> tuple[Plugin, ...]:
-    """All plugins that are installed, by name; found without importing them."""
+    """Installed plugins by name, found without importing them."""
     found = []
     for entry in sorted(metadata.entry_points(group=GROUP), key=lambda entry: entry.name):
         package = entry.module.split(".", 1)[0]

@@ -1,4 +1,4 @@
-"""Progress lines: what is counted, and who is waited for."""
+"""Progress of sampling, and notices of runs that are waited for."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from t2ibench.runs.lock import Owner
 
 @contextmanager
 def counted(label: str, total: int, shown: bool = True) -> Iterator[Callable[[int], None]]:
-    """Yields a function that takes the number done; a bar on a terminal, one line elsewhere."""
+    """Shows progress; yields a function of the number done. A bar on a terminal, else one line."""
     if not shown:
         yield lambda done: None
         return
@@ -37,7 +37,7 @@ def counted(label: str, total: int, shown: bool = True) -> Iterator[Callable[[in
 
 
 def tell_of_wait(run: Run) -> Callable[[Owner], None]:
-    """A function that prints a line on each owner of a shared part that is waited for."""
+    """Makes a function that prints a line for each process that holds a shared part's lock."""
 
     def tell(owner: Owner) -> None:
         sys.stderr.write(f"waiting for {run.path.name}, which {owner} works on\n")

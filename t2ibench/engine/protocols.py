@@ -1,4 +1,4 @@
-"""One set of images under several protocols: what the choice of a convention is worth."""
+"""Scores of one set of images under several protocols: the effect of each convention."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from t2ibench.evaluation.sensitivity import (
 
 @dataclass(frozen=True)
 class ProtocolChoice:
-    """Under what a set is scored.
+    """Protocols and networks under which a set is scored.
 
     Attributes:
         protocols: named protocols.
         extractors: networks under their conventions, by label.
-        as_sampled: whether the whole set, whatever its size, is scored too.
+        as_sampled: True to score the whole set as well, whatever its size.
     """
 
     protocols: tuple[ProtocolSpec, ...]
@@ -48,8 +48,8 @@ def score_under_protocols(
 
     Args:
         samples: one set of images.
-        context: of the data set they are compared with, under the set's own protocol.
-        choice: see there.
+        context: context with the reference data set and the images' own protocol.
+        choice: the protocols and networks.
         out: folder of the two files.
 
     Returns:
@@ -88,7 +88,7 @@ def score_under_protocols(
 def _fitting(
     samples: SampleSet, source: DataSource, context: Context, choice: ProtocolChoice
 ) -> tuple[list[Protocol], Sequence[str]]:
-    """The protocols that these images fit, the images' own first, and why others do not."""
+    """Protocols that these images fit, the images' own first, and reasons against the others."""
     own = test_protocol(context.spec.protocol)
     found: list[Protocol] = []
     refused: list[str] = []

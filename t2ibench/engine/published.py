@@ -1,4 +1,4 @@
-"""A published model as a run: its folder, its configuration, its weights under our names."""
+"""Import of a published model: a run folder with its configuration and its weights."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def import_run(published: Published, context: Context, folder: Path) -> int:
     """Fills ``folder`` with the run of a published model.
 
     Args:
-        published: from a file or a folder.
-        context: of a specification in its layout (``interop.run_overrides``).
-        folder: empty.
+        published: model that was read from a file or a folder.
+        context: context of a specification in its layout (``interop.run_overrides``).
+        folder: an empty folder.
 
     Returns:
-        How many weights there are, the text encoder's included.
+        Number of weights, including the text encoder's.
 
     Raises:
         CheckpointError: a tensor is missing, surplus or of another shape.
-        ConfigError: a specification that does not fit.
+        ConfigError: the specification does not fit the model.
     """
     spec = context.spec
     own = own_tensors(published, context)
@@ -64,7 +64,7 @@ def import_run(published: Published, context: Context, folder: Path) -> int:
 
 
 def own_tensors(published: Published, context: Context) -> dict[str, dict[str, Tensor]]:
-    """Our networks' tensors by component and name, on no device: for ``Published.check``.
+    """Our networks' tensors by component and name, without storage: for ``Published.check``.
 
     Raises:
         ConfigError: the layout cannot be built.
@@ -86,7 +86,7 @@ def own_tensors(published: Published, context: Context) -> dict[str, dict[str, T
 
 
 def run_weights(published: Published, module: TextToImageModule) -> dict[str, Tensor]:
-    """The module's state dict, filled with the published tensors."""
+    """State dict of the module, filled with the published tensors."""
     weights = {f"network.{name}": tensor for name, tensor in published.unet.tensors.items()}
     for name, tensor in published.first_stage.tensors.items():
         weights[f"first_stage.autoencoder.{name}"] = tensor

@@ -1,4 +1,4 @@
-"""Another rank of a run on several devices, started by ``engine/ranks.py``: one work, then the end.
+"""Process of a further rank, started by ``engine/ranks.py``: performs one piece of work and ends.
 
 {"train": configuration}                     a cell
 {"score": run folder, "config": …}           a trained run
@@ -22,7 +22,7 @@ from t2ibench.runs.folder import Run
 
 
 def main() -> int:
-    """The work that rank 0 sends, until it is done or rank 0 is gone."""
+    """Performs the work that rank 0 sends, until it is done or rank 0 has ended."""
     work: dict[str, Any] = json.loads(sys.stdin.readline())
     threading.Thread(target=leave_with_first, daemon=True).start()
     try:

@@ -1,9 +1,9 @@
-"""The processes of a run on several devices: started here unless a scheduler has.
+"""Processes of a run on several devices, started here unless a launcher has.
 
 Every process does the same work from beginning to end: it trains its share of each batch, draws
 its share of the samples, and waits while the first writes. Those that are started here
-(``engine/rank_worker.py``) are told the work, not the words of the command line, so that it is
-alike under every launcher.
+(``engine/rank_worker.py``) are sent the resolved configuration, not the command line, so that the
+work is the same under every launcher.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from t2ibench.core.ranks import rank, together, world_size
 from t2ibench.training.devices import Place, given_place, meet
 
 GRACE_SECONDS = 20.0
-"""How long a rank that fails waits for the others to fail as well, before it takes them down."""
+"""Time that a failing rank waits for the others to fail as well, before it ends them."""
 
 
 class Meeting:
-    """Processes that have met, and how each of them got through its cells.
+    """Processes that have joined a group, and the outcome of each in the present cell.
 
     Attributes:
-        store: what they tell each other.
-        cells: how many cells they have begun.
+        store: key-value store that they share.
+        cells: number of cells that they have begun.
     """
 
     def __init__(self, store: dist.Store) -> None:
@@ -43,11 +43,11 @@ class Meeting:
         self.cells = 0
 
     def tell(self, said: str) -> None:
-        """Says that this rank has left its cell, and with which error, or "" for none."""
+        """Reports that this rank has left its cell, with its error's message or "" for none."""
         self.store.set(self._key(rank()), said)
 
     def all_ended(self) -> bool:
-        """Whether all ranks have left their cell, or do within a few seconds."""
+        """Waits some seconds for all ranks to leave their cell; True where they have."""
         keys = [self._key(number) for number in range(world_size())]
         try:
             self.store.wait(keys, timedelta(seconds=GRACE_SECONDS))
@@ -56,7 +56,7 @@ class Meeting:
         return True
 
     def said_by_first(self) -> str:
-        """What the first rank told."""
+        """Error message that the first rank reported; "" for none."""
         return self.store.get(self._key(0)).decode()
 
     def _key(self, number: int) -> str:
@@ -64,23 +64,23 @@ class Meeting:
 
 
 meeting: Meeting | None = None
-"""Of processes that a scheduler has started; it lasts as long as they do."""
+"""The group of the processes that a launcher has started; it lasts as long as they do."""
 
 
 @contextmanager
 def ranks_of(
     devices: int, num_nodes: int, work: Callable[[], Mapping[str, Any] | None]
 ) -> Iterator[None]:
-    """Inside, as many processes work together as are asked for.
+    """Context in which as many processes work together as are configured.
 
     Args:
-        devices: of each machine.
-        num_nodes: machines.
-        work: makes what those that are started here are told; None: there is nothing to share.
+        devices: number of devices on each machine.
+        num_nodes: number of machines.
+        work: makes the message for processes that are started here; None: no work to share.
 
     Raises:
-        ConfigError: the scheduler started another number of processes.
-        DeviceError: there is no scheduler for several machines, or another process died.
+        ConfigError: the launcher started another number of processes.
+        DeviceError: there is no launcher for several machines, or another process died.
     """
     if devices * num_nodes == 1:
         yield
@@ -108,10 +108,10 @@ def ranks_of(
 
 @contextmanager
 def cell_of(met: Meeting) -> Iterator[None]:
-    """One cell of processes that a scheduler has started.
+    """Context of one cell on processes that a launcher has started.
 
-    If not all ranks leave it together, some wait for one that will not come: this process ends, and
-    the others with it. What all do alike (a mistake in the configuration, a signal) ends the cell.
+    Where only some ranks fail, the others would wait for them forever: this process then exits,
+    which ends the others too. An error or signal on all ranks only ends the cell.
     """
     met.cells += 1
     try:
@@ -132,7 +132,7 @@ def cell_of(met: Meeting) -> Iterator[None]:
 
 @contextmanager
 def started_here(work: Mapping[str, Any], devices: int) -> Iterator[None]:
-    """This process as the first of ``devices`` on this machine, the others started and ended."""
+    """Context in which this process is the first of ``devices``; it starts and ends the others."""
     store = dist.TCPStore("127.0.0.1", 0, devices, True, wait_for_workers=False)
     if "OMP_NUM_THREADS" not in os.environ:
         threads = max(1, torch.get_num_threads() // devices)
@@ -168,7 +168,7 @@ def started_here(work: Mapping[str, Any], devices: int) -> Iterator[None]:
 def start_worker(
     work: Mapping[str, Any], number: int, devices: int, port: int
 ) -> subprocess.Popen[str]:
-    """Another rank: it reads its work from its input, whose end is the end of its work."""
+    """Starts a further rank, which reads its work from its input and ends when that closes."""
     given = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": devices, "MASTER_PORT": port}
     environment = os.environ | {name: str(value) for name, value in given.items()}
     environment |= {"MASTER_ADDR": "127.0.0.1"}
@@ -187,7 +187,7 @@ def start_worker(
 
 
 def watch_over(workers: list[subprocess.Popen[str]]) -> None:
-    """Ends this process if a worker has died and the work does not notice by itself (nccl)."""
+    """Ends this process where a worker has died and the work does not notice by itself (nccl)."""
     while all(worker.poll() is None for worker in workers):
         time.sleep(1)
     if any(worker.poll() for worker in workers):
@@ -199,7 +199,7 @@ def watch_over(workers: list[subprocess.Popen[str]]) -> None:
 
 
 def end(workers: list[subprocess.Popen[str]]) -> None:
-    """Ends what is left of the workers."""
+    """Ends the workers that are left."""
     for worker in workers:
         assert worker.stdin is not None
         worker.stdin.close()

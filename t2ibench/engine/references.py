@@ -1,4 +1,4 @@
-"""Runs that another run names: found, checked, loaded from wherever they are now."""
+"""Runs that another run depends on: found, checked and loaded."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ def located(key: str, named: str, spec: RunSpec) -> Run:
     """The run that a key of the configuration names, in ``paths.runs``.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no such run.
     """
     return locate(key, named, spec.paths.runs_folder)
 
 
 def check_trained(key: str, run: Run, budget: Budget) -> RunSpec:
-    """Whether a run can be stood on; its specification.
+    """Checks that another run can depend on a run; returns its specification.
 
     Raises:
-        RunError: it is no model's run.
+        RunError: it is not a model's run.
         ConfigError: it is not trained.
         BudgetError: it alone cost more than the budget.
     """
@@ -40,21 +40,21 @@ def check_trained(key: str, run: Run, budget: Budget) -> RunSpec:
 
 
 def charged(clock: Clock, below: Clock) -> Clock:
-    """A clock with all that a run below cost, what that one stands on included."""
+    """Adds to a clock all that a run cost, including its own parts; returns the clock."""
     clock.parts_flops += below.flops + below.parts_flops
     clock.parts_seconds += below.seconds + below.parts_seconds
     return clock
 
 
 def run_below(key: str, name: str, identity: str, context: Context, run: Run | None) -> Run:
-    """The run that a trained run stands on: carried in its folder, or beside it.
+    """The run that a trained run depends on: carried in its folder, or beside it.
 
     Args:
-        key: of the configuration, for the error.
-        name: of the part.
-        identity: the run's, or what the user typed where ``run`` is None.
-        context: of the run above.
-        run: the run above; None: what the specification names is looked up.
+        key: configuration key, for the error.
+        name: name of the part.
+        identity: hash of the run, or what the user typed where ``run`` is None.
+        context: context of the dependent run.
+        run: the dependent run; None: the run that the specification names is looked up.
 
     Raises:
         ConfigError: it is in neither place.
@@ -75,5 +75,5 @@ def run_below(key: str, name: str, identity: str, context: Context, run: Run | N
 
 
 def module_of(below: Run, context: Context) -> TextToImageModule:
-    """The module of a run below, on the device of the run above."""
+    """Module of a run that another depends on, on that run's device."""
     return load_module(context.below(read_spec(below)), below)

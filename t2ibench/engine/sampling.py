@@ -1,4 +1,4 @@
-"""A run's sample sets: drawn in parts, by all ranks, and kept as they come.
+"""Sample sets of a run: drawn in parts, by all ranks, and saved as they are drawn.
 
 Part i is images i B to (i + 1) B, B being ``protocol.batch_size``, and is drawn as one batch, by
 rank i modulo their number. So the set has the same bytes on any number of ranks, and sampling that
@@ -26,11 +26,11 @@ from t2ibench.evaluation.samples import SampleSet
 from t2ibench.families.contract import generate_pixels
 
 SAME = ("knobs", "settings", "run")
-"""What of a set's facts its pixels depend on, besides prompts and seeds."""
+"""Facts of a set on which its pixels depend, besides prompts and seeds."""
 
 
 def sampled(loaded: LoadedRun, protocol: Protocol, knobs: Mapping[str, float], name: str) -> Path:
-    """The folder with the run's images for a protocol's prompts: there already, or drawn now."""
+    """Folder with the run's images for a protocol's prompts, drawn now if it is not complete."""
     folder = loaded.run.path / "samples" / name
     meta = {
         "protocol": protocol.to_dict(),
@@ -56,7 +56,7 @@ def sampled(loaded: LoadedRun, protocol: Protocol, knobs: Mapping[str, float], n
 
 
 def is_whole(folder: Path, meta: Mapping[str, Any], prompts: Prompts) -> bool:
-    """Whether a whole set is there that answers the same prompts with the same seeds and knobs.
+    """True where a complete set exists with the same prompts, seeds, knobs, settings and run.
 
     Another protocol may ask for the same images; its reference and name do not change them.
     """
@@ -71,7 +71,7 @@ def is_whole(folder: Path, meta: Mapping[str, Any], prompts: Prompts) -> bool:
 def sample_parts(
     loaded: LoadedRun, prompts: Prompts, knobs: Mapping[str, float], size: int, parts: Path
 ) -> None:
-    """Draws this rank's parts that are missing; the first rank shows how far it is."""
+    """Draws this rank's missing parts; the first rank shows the progress."""
     starts = range(0, len(prompts), size)
     label = f"sample {loaded.run.path.name} {parts.parent.name}"
     with counted(label, len(prompts), shown=rank() == 0) as advance:

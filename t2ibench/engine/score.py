@@ -1,4 +1,4 @@
-"""Samples and scores of a trained run: its front, its chosen point, its references and costs."""
+"""Scoring of a trained run: its front, operating point, references and costs."""
 
 from __future__ import annotations
 
@@ -41,21 +41,21 @@ STEPS = "num_steps"
 """The knob that ``protocol.steps_sweep`` sweeps, where a family has it."""
 
 LASTING = ("clock", "scored", "asked")
-"""What the status of a scored run says of its training and its scores."""
+"""Entries of a scored run's status on its training and its scores."""
 
 
 @dataclass(frozen=True)
 class ScoringPlan:
-    """What is drawn and judged for a run, worked out before anything is.
+    """Plan of what is drawn and judged for a run, made before any work.
 
     Attributes:
         test: the protocol of the scores.
         front: the protocol of the knob's sweep.
         heldout: the protocol of held-out compositions, or None.
         knob: the fidelity-alignment knob.
-        knobs: complete, where nothing chooses another value of it.
+        knobs: complete knobs, where nothing chooses another value of ``knob``.
         settings: complete knobs of every point of the front.
-        choose_by: the distance that chooses the knob; None where its value is fixed.
+        choose_by: distance that chooses the knob's value; None where it is fixed.
     """
 
     test: Protocol
@@ -88,7 +88,7 @@ class ScoringPlan:
         )
 
     def inputs(self, loaded: LoadedRun) -> str:
-        """A hash of all that the scores depend on."""
+        """Hash of all that the scores depend on."""
         return hash_json(
             {
                 "version": SCORES_VERSION,
@@ -104,11 +104,11 @@ class ScoringPlan:
 
 
 def score_run(loaded: LoadedRun) -> RunScores:
-    """Samples and scores a trained run; what is already there is kept.
+    """Samples and scores a trained run; results that exist already are kept.
 
     The fidelity-alignment knob is swept on the front's (validation) prompts; the protocol's own
-    prompts are then drawn at the value that ``protocol.choose_by`` likes best there, unless the
-    user or the protocol fixed the value (``knobs.guidance_scale=2``).
+    prompts are then drawn at the value with the best ``protocol.choose_by`` there, unless the user
+    or the protocol fixed the value (``knobs.guidance_scale=2``).
     """
     run, spec, plan = loaded.run, loaded.spec, ScoringPlan.of(loaded)
     inputs = plan.inputs(loaded)
@@ -156,7 +156,7 @@ def score_run(loaded: LoadedRun) -> RunScores:
 
 
 def kept_scores(run: Run, spec: RunSpec, inputs: str) -> RunScores | None:
-    """The scores of a run that was scored with the same inputs, else None."""
+    """Scores of a run that was scored with the same inputs, else None."""
     if not run.scores.exists() or run.status().get("scored") != inputs:
         return None
     if run.status().get("asked") != sampling_key(spec):
@@ -168,7 +168,7 @@ def kept_scores(run: Run, spec: RunSpec, inputs: str) -> RunScores | None:
 def front_points(
     loaded: LoadedRun, plan: ScoringPlan, judges: Judges, leaks: Sequence[Leak]
 ) -> list[OperatingPoint]:
-    """Samples and scores of every point of the front."""
+    """Samples and scores every point of the front."""
     evaluator = judges.evaluator(plan.front)
     names = [folder_of(plan.knob.name, setting, plan.knobs) for setting in plan.settings]
     sets = [
@@ -183,7 +183,7 @@ def front_points(
 
 
 def chosen_knobs(points: Sequence[OperatingPoint], plan: ScoringPlan) -> dict[str, float]:
-    """The knobs at which the test prompts are drawn."""
+    """Knobs at which the test prompts are drawn."""
     if plan.choose_by is None:
         return plan.knobs
     # Among the steps that are asked for: more steps are a cost, not a better knob.
@@ -192,12 +192,12 @@ def chosen_knobs(points: Sequence[OperatingPoint], plan: ScoringPlan) -> dict[st
 
 
 def scores_in(evaluator: Evaluator, folder: Path) -> Scores:
-    """Every score of a set on disk."""
+    """Scores of a set on disk."""
     return evaluator.evaluate(SampleSet.load(folder)).scores
 
 
 def scored(evaluate: Callable[[SampleSet], Evaluation], folder: Path) -> Evaluation:
-    """An evaluation of a set on disk, its values image by image written beside it."""
+    """Evaluation of a set on disk; its values image by image are saved beside it."""
     samples = SampleSet.load(folder)
     evaluation = evaluate(samples)
     save_values(folder, samples, evaluation.columns)
@@ -205,7 +205,7 @@ def scored(evaluate: Callable[[SampleSet], Evaluation], folder: Path) -> Evaluat
 
 
 def fixed_knobs(spec: RunSpec, declared: Sequence[Knob]) -> dict[str, float]:
-    """The knobs that the protocol fixes, where the family has them, then those of the user."""
+    """Knobs that the protocol fixes, where the family has them, then those of the user."""
     names = {knob.name for knob in declared}
     protocol = {name: value for name, value in spec.protocol.knobs.items() if name in names}
     return protocol | spec.knobs
@@ -216,7 +216,7 @@ def front_settings(
 ) -> list[dict[str, float]]:
     """Complete knobs of every point of the front: steps by values of the knob.
 
-    The steps that are asked for are always among those swept; a family without the knob has a
+    The configured number of steps is always among those swept; a family without that knob has a
     front of one axis.
     """
     values = list(protocol.knob_sweep or knob.sweep)
@@ -228,7 +228,7 @@ def front_settings(
 
 
 def held_out(evaluator: Evaluator, folder: Path) -> Scores:
-    """The grader on compositions that training never showed, under ``grader_SKILL_heldout``."""
+    """Grader's scores on compositions that training never showed, as ``grader_SKILL_heldout``."""
     scores = scored(evaluator.prompted, folder).scores
     graded = [score for score in scores.values() if score.metric.startswith("grader_")]
     renamed = [replace(s, key=s.key.replace(s.metric, f"{s.metric}_heldout", 1)) for s in graded]
@@ -236,14 +236,14 @@ def held_out(evaluator: Evaluator, folder: Path) -> Scores:
 
 
 def folder_of(knob: str, setting: Mapping[str, float], knobs: Mapping[str, float]) -> str:
-    """Name of the sample folder of a point of the front; other steps than asked are in it."""
+    """Name of a front point's sample folder; it includes the steps where they are swept."""
     name = f"front-{knob}-{setting[knob]:g}"
     steps = setting.get(STEPS)
     return name if steps == knobs.get(STEPS) else f"{name}-{STEPS}-{steps:g}"
 
 
 def references(loaded: LoadedRun, evaluator: Evaluator, protocol: Protocol) -> dict[str, Scores]:
-    """Floor, ground truth and, where there is a first stage, its ceiling."""
+    """Reference scores: floor, ground truth and, with a first stage, its ceiling."""
     source = loaded.source
     split = source.split(protocol.split)
     found = {
@@ -260,7 +260,7 @@ def references(loaded: LoadedRun, evaluator: Evaluator, protocol: Protocol) -> d
 
 
 def model_facts(loaded: LoadedRun) -> dict[str, Any]:
-    """What the leaderboard says of a model."""
+    """Facts of a model for the leaderboard."""
     spec = loaded.spec
     return {
         "name": spec.model.name,
@@ -277,7 +277,7 @@ def model_facts(loaded: LoadedRun) -> dict[str, Any]:
 
 
 def given_to(loaded: LoadedRun) -> tuple[str, ...]:
-    """What a model was given beyond captions and images, by its family, its parts and its text."""
+    """Inputs of a model beyond captions and images: the family's, its parts' and its text's."""
     spec, modules = loaded.spec, loaded.context.modules
     parts = {**spec.parts, "text_encoder": spec.text}
     of_parts = [phrase for name, part in parts.items() for phrase in part.given(modules[name])]
@@ -285,9 +285,9 @@ def given_to(loaded: LoadedRun) -> tuple[str, ...]:
 
 
 def frozen_flops(loaded: LoadedRun) -> dict[str, float]:
-    """FLOPs of what frozen parts made once of the training split, kept in caches since.
+    """FLOPs of frozen parts' cached encodings of the training split.
 
-    They are told, not charged to a budget: every run on the same data shares them.
+    They are reported, not charged to a budget: every run on the same data shares them.
     """
     module, train = loaded.module, loaded.source.split("train")
     found, image = {}, from_pixels(train.pixels([0])).to(loaded.context.device)

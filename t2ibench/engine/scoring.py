@@ -1,4 +1,4 @@
-"""Runs scored again: under another protocol, evaluator, knobs or settings of sampling."""
+"""Repeated scoring of runs: under another protocol, evaluator, knobs or sampling settings."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from t2ibench.evaluation.results import RunScores
 from t2ibench.runs.folder import Run
 
 GROUPS = ("protocol", "evaluator", "logger", "trainer", "paths")
-"""Groups of which another file can be chosen when a trained run is scored."""
+"""Configuration groups that can be chosen anew when a trained run is scored."""
 
 TEST_SIZES = ("data.source.num_val", "data.source.num_test")
-"""Data options that leave the training split what it is: how much of the others is drawn."""
+"""Data options that do not change the training split: the sizes of the other splits."""
 
 
 def rescored_spec(run: Run, config: Mapping[str, Any], named: Sequence[str]) -> RunSpec:
-    """A run's specification with what a user wants otherwise when it is scored.
+    """Specification of a run with the user's changes of sampling and scoring.
 
-    Where nothing is said of devices, one draws and scores, on however many it was trained.
+    Unless the user chooses devices, one draws and scores, whatever number trained.
 
     Args:
-        run: trained.
-        config: composed from the user's words.
-        named: the keys and groups among them.
+        run: a trained run.
+        config: configuration composed from the user's overrides.
+        named: the keys and groups of these overrides.
 
     Raises:
-        ConfigError: a key of what the run was trained with.
+        ConfigError: a key that belongs to the training.
     """
     spec = read_spec(run)
     own = spec.config()
@@ -59,17 +59,17 @@ def rescored_spec(run: Run, config: Mapping[str, Any], named: Sequence[str]) -> 
 
 
 def effects_by_key(spec: RunSpec) -> dict[str, Effect]:
-    """Every configuration key of a specification with what it changes."""
+    """Configuration keys of a specification, each with its effect."""
     return dict(spec.effects())
 
 
 def sampling_keys(effects: Mapping[str, Effect]) -> list[str]:
-    """Keys of the model that sampling alone reads."""
+    """Keys of the model that only sampling reads."""
     return [k for k, e in effects.items() if e is Effect.SAMPLING and k.startswith("model.")]
 
 
 def sampled_by(effects: Mapping[str, Effect], key: str) -> bool:
-    """Whether a key, or all below it, is read by sampling alone."""
+    """True where only sampling reads a key, or all keys below it."""
     below = [e for k, e in effects.items() if k == key or k.startswith(f"{key}.")]
     return bool(below) and all(effect is Effect.SAMPLING for effect in below)
 
@@ -91,7 +91,7 @@ def put(config: dict[str, Any], key: str, value: Any) -> None:
 
 
 def score_trained(run: Run, spec: RunSpec) -> RunScores:
-    """A trained run scored under a specification, by as many processes as it asks for."""
+    """Scores a trained run under a specification, on as many processes as it configures."""
     trainer = spec.trainer
     work = {"score": str(run.path), "config": spec.config()}
     with ranks_of(trainer.devices, trainer.num_nodes, lambda: work):

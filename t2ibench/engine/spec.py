@@ -1,10 +1,9 @@
-"""The specification of a run: typed, frozen, checked whole once.
+"""Specification of a run: typed, frozen, checked as a whole once.
 
-``RunSpec.read`` takes a resolved configuration (plain containers) and refuses what is wrong in one
-sentence; below it nobody reads raw configuration, resolves a default or asks for a key. Every
-field says what it changes (``Effect``): the trained weights by value or by content, generated
-images and scores, or neither. A run's identity and the key of its scores are built from that alone
-(``engine/identity.py``).
+``RunSpec.read`` takes a resolved configuration (plain containers) and refuses mistakes in one
+sentence; no other code reads raw configuration or resolves a default. Every field declares its
+``Effect``: the trained weights by value or by content, generated images and scores, or neither. A
+run's identity and the key of its scores are built from that alone (``engine/identity.py``).
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ ComponentField = Annotated[Any, BeforeValidator(named_class), PlainSerializer(to
 
 
 class Settings(BaseModel):
-    """A part of the configuration: frozen, without unknown keys, each field with its effect.
+    """A section of the configuration: frozen, without unknown keys, each field with its effect.
 
     Components are read before the rest, where their keys are known (``RunSpec.read``).
     """
@@ -71,7 +70,7 @@ class Settings(BaseModel):
     )
 
     def effects(self, prefix: str = "") -> Iterator[tuple[str, Effect]]:
-        """Every configuration key below this part, with its effect."""
+        """Configuration keys below this section, each with its effect."""
         for name in type(self).model_fields:
             yield from effects_of(f"{prefix}{name}", getattr(self, name), self._effect(name))
         for name, value in (self.model_extra or {}).items():
@@ -79,7 +78,7 @@ class Settings(BaseModel):
                 yield key, Content
 
     def values(self, effect: Effect) -> dict[str, Any]:
-        """All values of one effect, JSON-ready and nested as in the configuration."""
+        """Values of one effect, JSON-ready and nested as in the configuration."""
         found: dict[str, Any] = {}
         for name in type(self).model_fields:
             kept = values_of(getattr(self, name), self._effect(name), effect)
@@ -89,7 +88,7 @@ class Settings(BaseModel):
 
     @classmethod
     def _effect(cls, name: str) -> Effect | None:
-        """What a field is declared to change; None where its own fields say."""
+        """Declared effect of a field; None where its own fields declare theirs."""
         marks = [m for m in cls.model_fields[name].metadata if isinstance(m, Effect)]
         return marks[0] if marks else None
 
@@ -114,7 +113,7 @@ def effects_of(key: str, value: Any, effect: Effect | None) -> Iterator[tuple[st
 
 
 def values_of(value: Any, own: Effect | None, wanted: Effect) -> Any:
-    """What a field's value has of the wanted effect, or ``NOTHING``."""
+    """The part of a field's value that has the wanted effect, or ``NOTHING``."""
     if own is not None and own is not wanted and not (own is Trained and holds_more(value)):
         return NOTHING
     if isinstance(value, Settings):
@@ -128,12 +127,12 @@ def values_of(value: Any, own: Effect | None, wanted: Effect) -> Any:
 
 
 def holds_more(value: Any) -> bool:
-    """Whether a trained field may hold settings of other effects: components do."""
+    """True where a trained field's value may hold settings of other effects: a component."""
     return isinstance(value, Component)
 
 
 def to_plain(value: Settings) -> dict[str, Any]:
-    """All of a part, JSON-ready."""
+    """All values of a section, JSON-ready."""
     return value.model_dump(mode="json")
 
 
@@ -141,7 +140,7 @@ SettingsT = TypeVar("SettingsT", bound=Settings)
 
 
 def checked(cls: type[SettingsT], given: Any, key: str) -> SettingsT:
-    """Settings of a class from a part of a configuration.
+    """Settings of a class, read from a section of a configuration.
 
     Raises:
         ConfigError: a key that is unknown, missing, of another type or out of range.
@@ -152,16 +151,16 @@ def checked(cls: type[SettingsT], given: Any, key: str) -> SettingsT:
         raise ConfigError(sentence_of(error, key)) from None
 
 
-# ---- the parts of a configuration ----
+# ---- the sections of a configuration ----
 
 
 class TrainingRecipe(Settings):
-    """How a model or a first stage is trained.
+    """Recipe of training a model or a first stage.
 
     Attributes:
-        batch_size: of all devices together.
-        warmup_images: over which the learning rate rises linearly.
-        decay: what it does afterwards.
+        batch_size: images in a batch over all devices.
+        warmup_images: images over which the learning rate rises linearly.
+        decay: schedule of the learning rate after the warm-up.
         ema_half_life_images: half-life of the weight average; 0 does not average.
     """
 
@@ -175,15 +174,15 @@ class ModelSpec(Settings):
     """A model: its family's module and recipe.
 
     Attributes:
-        name: as typed by the user (``model=…``).
-        family: as printed in leaderboards.
+        name: name as typed by the user (``model=…``).
+        family: name of the family, as printed in leaderboards.
         origin: ``paper`` where layout, losses, sampler and recipe are the paper's, smaller only
             in width, depth and resolution; ``own`` where they are this project's.
-        default_conditioning: what ``conditioning`` is where the user says nothing.
-        resolution_multiple: what the resolution must be a multiple of, beside the first stage's
-            factor.
-        training: how it is trained.
-        module: the family; text encoder and parts are given to it when it is made.
+        default_conditioning: value of ``conditioning`` where the user chooses none.
+        resolution_multiple: number of which the resolution must be a multiple, besides the first
+            stage's factor.
+        training: training recipe.
+        module: the family's module; text encoder and parts are given to its constructor.
     """
 
     name: Annotated[str, Neither]
@@ -199,10 +198,10 @@ class DataSpec(Settings):
     """A data set; keys of its own (``level``, ``root``, …) enter its source.
 
     Attributes:
-        name: as typed by the user.
+        name: name as typed by the user.
         resolution: side of the images in pixels.
-        flip: whether half of the training images are mirrored.
-        source: the data set; what counts is what its training split holds.
+        flip: True to mirror half of the training images.
+        source: the data set, identified by the content of its training split.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -214,13 +213,13 @@ class DataSpec(Settings):
 
 
 class BudgetSpec(Settings):
-    """When training stops.
+    """Budget after which training stops.
 
     Attributes:
-        unit: what is limited.
-        amount: how much of it.
-        include_parts: whether what first stage, CLIP and base cost is charged to it.
-        first_stage_images: a first stage's own budget; null: what its file says.
+        unit: limited quantity.
+        amount: limit in that unit.
+        include_parts: True to charge the cost of first stage, CLIP and base to it.
+        first_stage_images: a first stage's own budget; null: that of its file.
     """
 
     unit: Annotated[BudgetUnit, Trained]
@@ -229,24 +228,24 @@ class BudgetSpec(Settings):
     first_stage_images: Annotated[Annotated[int, Field(ge=1)] | None, Content]
 
     def budget(self) -> Budget:
-        """The clock's budget."""
+        """The budget as the clock takes it."""
         return Budget(self.unit, self.amount, self.include_parts)
 
 
 class TrainerSpec(Settings):
-    """On what a run is trained, and how often it says so.
+    """Hardware on which a run is trained, and intervals of its reports.
 
     Attributes:
-        accelerator: Lightning's, ``auto`` for whatever there is.
-        devices: of each machine.
-        num_nodes: machines.
-        strategy: how several devices share the work.
+        accelerator: Lightning's accelerator; ``auto`` takes a GPU where there is one.
+        devices: number of devices on each machine.
+        num_nodes: number of machines.
+        strategy: strategy of several devices.
         precision: ``auto`` is bf16-mixed on an accelerator and 32-true on a CPU.
         log_every_images: interval of the learning curves.
         checkpoint_every_seconds: interval of checkpoints.
-        progress: whether a progress bar is shown.
+        progress: True to show a progress bar.
         validate_every_images: interval of the losses on fixed validation images; 0: none.
-        compile: whether the trained networks are compiled.
+        compile: True to compile the trained networks.
     """
 
     accelerator: Annotated[str, Neither]
@@ -262,12 +261,12 @@ class TrainerSpec(Settings):
 
     @property
     def accelerator_anywhere(self) -> str:
-        """The accelerator where a trained run is opened on another machine than its own."""
+        """The accelerator for opening a trained run on any machine."""
         return "cpu" if self.accelerator == "cpu" else "auto"
 
 
 class PromptSetSpec(Settings):
-    """Which prompts a protocol draws and what it compares with (``evaluation.Protocol``)."""
+    """Prompts that a protocol draws and images that it compares with (``evaluation.Protocol``)."""
 
     split: Annotated[str, Sampling]
     num_images: Annotated[int, Field(ge=1), Sampling]
@@ -278,7 +277,7 @@ class PromptSetSpec(Settings):
 
 
 class ImagesSpec(Settings):
-    """How a protocol's real images became squares; 0 and empty: as the data set has them."""
+    """Cropping and resizing of a protocol's real images; 0 and empty: as the data set has them."""
 
     resolution: Annotated[int, Field(ge=0), Sampling]
     crop: Annotated[str, Sampling]
@@ -286,7 +285,7 @@ class ImagesSpec(Settings):
 
 
 class ProtocolSpec(Settings):
-    """How images are asked for and judged (conf/protocol)."""
+    """Protocol of sampling and scoring (conf/protocol)."""
 
     name: Annotated[str, Sampling]
     test: PromptSetSpec
@@ -305,7 +304,7 @@ class ProtocolSpec(Settings):
 
 
 class EvaluatorSpec(Settings):
-    """The networks that judge (conf/evaluator)."""
+    """Networks that judge images (conf/evaluator)."""
 
     extractors: Annotated[
         dict[str, ComponentField], BeforeValidator(lambda given: given or {}), Sampling
@@ -315,7 +314,7 @@ class EvaluatorSpec(Settings):
 
 
 class StudySpec(Settings):
-    """The study that a run belongs to (conf/config.yaml)."""
+    """Study that a run belongs to (conf/config.yaml)."""
 
     name: Annotated[str, Field(min_length=1), Neither]
     retries: Annotated[int, Field(ge=0), Neither]
@@ -326,7 +325,7 @@ class StudySpec(Settings):
 
 
 class PathsSpec(Settings):
-    """Where things are kept."""
+    """Folders of runs, caches and data."""
 
     runs: Annotated[str, Neither]
     cache: Annotated[str, Neither]
@@ -334,17 +333,17 @@ class PathsSpec(Settings):
 
     @property
     def runs_folder(self) -> Path:
-        """The folder of all runs."""
+        """Folder of all runs."""
         return Path(self.runs)
 
     @property
     def cache_folder(self) -> Path:
-        """The folder of content-addressed caches."""
+        """Folder of content-addressed caches."""
         return Path(self.cache)
 
 
 class WandbSpec(Settings):
-    """W&B's settings (conf/logger/wandb.yaml)."""
+    """Settings of W&B (conf/logger/wandb.yaml)."""
 
     project: Annotated[str, Neither]
     group: Annotated[str | None, Neither]
@@ -352,7 +351,7 @@ class WandbSpec(Settings):
 
 
 class LoggerSpec(Settings):
-    """Who is told of learning curves and scores beside the run's own files."""
+    """Loggers of learning curves and scores besides the run's own files."""
 
     wandb: Annotated[WandbSpec | None, Neither]
 
@@ -361,7 +360,7 @@ def read_part(node: Any) -> Any:
     """A part of a run (``engine/parts``) from its component.
 
     Raises:
-        ConfigError: no part, or a key of it that is unknown, missing or of another type.
+        ConfigError: not a part, or a key of it that is unknown, missing or of another type.
     """
     if not isinstance(node, Component):
         return named_class(node)
@@ -376,26 +375,26 @@ PartField = Annotated[Any, BeforeValidator(read_part), PlainSerializer(lambda pa
 
 
 class RunSpec(Settings):
-    """Everything that makes a run.
+    """Complete specification of a run.
 
     Attributes:
         model: family and recipe.
         size: the width and depth chosen; acts through the model.
-        conditioning: how text meets image; acts through the model.
+        conditioning: mechanism by which text enters the network; acts through the model.
         text: the text encoder (``engine/parts/text.py``).
-        parts: what else the model stands on, by the module's argument: first stage, CLIP, base.
+        parts: further parts of the model by the module's argument: first stage, CLIP, base.
         data: images and captions.
-        budget: when training stops.
-        seed: of initial weights, data order and training noise.
+        budget: budget after which training stops.
+        seed: seed of initial weights, data order and training noise.
         start: a trained run to begin with, by folder, name or hash; null: random weights.
-        base: the run that a cascade's stage stands on; acts through ``parts.base``.
+        base: the run that a cascade's stage enlarges; acts through ``parts.base``.
         trainer: devices, precision, intervals.
-        protocol: how images are asked for and judged.
+        protocol: protocol of sampling and scoring.
         evaluator: the networks that judge.
         knobs: sampling knobs that the user fixes.
-        logger: who is told beside the run's files.
-        paths: where things are kept.
-        study: the study it belongs to.
+        logger: loggers besides the run's own files.
+        paths: folders of runs, caches and data.
+        study: the study that the run belongs to.
     """
 
     model: ModelSpec
@@ -418,7 +417,7 @@ class RunSpec(Settings):
 
     @classmethod
     def read(cls, config: Mapping[str, Any]) -> RunSpec:
-        """A specification from a resolved configuration.
+        """Reads a specification from a resolved configuration.
 
         Raises:
             ConfigError: a key that is unknown, missing, of another type or out of range, or a
@@ -435,12 +434,12 @@ class RunSpec(Settings):
             raise ConfigError(sentence_of(error)) from None
 
     def config(self) -> dict[str, Any]:
-        """The configuration that it was read from, JSON-ready."""
+        """Configuration that it was read from, JSON-ready."""
         return self.model_dump(mode="json")
 
     @property
     def label(self) -> str:
-        """The readable part of a run's name."""
+        """Readable part of a run's name."""
         return f"{self.model.name.replace('/', '-')}-{self.size}-seed{self.seed}"
 
     @model_validator(mode="after")

@@ -18,20 +18,20 @@ from t2ibench.engine.device import prepare_device, training_precision
 from t2ibench.evaluation.cost import count_flops
 
 MATRIX = 1024
-"""Side of the matrices whose product tells the device's rate."""
+"""Side of the matrices whose product measures the device's rate."""
 
 
 @dataclass(frozen=True)
 class Speed:
-    """What was measured.
+    """Measured speed of training and sampling.
 
     Attributes:
-        batch_size: of the training step and of sampling.
+        batch_size: images in the training step and in a batch of samples.
         step: (median, spread between quartiles) seconds of a training step.
-        sampling: likewise, of a batch of images.
+        sampling: (median, spread) seconds of sampling a batch of images.
         step_flops: counted FLOPs of the step.
         peak: FLOP/s of a matrix product in the same process.
-        device: where.
+        device: device of the measurement.
     """
 
     batch_size: int
@@ -46,8 +46,8 @@ def measure_speed(context: Context, rounds: int) -> Speed:
     """Times a training step and sampling, each after a warm-up, synchronised.
 
     Args:
-        context: of the model; untrained.
-        rounds: timed calls.
+        context: context of the model, which need not be trained.
+        rounds: number of timed calls.
     """
     spec, device = context.spec, context.device
     prepare_device(device)
@@ -81,7 +81,7 @@ def measure_speed(context: Context, rounds: int) -> Speed:
 
 
 def timed(call: Callable[[], object], rounds: int, device: torch.device) -> tuple[float, float]:
-    """Median seconds and the spread between quartiles, after one warm-up."""
+    """Median seconds and spread between quartiles of a call, after one warm-up."""
 
     def wait() -> None:
         if device.type == "cuda":

@@ -1,4 +1,4 @@
-"""A study: its cells, how far they are, what running them will take, and running one of them."""
+"""A study: its cells, their progress, their estimated cost, and running one of them."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from t2ibench.runs.ledger import Cell, Ledger, Progress
 from t2ibench.training.preemption import requeue
 
 Compose = Callable[[Sequence[str]], RunSpec]
-"""Overrides of a command line to a specification."""
+"""Function from overrides of a command line to a specification."""
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A cell, its specification and how far it is with all that is asked for now."""
+    """A cell, its specification and its progress under the present configuration."""
 
     cell: Cell
     spec: RunSpec
@@ -43,13 +43,13 @@ class Planned:
 def plan(
     cells: Sequence[Sequence[str]], swept: Sequence[str], compose: Compose, ledger: Ledger
 ) -> list[Planned]:
-    """Every cell, checked, each run once; nothing is written.
+    """Plans a study: every cell checked, each run once; nothing is written.
 
     Args:
-        cells: complete overrides of each.
-        swept: the keys in which they differ.
+        cells: complete overrides of each cell.
+        swept: keys in which they differ.
         compose: makes a cell's specification.
-        ledger: of the study.
+        ledger: ledger of the study.
 
     Raises:
         ConfigError: a cell's configuration is impossible, or two cells are one run.
@@ -75,7 +75,7 @@ def plan(
 
 
 def asked_progress(ledger: Ledger, cell: Cell, spec: RunSpec) -> Progress:
-    """How far a cell is; one that is scored under another protocol is not through."""
+    """Progress of a cell; one that is scored under another protocol is not finished."""
     progress = ledger.progress(cell)
     if progress.state != "finished":
         return progress
@@ -88,14 +88,14 @@ def asked_progress(ledger: Ledger, cell: Cell, spec: RunSpec) -> Progress:
 
 
 def to_do(planned: Iterable[Planned], retries: int) -> list[Planned]:
-    """The cells that are neither finished nor given up."""
+    """Cells that are neither finished nor given up."""
     return [
         p for p in planned if p.progress.state != "finished" and not given_up(p.progress, retries)
     ]
 
 
 def given_up(progress: Progress, retries: int) -> bool:
-    """Whether a cell failed more often than it is retried."""
+    """True where a cell failed more often than it is retried."""
     return progress.state == "failed" and progress.failures > retries
 
 
@@ -103,7 +103,7 @@ def given_up(progress: Progress, retries: int) -> bool:
 
 
 def train_and_score(spec: RunSpec) -> RunScores:
-    """One cell: train, sample, score; each part is skipped where it is already done."""
+    """Trains, samples and scores one cell; steps that are done already are skipped."""
     trainer = spec.trainer
     with ranks_of(trainer.devices, trainer.num_nodes, partial(work_of, spec)):
         loaded = train(Context.of(spec))
@@ -115,7 +115,7 @@ def train_and_score(spec: RunSpec) -> RunScores:
 
 
 def work_of(spec: RunSpec) -> dict[str, object] | None:
-    """What other processes of a cell are told; None where it is finished.
+    """Message with a cell's work for other processes; None where the cell is finished.
 
     Raises:
         ConfigError: the cell is impossible, before any process is started.
@@ -129,7 +129,7 @@ def work_of(spec: RunSpec) -> dict[str, object] | None:
 
 
 def run_cell(ledger: Ledger, cell: Cell, compose: Compose) -> None:
-    """One cell; what goes wrong is written into its run, and the next cell's turn comes."""
+    """Runs one cell; an error is recorded in its run, so that the next cell can run."""
     run = Run(ledger.root / cell.run, cell.identity)
     before = ledger.progress(cell).failures
     try:
@@ -146,7 +146,7 @@ def run_cell(ledger: Ledger, cell: Cell, compose: Compose) -> None:
 
 
 def requeued(spec: RunSpec) -> RunScores:
-    """``train_and_score``; a job of submitit that a signal ends is queued again."""
+    """Trains and scores a cell; a submitit job that a signal ends is queued again."""
     try:
         return train_and_score(spec)
     except Interrupted as stop:
@@ -156,17 +156,17 @@ def requeued(spec: RunSpec) -> RunScores:
 
 
 def register(spec: RunSpec, overrides: Sequence[str]) -> None:
-    """Enters a cell that a sweeper has just thought of into the study's ledger."""
+    """Enters a cell that a sweeper has chosen into the study's ledger."""
     run = named_run(Context.of(spec))
     cell = Cell(run.path.name, run.identity, tuple(overrides), "")
     Ledger(spec.paths.runs_folder, spec.study.name).register([cell])
 
 
 def objective_of(scores: RunScores, name: str) -> float:
-    """The score of the chosen operating point that a sweeper goes by.
+    """Score of the chosen operating point that a sweeper optimises.
 
     Raises:
-        ConfigError: there is no score of that name.
+        ConfigError: no score has that name.
     """
     found = by_metric(scores.chosen.scores)
     if name not in found:
@@ -175,22 +175,22 @@ def objective_of(scores: RunScores, name: str) -> float:
 
 
 def first_line(error: BaseException) -> str:
-    """``RuntimeError: what it says`` without the lines after the first."""
+    """Class and first line of an error's message."""
     said = str(error).strip().splitlines()
     return f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
 
 
-# ---- what it will take ----
+# ---- estimated cost ----
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a cell's training takes, first stage and scoring not included.
+    """Estimated cost of a cell's training, without first stage and scoring.
 
     Attributes:
-        images: None where it is not known.
-        flops: likewise.
-        seconds: likewise, from finished runs.
+        images: images seen; None where unknown.
+        flops: FLOPs; None where unknown.
+        seconds: seconds, from finished runs; None where unknown.
     """
 
     images: float | None
@@ -199,13 +199,13 @@ class Estimate:
 
 
 def estimates(planned: Sequence[Planned], root: Path) -> list[Estimate]:
-    """From the budgets, and from the finished runs of the same model and size in ``root``."""
+    """Estimates from the budgets and from finished runs of the same model and size in ``root``."""
     rates = measured_rates(root)
     return [estimate(p.spec, rates.get((p.spec.model.name, p.spec.size), {})) for p in planned]
 
 
 def estimate(spec: RunSpec, rates: dict[str, float]) -> Estimate:
-    """One cell's, with what is known of its model."""
+    """Estimate of one cell, from the measured rates of its model."""
     unit, amount = spec.budget.unit, spec.budget.amount
     per_image, per_second = rates.get("flops_per_image"), rates.get("images_per_second")
     if unit == "seconds":
@@ -224,7 +224,7 @@ def estimate(spec: RunSpec, rates: dict[str, float]) -> Estimate:
 
 
 def measured_rates(root: Path) -> dict[tuple[str, str], dict[str, float]]:
-    """(model, size) -> FLOPs an image and images a second of the latest trained run there."""
+    """Rates (FLOPs an image, images a second) of the latest trained run of each (model, size)."""
     found: dict[tuple[str, str], dict[str, float]] = {}
     for path in sorted(root.glob("*/status.json"), key=lambda p: p.stat().st_mtime):
         clock = read_json(path).get("clock")

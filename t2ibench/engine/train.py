@@ -1,4 +1,4 @@
-"""From a specification to a trained run."""
+"""Training: from a specification to a trained run."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ from t2ibench.training.tracking import track_run
 
 
 def check(context: Context) -> None:
-    """Everything that can be known to be impossible before any work.
+    """Refuses an impossible specification before any work.
 
     Raises:
-        T2IBenchError: see the sentences.
+        T2IBenchError: a setting is wrong, or something that the run depends on is missing.
     """
     spec = context.spec
     check_parts(spec)
@@ -56,7 +56,7 @@ def check(context: Context) -> None:
 
 @interruptible()
 def train(context: Context) -> LoadedRun:
-    """Finds or trains the run of a specification; its status tells how that ended.
+    """Finds or trains the run of a specification; its status records how that ended.
 
     Raises:
         T2IBenchError: the specification, the data or the weights cannot be used.
@@ -88,9 +88,10 @@ def train(context: Context) -> LoadedRun:
 
 
 def prepared(context: Context, run: Run) -> dict[str, Prepared]:
-    """Every part made ready, in the order in which they may need each other, the text last.
+    """Prepares every part, in the order in which they may need each other, the text last.
 
-    A run that begins with another's weights takes its parts as well, and pays for them there.
+    A run that begins with another's weights takes its parts as well; that run's cost includes
+    theirs.
     """
     spec, found = context.spec, {}
     start = initial_weights(context)
@@ -113,10 +114,10 @@ def prepared(context: Context, run: Run) -> dict[str, Prepared]:
 
 
 def write_manifest(context: Context, run: Run, parts: dict[str, Any]) -> None:
-    """What the run was made of and where.
+    """Records in the run's manifest its data, parts, device and seed.
 
     Raises:
-        RunError: it was begun with other content, or with another precision.
+        RunError: it was begun with other data or other frozen networks.
     """
     spec = context.spec
     modules = {n: m for n, m in context.modules.items() if n in (*spec.parts, "text_encoder")}
@@ -138,7 +139,7 @@ def write_manifest(context: Context, run: Run, parts: dict[str, Any]) -> None:
 def fitted(
     context: Context, run: Run, module: TextToImageModule, clock: Clock
 ) -> TextToImageModule:
-    """The module trained under the budget, with its sampling weights.
+    """Trains the module under the budget; returns it with its sampling weights.
 
     Raises:
         Interrupted: a signal ended training.
@@ -186,10 +187,10 @@ def fitted(
 def indexed(
     context: Context, run: Run, module: TextToImageModule, clock: Clock
 ) -> TextToImageModule:
-    """A generator without training after its one look at the training split.
+    """Builds the index of a generator without training, from one pass over the training split.
 
     Raises:
-        BudgetError: the look alone cost more than the budget.
+        BudgetError: the pass alone cost more than the budget.
     """
     split, budget = context.source.split("train"), context.spec.budget.budget()
     run.set_status("running")

@@ -1,1 +1,1 @@
-"""What a run stands on: one small file a kind, all with the same methods (``part.py``)."""
+"""Parts that a run depends on: one small file a kind, all with the same methods (``part.py``)."""

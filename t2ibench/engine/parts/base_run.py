@@ -1,4 +1,4 @@
-"""The run that a stage of a cascade stands on, as a part."""
+"""The run that a cascade's stage enlarges, as a part."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from t2ibench.engine.spec import Content, Neither
 from t2ibench.runs.folder import Run
 
 KEY = "base"
-"""Where a user names the run."""
+"""Configuration key under which a user names the run."""
 
 
 class BaseRun(Part):
     """A trained run of any family whose images the stage enlarges.
 
-    It is found by its hash, which is kept and counts in the stage's identity; both lie in one
-    folder of runs, unless the stage was exported and carries it.
+    It is found by its hash, which is part of the stage's identity; both are in one folder of runs,
+    unless the stage was exported and carries it.
 
     Attributes:
         run: folder, name or hash; ``base=RUN`` on the command line.
-        upscale: by how much the stage enlarges a side.
-        example: the model below a stage whose base is not named (``t2ibench info``).
+        upscale: factor by which the stage enlarges each side.
+        example: model of the base where none is named (``t2ibench info``).
     """
 
     run: Annotated[str | None, Content]
@@ -35,15 +35,15 @@ class BaseRun(Part):
     example: Annotated[str, Neither]
 
     def identity(self, context: Context) -> dict[str, Any]:
-        """The run's hash."""
+        """Hash of the run."""
         return {"run": self._run(context).identity}
 
     def resolved(self, context: Context) -> BaseRun:
-        """With the run's hash in place of what was typed."""
+        """The part with the run's hash in place of what the user typed."""
         return self.model_copy(update={"run": self._run(context).identity})
 
     def check(self, context: Context) -> None:
-        """Whether the run is trained, of the right resolution and within the budget."""
+        """Checks that the run is trained, of the right resolution and within the budget."""
         spec, run = context.spec, self._run(context)
         if spec.text.name != "base":
             raise ConfigError(
@@ -60,7 +60,7 @@ class BaseRun(Part):
             )
 
     def prepare(self, context: Context, run: Run) -> Prepared:
-        """The run's module, frozen; all that it cost is charged."""
+        """Loads the run's module, frozen; all that it cost is charged."""
         below = self._run(context)
         module, spent = module_of(below, context), cost_of(below)
         return Prepared(
@@ -71,7 +71,7 @@ class BaseRun(Part):
         )
 
     def restore(self, context: Context, run: Run | None) -> nn.Module:
-        """The run's module, or an untrained one of the example model."""
+        """Loads the run's module, or builds an untrained one of the example model."""
         if self.run is None:
             if context.example is None:
                 raise self._unnamed(context)
@@ -79,7 +79,7 @@ class BaseRun(Part):
         return module_of(run_below(KEY, "base", self.run, context, run), context)
 
     def runs_below(self, context: Context, run: Run) -> dict[str, Run]:
-        """The base."""
+        """The base, by its name."""
         return {} if self.run is None else {"base": run_below(KEY, "base", self.run, context, run)}
 
     def _run(self, context: Context) -> Run:

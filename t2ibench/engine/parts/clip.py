@@ -48,17 +48,17 @@ from t2ibench.training.checkpoint import WholeFiles, newest_whole, previous, rea
 from t2ibench.training.preemption import deferred
 
 MEASURED, TRIED = 2048, 512
-"""Training pairs that the statistics rest on, and validation pairs that the card tells of."""
+"""Number of training pairs of the statistics, and of validation pairs of the card's results."""
 
 EMBEDDED_AT_ONCE = 128
-"""Images that are embedded at a time."""
+"""Batch size in which images are embedded."""
 
 KEPT = "clip"
 """Folder in a run's parts with a copy of a CLIP that was trained here."""
 
 
 class ClipRecipe(Settings):
-    """How a small CLIP is trained (``metrics.dual_encoder_training.TrainingPlan``)."""
+    """Recipe of training a small CLIP (``metrics.dual_encoder_training.TrainingPlan``)."""
 
     batch_size: Annotated[int, Field(ge=1), Trained]
     steps: Annotated[int, Field(ge=1), Trained]
@@ -74,8 +74,8 @@ class TrainedClip(Part):
     """A small CLIP trained on the run's own training split (``clip=dual_encoder``).
 
     Attributes:
-        network: the layout of its towers.
-        training: its recipe, with a seed of its own.
+        network: layout of its towers.
+        training: training recipe, with a seed of its own.
     """
 
     weights_in_model: ClassVar[bool] = True
@@ -84,11 +84,11 @@ class TrainedClip(Part):
     training: ClipRecipe
 
     def identity(self, context: Context) -> dict[str, Any]:
-        """Its own configuration and data, nothing of the generator's."""
+        """Configuration and data of the CLIP; nothing of the generator's."""
         return self.values(Trained) | {"data": context.source.split_fingerprint("train")}
 
     def prepare(self, context: Context, run: Run) -> Prepared:
-        """Trains it, or finds it trained, and measures it on the training split."""
+        """Trains the CLIP, or finds it trained, and measures it on the training split."""
         own, clock, kept = self.run(context), Clock(), folder_of_part(run, KEPT)
         with own.locked(tell_of_wait(own)), outcome(own):
             if rank() == 0 and own.state != "finished":
@@ -103,7 +103,7 @@ class TrainedClip(Part):
         return Prepared(measured(clip, context), clock.flops, clock.seconds, found)
 
     def restore(self, context: Context, run: Run | None) -> nn.Module:
-        """The run's copy; its statistics are among the model's weights."""
+        """Loads the run's copy; its statistics are among the model's weights."""
         if run is not None:
             return FrozenClip(DualEncoder.load(folder=folder_of_part(run, KEPT)))
         torch.manual_seed(derive_seed("init clip", self.training.seed))
@@ -111,11 +111,11 @@ class TrainedClip(Part):
         return FrozenClip(DualEncoder(f"{self.name}-untrained", self.network, words))
 
     def given(self, module: nn.Module) -> tuple[str, ...]:
-        """A CLIP that saw the same pairs."""
+        """Phrase for the leaderboard: a CLIP trained on the same pairs."""
         return ("CLIP trained on the same images and captions",)
 
     def run(self, context: Context) -> Run:
-        """Its run folder."""
+        """Run folder of the CLIP."""
         config = {"part": self.config(), "data": context.spec.data.model_dump(mode="json")}
         root, label = context.spec.paths.runs, f"clip-{self.name}"
         return Run.of(root, label, self.identity(context), config)
@@ -125,8 +125,8 @@ class PublishedClip(Part):
     """A published CLIP, frozen (``clip=published parts.clip.path=FOLDER``).
 
     Attributes:
-        path: its folder; enters the towers. What counts is what it holds.
-        towers: its class and arguments.
+        path: folder of its files, passed to the towers; identified by its content.
+        towers: class and arguments of the network.
     """
 
     weights_in_model: ClassVar[bool] = True
@@ -135,28 +135,28 @@ class PublishedClip(Part):
     towers: Annotated[ComponentField, Content]
 
     def identity(self, context: Context) -> dict[str, Any]:
-        """Its weights."""
+        """Fingerprint of its weights."""
         return {"fingerprint": self._towers(context).fingerprint}
 
     def check(self, context: Context) -> None:
-        """Loads it, so that missing weights are told before any work."""
+        """Loads the CLIP, so that missing weights are reported before any work."""
         self._towers(context)
 
     def prepare(self, context: Context, run: Run) -> Prepared:
-        """The towers, measured on the training split."""
+        """Loads the towers and measures them on the training split."""
         clip = FrozenClip(self._towers(context)).to(context.device)
         return Prepared(measured(clip, context), facts={"fingerprint": clip.fingerprint})
 
     def restore(self, context: Context, run: Run | None) -> nn.Module:
-        """The same towers; their statistics are among the model's weights."""
+        """Loads the same towers; their statistics are among the model's weights."""
         return FrozenClip(self._towers(context))
 
     def given(self, module: nn.Module) -> tuple[str, ...]:
-        """A pretrained CLIP."""
+        """Phrase for the leaderboard: a pretrained CLIP."""
         return (f"pretrained CLIP {self.path or self.name}",)
 
     def _towers(self, context: Context) -> Any:
-        """The towers, read at first use and kept."""
+        """The towers, loaded at first use and kept."""
         kept = context.modules.get("clip towers")
         if kept is None:
             kept = context.modules["clip towers"] = instantiate(self.towers)
@@ -164,7 +164,7 @@ class PublishedClip(Part):
 
 
 def train_clip(part: TrainedClip, context: Context, run: Run) -> None:
-    """Trains the CLIP; an interrupted one goes on from its checkpoint.
+    """Trains the CLIP; an interrupted one continues from its checkpoint.
 
     Raises:
         Interrupted: a signal ended its training; the same command resumes it.
@@ -223,7 +223,7 @@ def train_clip(part: TrainedClip, context: Context, run: Run) -> None:
 def pairs_of(
     split: PreparedSplit, batch_size: int
 ) -> Callable[[np.random.Generator], ContrastiveBatch]:
-    """Draws distinct images, one of their captions each."""
+    """Makes a function that draws distinct images, each with one of its captions."""
 
     def draw(rng: np.random.Generator) -> ContrastiveBatch:
         picked = rng.choice(len(split), batch_size, replace=False)
@@ -235,7 +235,7 @@ def pairs_of(
 
 
 def tried(encoder: DualEncoder, source: DataSource) -> dict[str, float]:
-    """How well the encoder finds the captions of images that it has not seen."""
+    """Retrieval scores of the encoder on validation images and their captions."""
     if "val" not in source.splits:
         return {}
     val = source.split("val")
@@ -246,7 +246,7 @@ def tried(encoder: DualEncoder, source: DataSource) -> dict[str, float]:
 
 
 def measured(clip: FrozenClip, context: Context) -> FrozenClip:
-    """The CLIP with its statistics on the training split, which a cache keeps."""
+    """The CLIP with its statistics on the training split, which are cached."""
     train = context.source.split("train")
     cache = ArrayCache(Path(context.spec.paths.cache) / "clip")
     key = f"{train.fingerprint}-{clip.fingerprint}-{MEASURED}"

@@ -33,14 +33,14 @@ from t2ibench.training.checkpoint import load_weights
 from t2ibench.training.fit import fit
 
 MEASURED, HELD_OUT = 2048, 1000
-"""Training images of the latent statistics, validation images of the reconstruction scores."""
+"""Number of training images of the latent statistics, of validation images of the scores."""
 
 
 class FirstStageRecipe(TrainingRecipe):
-    """How a first stage is trained.
+    """Recipe of training a first stage.
 
     Attributes:
-        images: its budget, unless ``budget.first_stage_images`` says another.
+        images: training budget, unless ``budget.first_stage_images`` sets another.
     """
 
     images: Annotated[int, Field(ge=1), Trained]
@@ -51,10 +51,10 @@ class TrainedFirstStage(Part):
 
     Attributes:
         kind: ``kl`` has latents, ``vq`` also codes.
-        spatial_factor: pixels a latent position spans along each side.
-        seed: of its training; generators of all seeds share one first stage.
-        training: its recipe.
-        module: what trains it.
+        spatial_factor: pixels that a latent position spans along each side.
+        seed: seed of its training; generators of all seeds share one first stage.
+        training: training recipe.
+        module: module that trains the autoencoder.
     """
 
     weights_in_model: ClassVar[bool] = True
@@ -66,7 +66,7 @@ class TrainedFirstStage(Part):
     module: Annotated[ComponentField, Trained]
 
     def identity(self, context: Context) -> dict[str, Any]:
-        """Its own configuration, images, data and precision, nothing of the generator's."""
+        """Configuration, images, data and precision of the stage; nothing of the generator's."""
         spec = context.spec
         own = self.values(Trained)
         own["training"] = own["training"] | {"images": self.images(context)}
@@ -77,11 +77,11 @@ class TrainedFirstStage(Part):
         }
 
     def images(self, context: Context) -> int:
-        """Its budget."""
+        """Number of training images."""
         return context.spec.budget.first_stage_images or self.training.images
 
     def check(self, context: Context) -> None:
-        """Refuses a resolution that it cannot divide, or one that leaves the model's a fraction."""
+        """Refuses a resolution that its spatial factor and the model's multiple do not divide."""
         resolution, model = context.spec.data.resolution, context.spec.model
         factor = self.spatial_factor * model.resolution_multiple
         if resolution % factor:
@@ -91,7 +91,7 @@ class TrainedFirstStage(Part):
             )
 
     def prepare(self, context: Context, run: Run) -> Prepared:
-        """Trains it, or finds it trained."""
+        """Trains the first stage, or finds it trained."""
         own = self.run(context)
         with own.locked(tell_of_wait(own)), outcome(own):
             clock = Clock()
@@ -114,11 +114,11 @@ class TrainedFirstStage(Part):
         return Prepared(stage, clock.flops, clock.seconds, {"run": own.path.name})
 
     def restore(self, context: Context, run: Run | None) -> nn.Module:
-        """Its layout; the weights are the model's own."""
+        """Builds its layout; the weights are the model's own."""
         return FrozenFirstStage(self._untrained(context).autoencoder)
 
     def run(self, context: Context) -> Run:
-        """Its run folder."""
+        """Run folder of the first stage."""
         config = {"part": self.config(), "data": context.spec.data.model_dump(mode="json")}
         root, label = context.spec.paths.runs, f"first_stage-{self.name}"
         return Run.of(root, label, self.identity(context), config)
@@ -128,7 +128,7 @@ class TrainedFirstStage(Part):
         return instantiate(self.module, resolution=context.spec.data.resolution)
 
     def _train(self, context: Context, own: Run, module: Any, clock: Clock) -> None:
-        """Fits it on the training split.
+        """Trains the autoencoder on the training split.
 
         Raises:
             Interrupted: a signal ended its training; the same command resumes it.
@@ -173,7 +173,7 @@ def image_batches(split: PreparedSplit, count: int, batch_size: int = 128) -> It
 
 @torch.no_grad()
 def reconstructions(stage: FrozenFirstStage, images: Tensor, batch_size: int = 128) -> Tensor:
-    """What a first stage makes of real images, the ceiling of what it can serve; on the CPU."""
+    """Reconstructions of real images on the CPU: the ceiling of any generator's quality."""
     pieces = [piece.to(stage.latent_mean.device) for piece in images.split(batch_size)]
     if stage.kind == "vq":
         return torch.cat([stage.decode_codes(stage.codes(x)).cpu() for x in pieces])

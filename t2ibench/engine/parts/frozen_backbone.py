@@ -20,7 +20,7 @@ class FrozenNetwork(FrozenHolder):
     """A network whose weights are not those of the model that uses it.
 
     Args:
-        network: frozen; the caller's object, not a copy.
+        network: the network to freeze; the caller's object, not a copy.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -41,9 +41,9 @@ class FrozenBackbone(Part):
     """A pretrained network by class and file, or one with random weights of a seed.
 
     Attributes:
-        path: its file or folder, which enters the network; what counts is what it holds.
-        seed: of random weights, where it has no file.
-        network: its class and arguments.
+        path: file or folder of its weights, passed to the network; identified by its content.
+        seed: seed of random weights, where it has no file.
+        network: class and arguments of the network.
     """
 
     path: Annotated[str | None, Content]
@@ -51,25 +51,25 @@ class FrozenBackbone(Part):
     network: Annotated[ComponentField, Trained]
 
     def identity(self, context: Context) -> dict[str, Any]:
-        """Its weights."""
+        """Fingerprint of its weights."""
         return {"fingerprint": self._network(context).fingerprint}
 
     def check(self, context: Context) -> None:
-        """Loads it, so that a missing file is told before any work."""
+        """Loads the network, so that a missing file is reported before any work."""
         self._network(context)
 
     def prepare(self, context: Context, run: Run) -> Prepared:
-        """The network on the device."""
+        """Loads the network onto the device."""
         network = self._network(context)
         facts = {"fingerprint": network.fingerprint, "pretrained": self.path is not None}
         return Prepared(network.to(context.device), facts=facts)
 
     def restore(self, context: Context, run: Run | None) -> nn.Module:
-        """The same network."""
+        """Loads the same network."""
         return self._network(context).to(context.device)
 
     def given(self, module: nn.Module) -> tuple[str, ...]:
-        """The network, and whether it was trained."""
+        """Phrase for the leaderboard: the network, and that it is pretrained or random."""
         return (f"{'pretrained' if self.path else 'random'} backbone {self.name}",)
 
     def _network(self, context: Context) -> FrozenNetwork:

@@ -1,9 +1,8 @@
-"""The protocol of a part: something that a model stands on and does not train itself.
+"""Interface of a part: something that a model depends on and does not train itself.
 
 A part is a mapping under ``parts`` in the configuration whose ``_target_`` is a subclass of
-``Part``; its name there is the argument under which the model's module takes it. The text encoder
-is one as well, under ``text``. Training loops over the parts; a new kind is a new file here or in a
-plugin.
+``Part``; its name there is the module's argument that takes it. The text encoder is a part as
+well, under ``text``. Training loops over the parts; a new kind is a new file here or in a plugin.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ class Prepared:
     """A part that is ready to be used in training.
 
     Attributes:
-        module: what the model is given, on the context's device.
-        flops: what its training cost.
-        seconds: likewise.
-        facts: for the run's manifest.
+        module: network that the model gets, on the context's device.
+        flops: FLOPs of its training.
+        seconds: seconds of its training.
+        facts: entries for the run's manifest.
     """
 
     module: nn.Module
@@ -42,9 +41,9 @@ class Part(Settings, ABC):
     """A part of a run.
 
     Attributes:
-        name: as typed by the user, for example ``kl_f2`` of ``autoencoder=kl_f2``.
-        weights_in_model: whether the model's state dict holds its weights or statistics, so that
-            a run that begins with another's weights takes the part from there.
+        name: name as typed by the user, for example ``kl_f2`` of ``autoencoder=kl_f2``.
+        weights_in_model: True where the model's state dict holds its weights or statistics, so
+            that a run that begins with another's weights takes the part from there.
     """
 
     weights_in_model: ClassVar[bool] = False
@@ -53,30 +52,30 @@ class Part(Settings, ABC):
 
     @abstractmethod
     def identity(self, context: Context) -> dict[str, Any]:
-        """What of it changes the trained weights, by content; nothing is trained for it.
+        """Content of the part that changes the trained weights; computed without training.
 
         Raises:
-            T2IBenchError: what it points to is not there.
+            T2IBenchError: a file or run that it names is missing.
         """
 
     def check(self, context: Context) -> None:
-        """Refuses what can be known to be impossible, before any work; nothing by default.
+        """Refuses impossible settings before any work; does nothing by default.
 
         Raises:
-            ConfigError: see the part.
+            ConfigError: a setting of the part does not fit the rest of the specification.
         """
 
     def resolved(self, context: Context) -> Part:
-        """The part as the run's configuration keeps it: runs that it names by their hashes."""
+        """The part as the run's configuration keeps it: with hashes of the runs that it names."""
         return self
 
     @abstractmethod
     def prepare(self, context: Context, run: Run) -> Prepared:
-        """The part for a run that begins or goes on: trained now, found trained, or loaded.
+        """Prepares the part for a run that begins or resumes: trains, finds or loads it.
 
         Args:
-            context: of the run; ``context.modules`` holds the parts before this one.
-            run: keeps what of the part must travel with it.
+            context: context of the run; ``context.modules`` holds the parts before this one.
+            run: the run, which keeps the files of the part that must travel with it.
 
         Raises:
             Interrupted: a signal ended its training; the same command resumes it.
@@ -84,35 +83,35 @@ class Part(Settings, ABC):
 
     @abstractmethod
     def restore(self, context: Context, run: Run | None) -> nn.Module:
-        """The part of a trained run, needing nothing but its folder and what is installed.
+        """Restores the part of a trained run from its folder and what is installed.
 
         Args:
-            context: of the run.
-            run: whose weights are loaded afterwards into all that the module's state dict holds;
+            context: context of the run.
+            run: the run; its weights are loaded afterwards into the module's whole state dict.
                 None: an untrained part of the same shapes (``t2ibench info``, ``bench``).
 
         Raises:
-            T2IBenchError: the run has lost it, or it is not what it was.
+            T2IBenchError: the part is missing, or has changed since training.
         """
 
     def runs_below(self, context: Context, run: Run) -> dict[str, Run]:
-        """Runs of models that a trained run stands on, by their names in ``folder_of_part``."""
+        """Runs that a trained run depends on, by their names in ``folder_of_part``."""
         return {}
 
     def given(self, module: nn.Module) -> tuple[str, ...]:
-        """What it gives the model beyond captions and images, a phrase each; nothing by default."""
+        """Extra inputs that it gives the model beyond captions and images, a phrase each."""
         return ()
 
     def config(self) -> dict[str, Any]:
-        """The mapping that it was read from."""
+        """Mapping that the part was read from."""
         return {TARGET: self.target} | self.model_dump(mode="json")
 
     @property
     def target(self) -> str:
-        """Import path of its class."""
+        """Import path of the part's class."""
         return f"{type(self).__module__}.{type(self).__qualname__}"
 
     def effects(self, prefix: str = "") -> Iterator[tuple[str, Effect]]:
-        """See ``Settings``."""
+        """Configuration keys below the part, its class's included, each with its effect."""
         yield f"{prefix}{TARGET}", Trained
         yield from super().effects(prefix)

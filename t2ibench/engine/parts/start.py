@@ -1,7 +1,7 @@
 """Initial weights of another run, as a part: progressive training (``start=RUN``).
 
-All parts and the vocabulary come along from that run, its cost is charged as a first stage's is,
-and its hash counts in the new run's identity.
+All parts and the vocabulary are taken from that run, its cost is charged as a first stage's is,
+and its hash is part of the new run's identity.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from t2ibench.engine.spec import Content
 from t2ibench.runs.folder import Run
 
 KEY = "start"
-"""Where a user names the run."""
+"""Configuration key under which a user names the run."""
 
 
 class InitialWeights(Part):
@@ -33,15 +33,15 @@ class InitialWeights(Part):
     run: Annotated[str, Content]
 
     def identity(self, context: Context) -> dict[str, Any]:
-        """The run's hash."""
+        """Hash of the run."""
         return {"run": self.find(context).identity}
 
     def check(self, context: Context) -> None:
-        """Whether the run is trained and within the budget."""
+        """Checks that the run is trained and within the budget."""
         check_trained(KEY, self.find(context), context.spec.budget.budget())
 
     def prepare(self, context: Context, run: Run) -> Prepared:
-        """What the run cost; its weights are filled into the model by ``fill``."""
+        """Cost of the run; ``fill`` loads its weights into the model."""
         begun = self.find(context)
         spent = cost_of(begun)
         return Prepared(
@@ -52,23 +52,23 @@ class InitialWeights(Part):
         )
 
     def restore(self, context: Context, run: Run | None) -> nn.Module:
-        """Nothing: a trained run has weights of its own."""
+        """An empty module: a trained run has weights of its own."""
         return nn.Identity()
 
     def find(self, context: Context) -> Run:
-        """The run.
+        """The run that the user named.
 
         Raises:
-            ConfigError: there is none.
+            ConfigError: there is no such run.
         """
         return located(KEY, self.run, context.spec)
 
 
 def fill(module: nn.Module, run: Run) -> None:
-    """Fills a new module, its first stage and statistics included, with a run's weights.
+    """Loads a run's weights into a new module, first stage and statistics included.
 
     Raises:
-        CheckpointError: the models differ; names how many tensors do and the first.
+        CheckpointError: the models differ; the message counts the tensors that do.
     """
     weights = load_file(run.weights)
     own = {name: tensor.shape for name, tensor in module.state_dict().items()}

@@ -36,15 +36,15 @@ OF_RUN = "text_of_run"
 """Folder in a run's parts: an exported run's copy of the run whose encoder it uses."""
 
 KEY = "text.run"
-"""Where a user names the run whose encoder is used."""
+"""Configuration key under which a user names the run whose encoder is used."""
 
 
 class ConfiguredTextEncoder(Part):
     """The text encoder that a file of conf/text describes.
 
     Attributes:
-        path: where its files lie; enters the encoder. What counts is what they hold.
-        encoder: its class and arguments.
+        path: folder of its files, passed to the encoder; identified by their content.
+        encoder: class and arguments of the encoder.
     """
 
     path: Annotated[str | None, Content] = None
@@ -53,19 +53,19 @@ class ConfiguredTextEncoder(Part):
     def identity(self, context: Context) -> dict[str, Any]:
         """Layout of an encoder that is trained along; weights and tokeniser of a frozen one.
 
-        A vocabulary is a function of the training captions, which count by themselves.
+        A vocabulary is a function of the training captions, which are part of the identity.
         """
         if self.encoder.cls.needs_vocabulary:
             return {"layout": self.encoder.values(Trained)}
         return {"fingerprint": self._encoder(context).fingerprint}
 
     def check(self, context: Context) -> None:
-        """Loads a pretrained encoder, so that missing files are told before any work."""
+        """Loads a pretrained encoder, so that missing files are reported before any work."""
         if not self.encoder.cls.needs_vocabulary:
             self._encoder(context)
 
     def prepare(self, context: Context, run: Run) -> Prepared:
-        """The encoder on the device; its vocabulary is written into the run."""
+        """Loads the encoder onto the device and writes its vocabulary into the run."""
         if context.start is not None:
             encoder = self.restore(context, context.start)
         else:
@@ -76,7 +76,7 @@ class ConfiguredTextEncoder(Part):
         return Prepared(encoder.to(context.device), facts={"fingerprint": encoder.fingerprint})
 
     def restore(self, context: Context, run: Run | None) -> nn.Module:
-        """With the words that the run was trained with, or from the files that it carries."""
+        """Restores the encoder with the run's vocabulary, or from the files that it carries."""
         if run is None:
             return self._encoder(context)
         carried = folder_of_part(run, CARRIED)
@@ -85,7 +85,7 @@ class ConfiguredTextEncoder(Part):
         return built_encoder(component, words, context.spec.seed).to(context.device)
 
     def given(self, module: nn.Module) -> tuple[str, ...]:
-        """A pretrained encoder."""
+        """Phrase for the leaderboard: a pretrained encoder; none for one that is trained."""
         return () if self.encoder.cls.trainable else (f"pretrained text encoder {self.name}",)
 
     def _encoder(self, context: Context) -> Any:
@@ -104,7 +104,7 @@ class TextEncoderOfBase(Part):
     """The text encoder of a cascade's base, shared by every stage above it (``text=base``)."""
 
     def identity(self, context: Context) -> dict[str, Any]:
-        """The base counts by itself."""
+        """A constant: the base is part of the identity by itself."""
         return {"of": "base"}
 
     def check(self, context: Context) -> None:
@@ -116,14 +116,14 @@ class TextEncoderOfBase(Part):
             )
 
     def prepare(self, context: Context, run: Run) -> Prepared:
-        """The base's, frozen."""
+        """Takes the base's encoder, frozen."""
         encoder = self.restore(context, run)
         if rank() == 0:
             write_json(run.path / VOCABULARY, None)
         return Prepared(encoder, facts={"fingerprint": encoder.fingerprint})
 
     def restore(self, context: Context, run: Run | None) -> Any:
-        """The base's, frozen."""
+        """Takes the base's encoder, frozen."""
         return BaseText(context.modules["base"].to(context.device))  # type: ignore[arg-type]
 
 
@@ -131,53 +131,53 @@ class TextEncoderOfRun(Part):
     """The text encoder that another run trained, frozen (``text=run text.run=RUN``).
 
     Attributes:
-        run: its folder, name or hash in paths.runs; kept as its hash.
+        run: folder, name or hash of that run in paths.runs; kept as its hash.
     """
 
     run: Annotated[str, Content]
 
     def identity(self, context: Context) -> dict[str, Any]:
-        """The run's hash."""
+        """Hash of the run."""
         return {"run": located(KEY, self.run, context.spec).identity}
 
     def resolved(self, context: Context) -> TextEncoderOfRun:
-        """With the run's hash in place of what was typed."""
+        """The part with the run's hash in place of what the user typed."""
         return self.model_copy(update={"run": self.identity(context)["run"]})
 
     def check(self, context: Context) -> None:
-        """Whether the run is there and trained."""
+        """Checks that the run exists and is trained."""
         run = located(KEY, self.run, context.spec)
         check_trained(KEY, run, context.spec.budget.budget())
 
     def prepare(self, context: Context, run: Run) -> Prepared:
-        """The encoder of the run's module."""
+        """Loads the encoder of the run's module."""
         encoder = self.restore(context, run)
         if rank() == 0:
             write_json(run.path / VOCABULARY, None)
         return Prepared(encoder, facts={"fingerprint": encoder.fingerprint, "run": self.run})
 
     def restore(self, context: Context, run: Run | None) -> Any:
-        """The encoder of the run's module, which an exported run carries."""
+        """Loads the encoder of the run's module, which an exported run carries."""
         below = run_below(KEY, OF_RUN, self.run, context, run)
         return BaseText(module_of(below, context))
 
     def runs_below(self, context: Context, run: Run) -> dict[str, Run]:
-        """The run whose encoder it is."""
+        """The run whose encoder is used, by its name."""
         return {OF_RUN: run_below(KEY, OF_RUN, self.run, context, run)}
 
 
 def training_vocabulary(train: PreparedSplit) -> list[str]:
-    """The words of the training captions."""
+    """Words of the training captions."""
     return list(build_vocabulary(c for record in train.records for c in record.captions))
 
 
 def built_encoder(component: Component, vocabulary: Sequence[str] | None, seed: int) -> Any:
-    """The encoder of a component; word-level ones get their words."""
+    """Instantiates a text encoder; word-level ones get their vocabulary."""
     torch.manual_seed(derive_seed("init text", seed))
     given = {} if vocabulary is None else {"vocabulary": list(vocabulary)}
     return instantiate(component, **given)
 
 
 def at_path(component: Component, path: Path) -> Component:
-    """The component with its files at another place."""
+    """The component with another path to its files."""
     return replace(component, arguments={**component.arguments, "path": str(path)})
