@@ -61,7 +61,7 @@ def test_at_least_one_source_and_every_source_has_its_differences(path):
 
 ROOMS = (
     "core", "text", "data", "metrics", "nn", "runs", "samplers", "autoencoders", "evaluation",
-    "interop", "families", "training", "engine",
+    "interop", "families", "training", "engine", "cli",
 )  # fmt: skip
 RIDDLES = re.compile(
     r"(Of|As|Where|Up|By|In|With|From|Over|To|For|Per|See|On|At|Before|After|Beside|Between|Under|"

@@ -1,1 +1,1 @@
-"""Floor 6: the verbs; the only room that sees Hydra."""
+"""Command line: its verbs, and the only use of Hydra."""

@@ -13,7 +13,7 @@ OPTION = re.compile(r"^([a-z][a-z0-9_.]*)=(.*)$", re.DOTALL)
 
 @dataclass(frozen=True)
 class Arguments:
-    """What was typed after a verb.
+    """Parsed words and options after a verb.
 
     Attributes:
         words: run folders, prompts, names.
@@ -54,7 +54,7 @@ def parse_arguments(verb: str, arguments: Sequence[str], defaults: Mapping[str, 
 
 
 def number(name: str, value: str) -> float:
-    """A float, or one sentence."""
+    """A float from an option's value; an error is one sentence."""
     try:
         return float(value)
     except ValueError:
@@ -62,7 +62,7 @@ def number(name: str, value: str) -> float:
 
 
 def whole_number(name: str, value: str) -> int:
-    """An int, or one sentence."""
+    """An int from an option's value; an error is one sentence."""
     try:
         return int(value)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Configuration from ``conf/``: where it lies, how it is composed, how a mistake reads."""
+"""Composition of the configuration in ``conf/``, and its errors as single sentences."""
 
 from __future__ import annotations
 
@@ -28,41 +28,41 @@ if TYPE_CHECKING:
     from t2ibench.runs.folder import Run
 
 OPEN_ENDED = ("knobs.",)
-"""Beginnings of keys that the configuration does not list: the model says which there are."""
+"""Prefixes of keys that the configuration does not list, as they depend on the model."""
 
 OF_THE_MODEL = ("model", "parts", "base", "start", "text", "conditioning", "data.resolution")
-"""Keys and groups that a stage's words say of the stage and not of the model below it."""
+"""Keys and groups of a cascade's stage that do not apply to the model of its base."""
 
 MODEL_GROUPS = ("autoencoder", "clip", "prior", "cascade")
 """Groups whose choices belong to one model."""
 
 
 class PluginConfigs(SearchPathPlugin):
-    """Puts the ``conf/`` folders of installed plugins behind the project's own."""
+    """Appends the ``conf/`` folders of installed plugins to Hydra's search path."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """See Hydra."""
+        """Appends the plugins' folders behind the project's own."""
         for plugin in plugins():
             if plugin.conf is not None:
                 search_path.append(f"t2ibench plugin {plugin.name}", f"file://{plugin.conf}")
 
 
 def register_plugins() -> None:
-    """Tells Hydra of the plugins' configurations, once."""
+    """Registers the plugins' configurations with Hydra, once."""
     known = Plugins.instance()
     if PluginConfigs not in known.discover(SearchPathPlugin):
         known.register(PluginConfigs)
 
 
 def config_dir() -> Path:
-    """conf/ inside the installed package, or beside it in a checkout."""
+    """Folder ``conf/`` inside the installed package, or beside it in a checkout."""
     package = Path(t2ibench.__file__).parent
     inside, beside = package / "conf", package.parent / "conf"
     return inside if inside.is_dir() else beside
 
 
 def config_files(group: str) -> dict[str, Path]:
-    """The files of a group by what a user types, those of plugins among them."""
+    """Files of a group by the name that a user types, including those of plugins."""
     roots = [config_dir(), *(p.conf for p in plugins() if p.conf is not None)]
     found: dict[str, Path] = {}
     for root in roots:
@@ -99,7 +99,7 @@ def compose_raw(overrides: Sequence[str], **options: Any) -> DictConfig:
 
 
 def wrong_choice(overrides: Sequence[str]) -> str | None:
-    """A sentence on the first word that chooses a file of a group that is not there."""
+    """A sentence on the first override that chooses a file that its group does not have."""
     for override in overrides:
         group, _, chosen = override.lstrip("+~").partition("=")
         known = config_files(group) if (config_dir() / group).is_dir() else {}
@@ -120,10 +120,10 @@ def compose_spec(overrides: Sequence[str]) -> RunSpec:
 
 
 def rescored(run: Run, overrides: Sequence[str]) -> RunSpec:
-    """A trained run's specification with what a user wants otherwise when it is scored.
+    """A trained run's specification with the user's changes of sampling and scoring.
 
     Raises:
-        ConfigError: a word that belongs to the training.
+        ConfigError: an override that belongs to the training.
     """
     from t2ibench.engine.assemble import read_spec
     from t2ibench.engine.scoring import rescored_spec
@@ -136,9 +136,9 @@ def rescored(run: Run, overrides: Sequence[str]) -> RunSpec:
 
 
 def untrained_context(overrides: Sequence[str]) -> Context:
-    """The context of a model that is looked at or timed, not trained.
+    """The context of a model that is described or timed, not trained.
 
-    Below a stage of a cascade whose base is not named stands an example of one.
+    A cascade's stage whose base is not named gets an example of one.
     """
     from t2ibench.engine.context import Context
 
@@ -153,21 +153,21 @@ def untrained_context(overrides: Sequence[str]) -> Context:
 
 
 def said_of_the_model(override: str) -> bool:
-    """Whether a word chooses or changes the model and not what all models share."""
+    """True where an override chooses or changes the model, not what all models share."""
     key = override.split("=", 1)[0].lstrip("+~")
     return key in (*OF_THE_MODEL, *MODEL_GROUPS) or key.startswith(("model.", "parts."))
 
 
 def with_knobs(overrides: Sequence[str]) -> list[str]:
-    """``knobs.NAME=value`` as Hydra wants a key that the empty ``knobs`` does not list.
+    """Overrides with ``++`` before knobs, which Hydra needs as the empty ``knobs`` lists none.
 
-    Which knobs there are is the family's to say; ``resolve_knobs`` refuses the others.
+    The family declares its knobs; ``resolve_knobs`` refuses the others.
     """
     return [f"++{o}" if o.startswith(OPEN_ENDED) else o for o in overrides]
 
 
 def one_sentence(error: BaseException) -> str:
-    """Hydra's and OmegaConf's many-line messages as one sentence with a remedy."""
+    """Messages of Hydra and OmegaConf, often of many lines, as one sentence with a remedy."""
     cause = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if cause is not None and "not in struct" in str(cause):
@@ -197,10 +197,10 @@ def one_sentence(error: BaseException) -> str:
 
 
 def check_size(cfg: DictConfig) -> None:
-    """Whether the model has the size that is chosen.
+    """Checks that the model has the chosen size.
 
     Raises:
-        ConfigError: it has not.
+        ConfigError: the model has no such size.
     """
     sizes, size = cfg.model.get("sizes"), str(cfg.size)
     if sizes is None or size in sizes:
@@ -236,7 +236,7 @@ def run_hydra(task: Callable[[Mapping[str, Any]], object], arguments: Sequence[s
     """Runs ``task`` under Hydra's own command line (``-m``, ``--cfg``, ``--help``).
 
     Args:
-        task: is given the resolved configuration.
+        task: function of the resolved configuration.
         arguments: words of the command line.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A multirun as it was typed: from one line of words to its cells."""
+"""Expansion of a multirun: from one line of overrides to its cells."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from t2ibench.core.errors import ConfigError
 from t2ibench.engine.spec import StudySpec, checked
 
 GRID = "BasicSweeper"
-"""Hydra's sweeper over grids; what another one (Optuna's) will try is known only to itself."""
+"""Hydra's sweeper over grids; other sweepers (Optuna's) choose their cells as they go."""
 
 PARAMS = re.compile(r"^\+{0,2}hydra\.sweeper\.params\.")
 
@@ -28,7 +28,7 @@ class Grid:
         hydra: Hydra's own (launcher, sweeper).
         cells: complete overrides of each cell, or None where a sweeper decides as it goes.
         swept: the keys in which cells differ.
-        many: whether the experiment is a multirun by itself.
+        many: True where the experiment is a multirun by itself.
         launcher: name of the launcher's class.
         study: the configuration's study.
         runs: the folder of runs.
@@ -45,7 +45,7 @@ class Grid:
 
 
 def read_grid(overrides: Sequence[str]) -> Grid:
-    """Expands a multirun.
+    """Expands a multirun to its cells.
 
     Raises:
         ConfigError: an override cannot be read, or a group or key is unknown.
@@ -93,7 +93,7 @@ def study_of(whole: DictConfig) -> StudySpec:
     """The study of a configuration.
 
     Raises:
-        ConfigError: it is none, or a value has another type.
+        ConfigError: it is not a study, or a value has another type.
     """
     node: Any = whole.study
     given = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
@@ -101,10 +101,10 @@ def study_of(whole: DictConfig) -> StudySpec:
 
 
 def without_params(override: str) -> str:
-    """``hydra.sweeper.params.K=V`` of a command line as ``K=V``, which means the same."""
+    """The override ``hydra.sweeper.params.K=V`` as ``K=V``, which is equivalent."""
     return PARAMS.sub("", override)
 
 
 def is_hydra(key: str) -> bool:
-    """Whether a key is Hydra's own."""
+    """True where a key is Hydra's own."""
     return key.lstrip("+~").startswith(("hydra/", "hydra."))

@@ -32,7 +32,7 @@ VERBS = {
 }
 
 MODULES = {"import": "import_"}
-"""Verbs whose name Python keeps for itself."""
+"""Modules of verbs whose names are Python keywords."""
 
 HELP = """t2ibench {version}: text-to-image generator families compared under one protocol
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Prints one line a figure."""
+    """Prints speed and FLOP/s of training and sampling."""
     import torch
 
     from t2ibench.cli.arguments import whole_number

@@ -1,7 +1,7 @@
 """Leaderboard and paired tests over runs.
 
 t2ibench compare runs/*                    terminal tables, verdicts, configuration differences
-t2ibench compare study=NAME                the cells of a study; those that are lacking are said
+t2ibench compare study=NAME                the cells of a study; missing ones are listed
 t2ibench compare runs/* metric=fd          one score alone: more power, refused if keys differ
 t2ibench compare runs/* out=tables         also CSV, Markdown, LaTeX, JSON and the page, there
 t2ibench compare study=NAME wandb=PROJECT  also as a W&B run (--wandb: project t2ibench)
@@ -26,7 +26,7 @@ OPTIONS = {"out": "", "metric": "", "study": "", "runs": "", "wandb": ""}
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Prints the leaderboard, then every pair's verdicts; writes what is asked for."""
+    """Prints the leaderboard, then every pair's verdicts; writes the chosen files."""
     typed = ["wandb=t2ibench" if word == "--wandb" else word for word in arguments]
     given = parse_arguments("compare", typed, OPTIONS)
     study, found = analysed(given.words, given.options)
@@ -49,7 +49,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def analysed(words: Sequence[str], options: dict[str, str]) -> tuple[Any, Any]:
-    """The study, where one is named, and the analysis of its runs or of the folders ``words``.
+    """Analyses a study or run folders; returns the study, or None, and the analysis.
 
     Raises:
         ConfigError: both or neither are given.
@@ -70,7 +70,7 @@ def analysed(words: Sequence[str], options: dict[str, str]) -> tuple[Any, Any]:
 
 
 def runs_folder(options: dict[str, str]) -> Path:
-    """``runs=`` or the configuration's ``paths.runs``."""
+    """Folder of runs: ``runs=``, or the configuration's ``paths.runs``."""
     if options["runs"]:
         return Path(options["runs"])
     from t2ibench.cli.compose import compose_config
@@ -79,7 +79,7 @@ def runs_folder(options: dict[str, str]) -> Path:
 
 
 def show(found: Any) -> None:
-    """The leaderboard on the terminal."""
+    """Prints the leaderboard."""
     from t2ibench.report.terminal import terminal_text
 
     sys.stdout.write(terminal_text(found, terminal_width()) + "\n")
@@ -103,7 +103,7 @@ def write_tables(folders: Sequence[Path], target: Path) -> None:
 
 
 def write_sweep(study: Any, folder: Path, project: str) -> list[Path]:
-    """Writes sweep.yaml, or says why a study has none."""
+    """Writes sweep.yaml, or prints why a study has none."""
     import yaml
 
     from t2ibench.report.studies import sweep_definition
@@ -120,7 +120,7 @@ def write_sweep(study: Any, folder: Path, project: str) -> list[Path]:
 
 
 def track(found: Any, folder: Path, files: Sequence[Path], project: str, group: str | None) -> None:
-    """The comparison as a W&B run: tables, charts of quality against cost, all files."""
+    """Logs the comparison as a W&B run: tables, charts of quality against cost, all files."""
     import os
 
     from t2ibench.report.boards import chart_pages, table_rows

@@ -16,7 +16,7 @@ from t2ibench.core.errors import ConfigError
 
 
 def run(arguments: Sequence[str]) -> int:
-    """``prepare NAME`` or ``check NAME [overrides]``."""
+    """Runs ``prepare NAME`` or ``check NAME [overrides]``."""
     from t2ibench.cli.compose import compose_spec
 
     if len(arguments) < 2 or arguments[0] not in ("prepare", "check"):
@@ -34,7 +34,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def prepare(name: str, folder: Path) -> int:
-    """Makes a data set ready under ``folder``; done already, it only says so.
+    """Prepares a data set under ``folder``, unless it is there already.
 
     Raises:
         ConfigError: the data set needs no preparing.

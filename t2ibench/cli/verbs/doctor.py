@@ -1,4 +1,4 @@
-"""What this machine has and what is missing. Imports nothing heavy and needs no weights."""
+"""List what this machine has and what is missing. Imports nothing heavy and needs no weights."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FILES = {
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Prints one line a fact; returns 1 where something that every run needs is missing."""
+    """Prints one line a fact; returns 1 where a package that every run needs is missing."""
     if arguments:
         raise ConfigError(f"doctor takes no arguments, got {' '.join(arguments)}.")
     lines, missing = [f"t2ibench {__version__}, Python {sys.version.split()[0]}"], 0
@@ -62,7 +62,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def installed(name: str) -> str | None:
-    """A distribution's version, or None."""
+    """Version of an installed distribution, or None."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -70,14 +70,14 @@ def installed(name: str) -> str | None:
 
 
 def fetched() -> dict[str, Path]:
-    """Where ``t2ibench fetch`` puts each set of published weights."""
+    """Paths to which ``t2ibench fetch`` writes each set of published weights."""
     from t2ibench.metrics.extractors.published import PUBLISHED
 
     return {name: weights.target for name, weights in PUBLISHED.items()}
 
 
 def gpu() -> str:
-    """Whether a CUDA driver is here, without importing torch."""
+    """State of the CUDA driver in words, found without importing torch."""
     if Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi"):
         return "NVIDIA driver found"
     return "none" if importlib.util.find_spec("torch") else "none, torch missing"

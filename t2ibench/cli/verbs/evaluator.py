@@ -36,7 +36,7 @@ NAMES = ("shapes", "emoji_styles")
 
 
 def run(arguments: Sequence[str]) -> int:
-    """``train NAME`` or ``check NAME``."""
+    """Runs ``train NAME`` or ``check NAME``."""
     from t2ibench.cli.arguments import parse_arguments, whole_number
 
     parsed = parse_arguments("evaluator", arguments, DEFAULTS)
@@ -66,7 +66,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def check(name: str, data: Path, twin: str, keep: bool) -> dict[str, Any]:
-    """Measures the shipped encoder, and a twin beside it."""
+    """Measures the shipped encoder and, where given, a twin."""
     from t2ibench.core.files import read_json, write_json
     from t2ibench.evaluation import dual_encoder_recipes
     from t2ibench.metrics.dual_encoder import WEIGHTS, DualEncoder

@@ -5,8 +5,8 @@ t2ibench export runs/NAME out=NAME-weights format=safetensors
 
 format=diffusers is for runs of the published latent-diffusion layout with CLIP text; diffusers'
 StableDiffusionPipeline.from_pretrained(out) then draws the run's images from the same latents.
-format=safetensors takes any run: sampling weights, configuration, what it stands on, and README.md
-with the facts. The folder is still a run, and samples anywhere.
+format=safetensors takes any run: sampling weights, configuration, the runs and networks that it
+depends on, and README.md with the facts. The folder is still a run, and samples anywhere.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FORMATS = ("diffusers", "safetensors")
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Writes ``out``, which is whole or absent."""
+    """Writes the folder ``out``, which is whole or absent."""
     given = parse_arguments("export", arguments, {"out": "", "format": ""})
     if len(given.words) != 1 or given.knobs:
         raise ConfigError("export needs one run folder: t2ibench export RUN out=FOLDER format=…")

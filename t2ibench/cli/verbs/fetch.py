@@ -1,4 +1,4 @@
-"""Published weights onto this machine, hash checked.
+"""Fetch published weights onto this machine, hash checked.
 
 t2ibench fetch                 what there is, and what is already here
 t2ibench fetch inception       fid (96 MB)
@@ -17,7 +17,7 @@ from t2ibench.core.errors import ConfigError
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Fetches each set of weights named; with no name, lists them."""
+    """Fetches each named set of weights; without a name, lists them."""
     from t2ibench.metrics.extractors.download import fetch
     from t2ibench.metrics.extractors.published import PUBLISHED
 

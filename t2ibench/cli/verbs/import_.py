@@ -7,9 +7,9 @@ t2ibench import txt2img-large.ckpt out=runs/ldm tokenizer=vocab.txt
 t2ibench sample runs/sd15 "a lighthouse at dusk" knobs.num_steps=50
 
 Stable Diffusion v1 (also its inpainting UNet) and LDM text-to-image are read. Every tensor of the
-file must have its place and every place its tensor. use_ema=true takes the running average where
-the file has one. Without tokenizer= CLIP's own vocabulary is used. Other key=value words are
-configuration, for example the data set that `t2ibench score` compares with.
+file must be used, and every weight of the model be in the file. use_ema=true takes the running
+average where the file has one. Without tokenizer= CLIP's own vocabulary is used. Other key=value
+words are configuration, for example the data set that `t2ibench score` compares with.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def check_words(words: Sequence[str], options: dict[str, str]) -> None:
-    """One source, a new folder, a truth value.
+    """Checks that one source, a new folder, a truth value and an existing tokeniser are given.
 
     Raises:
-        ConfigError: otherwise.
+        ConfigError: a word or option is missing or wrong.
     """
     if len(words) != 1 or words[0].startswith("-"):
         raise ConfigError(

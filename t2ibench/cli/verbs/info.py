@@ -1,11 +1,11 @@
-"""What a configuration is, without training it.
+"""Describe a configuration without training it.
 
 t2ibench info model=diffusion/fast_unet size=xs    a table
 t2ibench info model=gan/fast_painter --json        machine-readable
 
 Prints parameters by part, counted FLOPs of a sampled image (at ``knobs.NAME=value`` where they
-are given), knobs with ranges, and edits. The networks have shapes alone; nothing is read or
-written but the data set's captions.
+are given), knobs with ranges, and edits. The networks have shapes but no weights; nothing is
+read or written but the data set's captions.
 """
 
 from __future__ import annotations

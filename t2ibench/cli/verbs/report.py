@@ -13,7 +13,7 @@ from t2ibench.cli.arguments import parse_arguments
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Writes the page."""
+    """Writes the page and prints its path."""
     given = parse_arguments("report", arguments, {"out": "report.html", "title": "t2ibench"})
     target = Path(given.options["out"])
     write_report([Path(word) for word in given.words], target, given.options["title"])
@@ -22,7 +22,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def write_report(folders: Sequence[Path], target: Path, title: str) -> None:
-    """Writes the page of these runs."""
+    """Writes the page over runs."""
     from t2ibench.report.page import write_page
 
     write_page(folders, target, title)

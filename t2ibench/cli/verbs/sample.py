@@ -23,7 +23,7 @@ Knobs that are not named have the values of the run's chosen operating point.
 prompts=FILE reads .txt (a prompt a line, T2I-CompBench), PartiPrompts' .tsv, DrawBench's .csv and
 GenEval's .jsonl. layout=auto|plain|geneval|t2i_compbench|adm is what a detector reads; auto
 is GenEval's for GenEval's prompts and plain (images and metadata.jsonl) for all others.
-The same run, prompt, seed and knobs give the same image in any company.
+The same run, prompt, seed and knobs give the same image in any batch.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ DEFAULTS = {
 }
 
 EDIT_OPTIONS = ("image", "strength", "mask", "sides", "with", "switch", "by", "weight", "other")
-"""Options of edits (``engine/edits.py``), which a test holds equal to these."""
+"""Options of edits, equal to those of ``engine/edits.py`` (a test checks it)."""
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Writes the images and what was asked of each into ``out``."""
+    """Writes the images, with the prompt of each, into ``out``."""
     options = DEFAULTS | dict.fromkeys(EDIT_OPTIONS, "")
     given = parse_arguments("sample", arguments, options)
     if not given.words:
@@ -95,7 +95,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def read_size(typed: str) -> tuple[int, int] | None:
-    """``HEIGHTxWIDTH`` in pixels, or None where nothing was typed.
+    """Size ``HEIGHTxWIDTH`` in pixels, or None where none is typed.
 
     Raises:
         ConfigError: not two positive numbers.

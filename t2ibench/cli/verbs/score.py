@@ -13,8 +13,8 @@ t2ibench score images.npz prompts=prompts.txt         arr_0: (N, H, W, 3) uint8
 t2ibench score features.npz extractor=KEY             features: (N, D), of one of the extractors
 
 Images that no run made (also GenEval's folders) join leaderboards in a band of their own (family
-external). There must be as many as the protocol scores; protocol.test.num_images=N says otherwise,
-and its scores then stand in columns of their own. out=FOLDER says where scores.json goes.
+external). There must be as many as the protocol scores; protocol.test.num_images=N sets another
+number, and its scores then get columns of their own. out=FOLDER takes scores.json.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ OWN_OPTIONS = ("name", "prompts", "extractor", "out")
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Scores each folder or file named; options are Hydra overrides and the verb's own."""
+    """Scores each named folder or file; options are Hydra overrides and the verb's own."""
     arguments, protocols = take_protocols(arguments)
     folders = [a for a in arguments if not OPTION.match(a)]
     options = dict.fromkeys(OWN_OPTIONS, "")
@@ -60,7 +60,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def take_protocols(arguments: Sequence[str]) -> tuple[list[str], str]:
-    """``--protocols NAMES`` (or ``--protocols=NAMES``) taken out of the words.
+    """Removes ``--protocols NAMES`` (or ``--protocols=NAMES``) from the words; returns both.
 
     Raises:
         ConfigError: no names follow, or another flag.
@@ -84,7 +84,7 @@ def take_protocols(arguments: Sequence[str]) -> tuple[list[str], str]:
 
 
 def score_run_folder(folder: Path, overrides: Sequence[str], protocols: str) -> None:
-    """A run under its protocol, or the images it has under several."""
+    """Scores a run under its protocol, or its images under several."""
     from t2ibench.cli.compose import rescored
     from t2ibench.core.launch import process_rank
     from t2ibench.engine.context import Context
@@ -106,7 +106,7 @@ def score_run_folder(folder: Path, overrides: Sequence[str], protocols: str) -> 
 def score_pictures(
     folder: Path, overrides: Sequence[str], protocols: str, options: Mapping[str, str]
 ) -> None:
-    """Anybody's images or features."""
+    """Scores images or features that no run made."""
     from t2ibench.cli.compose import compose_spec
     from t2ibench.data.prompts import read_prompts
     from t2ibench.engine.context import Context
@@ -129,7 +129,7 @@ def score_pictures(
 def score_under(
     samples: SampleSet, context: Context, protocols: str, overrides: Sequence[str], out: Path
 ) -> None:
-    """One set under several protocols, as a table."""
+    """Scores one set under several protocols and prints the table."""
     from t2ibench.engine.protocols import score_under_protocols
 
     told = any(o.startswith("evaluator") for o in overrides)
@@ -138,11 +138,11 @@ def score_under(
 
 
 def protocol_choice(words: str, context: Context | None) -> ProtocolChoice:
-    """What ``--protocols`` names.
+    """Protocols and networks that ``--protocols`` names.
 
     Args:
         words: ``all``, or names joined by commas.
-        context: whose evaluator's networks are used; None: all conventions.
+        context: context with the evaluator's networks; None: all conventions.
 
     Raises:
         ConfigError: a name that conf/protocol does not have.
@@ -164,7 +164,7 @@ def protocol_choice(words: str, context: Context | None) -> ProtocolChoice:
 
 
 def skills_text(scores: Mapping[str, Score]) -> str:
-    """Skill by skill: prompts like the training's beside held-out compositions; empty without."""
+    """Table of the grader's skills on training-like and held-out prompts; empty without these."""
     by_name = {score.metric: score for score in scores.values()}
     lines = [
         f"  {name.removeprefix('grader_'):<12}{100 * by_name[name].value:>7.1f}"

@@ -1,4 +1,4 @@
-"""How far the cells of a study are.
+"""Show the progress of a study's cells.
 
 t2ibench status                      the names of all studies
 t2ibench status NAME                 a line a cell
@@ -38,7 +38,7 @@ COLOURS = {
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Prints the ledger of a study, or the studies that there are."""
+    """Prints the cells of a study, or the names of all studies."""
     from t2ibench.cli.compose import compose_config
     from t2ibench.runs.ledger import Ledger, studies, summary
 
@@ -65,7 +65,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def share_of(folder: Path, progress: Progress) -> float | None:
-    """Share of the training budget that is used up; None before the first logged interval."""
+    """Share of the training budget that is spent; None before the first logged interval."""
     import yaml
 
     path = folder / "config.yaml"
@@ -79,7 +79,7 @@ def share_of(folder: Path, progress: Progress) -> float | None:
 def ledger_text(
     cells: Sequence[Cell], found: Sequence[Progress], shares: Sequence[float | None]
 ) -> str:
-    """A row a cell."""
+    """Table of a study's cells, one row each."""
     table = Table()
     for title, justify in (("State", "left"), ("Trained", "right"), ("Failed", "right"),
                            ("Cell", "left"), ("Run", "left"), ("", "left")):  # fmt: skip
@@ -99,7 +99,7 @@ def ledger_text(
 def plan_text(
     planned: Sequence[Planned], todo: Sequence[Planned], costs: Sequence[Estimate]
 ) -> str:
-    """What a launch would do: a row a cell, then the sum over those that would run."""
+    """Table of what a launch would run: one row a cell, then the sum over those that would run."""
     table = Table()
     for title, justify in (("Cell", "left"), ("Run", "left"), ("State", "left"), ("", "left"),
                            ("Images", "right"), ("FLOPs", "right"), ("Time", "right")):  # fmt: skip
@@ -130,12 +130,12 @@ def plan_text(
 
 
 def figures(cost: Estimate) -> list[tuple[float | None, str]]:
-    """The three numbers of an estimate with their kinds."""
+    """Numbers of an estimate with their kinds."""
     return [(cost.images, "count"), (cost.flops, "flops"), (cost.seconds, "seconds")]
 
 
 def told(value: Any, kind: str) -> str:
-    """A number for the table."""
+    """Text of a number in the table."""
     from t2ibench.report.columns import count_text, flops_text, seconds_text
 
     texts = {"count": count_text, "flops": flops_text, "seconds": seconds_text}
@@ -143,7 +143,7 @@ def told(value: Any, kind: str) -> str:
 
 
 def drawn(table: Table) -> str:
-    """A table as wide as the terminal, or as it needs to be in a file."""
+    """Text of a table, as wide as the terminal; in a file as wide as it needs to be."""
     buffer = io.StringIO()
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 240
     Console(file=buffer, width=width, force_terminal=sys.stdout.isatty()).print(table)

@@ -8,7 +8,7 @@ t2ibench train …  -m hydra/sweeper=optuna "seed=choice(0,1)" study.objective=c
                hydra.sweeper.direction=maximize hydra.sweeper.n_trials=2   (extra: optuna)
 
 The same command finds the same runs: finished cells are skipped, interrupted ones go on, failed
-ones are tried again (study.retries times). `t2ibench status NAME` shows how far a study is.
+ones are tried again (study.retries times). `t2ibench status NAME` shows a study's progress.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MANY = {"-m", "--multirun"}
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Trains what the overrides say; a failed cell does not stop the others."""
+    """Trains the run or study that the overrides describe; a failed cell stops no others."""
     from t2ibench.engine.interrupt import Interrupted, interruptible
     from t2ibench.training.preemption import requeue
 
@@ -44,7 +44,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def dispatched(words: list[str]) -> int:
-    """One run, a study, or whatever Hydra itself is asked for."""
+    """Runs one run, a study, or Hydra's own commands."""
     from t2ibench.cli.compose import compose_spec, run_hydra
     from t2ibench.cli.grid import read_grid, without_params
 
@@ -81,7 +81,7 @@ def dispatched(words: list[str]) -> int:
 
 
 def study(grid: Grid, dry: bool) -> int:
-    """Plans, registers and launches what is not finished; tells how far the study is then.
+    """Plans, registers and launches unfinished cells; prints the study's progress afterwards.
 
     Raises:
         ConfigError: a cell's configuration is impossible; nothing was launched.
@@ -110,11 +110,11 @@ QUEUED = {
     # Nothing is lost with a timeout: the job saves, is queued again and goes on.
     "SlurmLauncher": ["hydra.launcher.max_num_timeout=1000"],
 }
-"""submitit's launchers, and what is set for them unless the user sets it."""
+"""Submitit's launchers, with options that are set unless the user sets them."""
 
 
 def launch(grid: Grid, ledger: Ledger, cells: Sequence[Cell]) -> None:
-    """Has Hydra's launcher run jobs of ``study.cells_per_job`` cells each."""
+    """Runs Hydra's launcher with jobs of ``study.cells_per_job`` cells each."""
     from t2ibench.cli.compose import run_hydra
     from t2ibench.engine.study import first_line
 
@@ -141,7 +141,7 @@ def launch(grid: Grid, ledger: Ledger, cells: Sequence[Cell]) -> None:
 
 
 def wait_for_jobs(folder: Path, launcher: str, began: float) -> None:
-    """Until the jobs that submitit has written into a folder since then have ended."""
+    """Waits for the jobs that submitit has written into a folder since ``began``."""
     from submitit import LocalJob, SlurmJob
 
     kind = LocalJob if launcher == "LocalLauncher" else SlurmJob
@@ -151,10 +151,10 @@ def wait_for_jobs(folder: Path, launcher: str, began: float) -> None:
 
 
 def conclude(ledger: Ledger, planned: Sequence[Planned], retries: int) -> int:
-    """Says what became of the cells.
+    """Prints the outcome of the cells.
 
     Raises:
-        RunError: not all are finished.
+        RunError: not all cells are finished.
     """
     from t2ibench.engine.study import asked_progress, given_up
     from t2ibench.runs.ledger import summary
@@ -178,7 +178,7 @@ def conclude(ledger: Ledger, planned: Sequence[Planned], retries: int) -> int:
 
 
 def job(config: Mapping[str, Any]) -> float | None:
-    """What a launcher runs: cells of the ledger one after the other, or the configuration itself.
+    """Runs a launcher's job: cells of the ledger one after the other, or the configuration itself.
 
     Returns:
         The score that ``study.objective`` names, for sweepers that optimise it.
