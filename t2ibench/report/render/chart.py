@@ -72,6 +72,10 @@ class Chart:
     description: str = ""
     subtitle: str = ""
 
+    def widths(self) -> Iterator[float]:
+        """Every x that must be seen."""
+        return (point.x for series in self.series for point in series.points)
+
     def heights(self) -> Iterator[float]:
         """Every y that must be seen: points, ends of error bars, the line."""
         for series in self.series:

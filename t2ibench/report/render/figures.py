@@ -9,12 +9,14 @@ from __future__ import annotations
 import importlib.util
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.files import atomic_path
+from t2ibench.report.render.axis import axis, tick_text
 from t2ibench.report.render.chart import Chart, Series
 
 FOLDER = "figures"
@@ -24,10 +26,14 @@ PALETTE = (
 )  # fmt: skip
 """Colours of the page's light theme."""
 
-MARKERS = ("o", "s", "^", "D")
+MARKERS, LINES = ("o", "s", "^", "D"), ("-", "--", ":", "-.")
+"""Marks of a series by its colour, and lines of the series of one colour."""
 
-SIZE = (3.3, 2.5)
-"""Inches: one column of a paper."""
+WIDTH, HEIGHT, LEGEND_ROW = 3.3, 2.3, 0.14
+"""Inches: one column of a paper, the drawing, and each row of the legend below it."""
+
+SHORT_NAME = 24
+"""Names of at most so many characters stand in two columns of the legend."""
 
 STYLE: Any = {
     "pdf.fonttype": 42,  # TrueType: publishers refuse matplotlib's Type 3.
@@ -71,7 +77,8 @@ def _write(chart: Chart, path: Path) -> Path:
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(STYLE), atomic_path(path) as aside:
-        figure = Figure(figsize=SIZE, layout="constrained")
+        height = HEIGHT + LEGEND_ROW * math.ceil(len(chart.series) / _legend_columns(chart))
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
         _draw(chart, figure.add_subplot())
         FigureCanvasPdf(figure).print_pdf(aside, metadata={"CreationDate": None})
     return path
@@ -79,8 +86,10 @@ def _write(chart: Chart, path: Path) -> Path:
 
 def _draw(chart: Chart, axes: Any) -> None:
     """Series with error bars and labels, the dashed line, a legend where there are several."""
+    drawn: Counter[int] = Counter()
     for series in chart.series:
-        _draw_series(series, axes)
+        _draw_series(series, axes, LINES[drawn[series.colour] % len(LINES)])
+        drawn[series.colour] += 1
     if chart.y_line is not None:
         height, label = chart.y_line
         axes.axhline(height, color="0.4", linewidth=0.8, linestyle="--")
@@ -88,33 +97,45 @@ def _draw(chart: Chart, axes: Any) -> None:
             label, (1, height), xycoords=("axes fraction", "data"), xytext=(0, 2),
             textcoords="offset points", ha="right", fontsize=7, color="0.4",
         )  # fmt: skip
-    if chart.x_log:
-        axes.set_xscale("log")
+    x, y = axis(chart.widths(), 0, 1, chart.x_log), axis(chart.heights(), 0, 1, log=False)
+    axes.set(
+        xscale="log" if chart.x_log else "linear",
+        xlim=(x.low, x.high),
+        ylim=(y.low, y.high),
+        xlabel=chart.x_title,
+        ylabel=chart.y_title,
+    )
+    axes.minorticks_off()
+    axes.set_xticks(x.ticks(), map(tick_text, x.ticks()))
+    axes.set_yticks(y.ticks(), map(tick_text, y.ticks()))
     axes.set_title(f"{chart.title}\n{chart.subtitle}".strip(), loc="left")
-    axes.set_xlabel(chart.x_title)
-    axes.set_ylabel(chart.y_title)
     if len(chart.series) > 1:
-        axes.legend()
+        axes.figure.legend(loc="outside lower left", ncols=_legend_columns(chart))
 
 
-def _draw_series(series: Series, axes: Any) -> None:
+def _draw_series(series: Series, axes: Any, line: str) -> None:
     colour = PALETTE[series.colour % len(PALETTE)]
+    marker = MARKERS[series.colour % len(MARKERS)]
     points = [p for p in series.points if math.isfinite(p.x) and math.isfinite(p.y)]
     axes.plot(
         [p.x for p in points],
         [p.y for p in points],
         color=colour,
         linewidth=1.0,
-        linestyle="-" if series.line else "",
-        marker=MARKERS[series.colour % len(MARKERS)] if series.markers else None,
+        linestyle=line if series.line else "",
+        marker=marker if series.markers else None,
         markersize=3,
         label=series.name,
     )
     strong = [p for p in points if p.strong and series.markers]
     axes.plot(
-        [p.x for p in strong], [p.y for p in strong], color=colour, linestyle="",
-        marker=MARKERS[series.colour % len(MARKERS)], markersize=5,
-    )  # fmt: skip
+        [p.x for p in strong],
+        [p.y for p in strong],
+        color=colour,
+        linestyle="",
+        marker=marker,
+        markersize=5,
+    )
     for p in points:
         if p.low is not None and p.high is not None:
             axes.vlines(p.x, p.low, p.high, color=colour, linewidth=1.0, alpha=0.65)
@@ -123,6 +144,10 @@ def _draw_series(series: Series, axes: Any) -> None:
                 p.label, (p.x, p.y), xytext=(3, 3), textcoords="offset points", fontsize=7,
                 color=colour,
             )  # fmt: skip
+
+
+def _legend_columns(chart: Chart) -> int:
+    return 2 if all(len(series.name) <= SHORT_NAME for series in chart.series) else 1
 
 
 def _file_name(title: str) -> str:

@@ -115,7 +115,8 @@ def _row(row: Row, below: str, columns: Sequence[Column], edges: Sequence[bool])
 
 
 def _cell(cell: Cell, column: Column, edge: bool) -> str:
-    classes = _classes(lead=cell.lead, text=column.words, wraps=column.least_width > 0, edge=edge)
+    wraps = column.least_width > 0 and cell.value is not None
+    classes = _classes(lead=cell.lead, text=column.words, wraps=wraps, edge=edge)
     measured = cell.interval and cell.seeds is not None
     tip = f' title="{cell.interval}, {seeds_text(cell.seeds or 0)}"' if measured else ""
     flag = f'<abbr title="{escape(cell.note, quote=True)}">*</abbr>' if cell.note else ""
@@ -191,7 +192,7 @@ def pair(found: PairTables) -> str:
     return (
         f"<details><summary>{escape(found.verdicts.title)} "
         f'<small>{escape(found.tally)}</small></summary><div class="inner">{caveat}'
-        f"{table(found.verdicts)}{titled(found.configuration) or same}</div></details>"
+        f"{table(found.verdicts, 'verdicts')}{titled(found.configuration) or same}</div></details>"
     )
 
 

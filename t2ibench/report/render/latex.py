@@ -30,8 +30,8 @@ SPECIAL = {
 }
 """Characters that LaTeX reads as commands or that its Latin fonts lack."""
 
-PARAGRAPH = r"p{2.8cm}"
-"""A column whose words break into lines."""
+LONG_WORDS = 28
+"""Words of more characters break into lines, where their column allows it."""
 
 
 def to_latex(content: Content) -> str:
@@ -74,9 +74,7 @@ def latex_table(table: Table) -> str:
     """A neutral table as a ``tabular`` as wide as the text."""
     shown = table.printed
     body = shown.unfolded
-    alignment = "".join(
-        PARAGRAPH if column.least_width else "l" if column.words else "r" for column in body.columns
-    )
+    alignment = "".join("l" if column.words else "r" for column in body.columns)
     lines = [
         r"\resizebox{\linewidth}{!}{%",
         rf"\begin{{tabular}}{{l{alignment}}}",
@@ -89,7 +87,8 @@ def latex_table(table: Table) -> str:
         if row.reference and not references:
             lines.append(r"\midrule")
             references = True
-        lines.append(_row([_label(row, shown.folded(whole)), *map(_cell, row.cells)]))
+        cells = map(_cell, body.columns, row.cells)
+        lines.append(_row([_label(row, shown.folded(whole)), *cells]))
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}"])
 
 
@@ -131,9 +130,11 @@ def _label(row: Row, below: str) -> str:
     return escape(row.label) + (rf" {{\tiny {escape(below)}}}" if below else "")
 
 
-def _cell(cell: Cell) -> str:
+def _cell(column: Column, cell: Cell) -> str:
     """The value with its interval, bold where it leads, and on how few seeds it rests."""
     text = escape(cell.text)
+    if column.least_width and len(cell.text) > LONG_WORDS:
+        return rf"\parbox[t]{{3.2cm}}{{\raggedright {text}\strut}}"
     shown = rf"\textbf{{{text}}}" if cell.lead else text
     if cell.spread:
         deviation = f" ({cell.deviation})" if cell.deviation else ""

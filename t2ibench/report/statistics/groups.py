@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -192,19 +193,37 @@ def group_runs(runs: Sequence[ScoredRun], missing: Sequence[MissingRun] = ()) ->
 
 
 def _labels(runs: Sequence[ScoredRun]) -> list[str]:
-    """Model names; where several groups share one, what differs in their models is added."""
-    labels = []
-    for run in runs:
-        twins = [other for other in runs if other.name == run.name]
-        fields = [f for f in run.scores.model if f not in ("name", "family", *DESCRIPTIVE)]
-        differing = [
-            f"{name}={run.scores.model[name]}"
-            for name in fields
-            if len({str(twin.scores.model.get(name)) for twin in twins}) > 1
-        ]
-        differing += [EXTERNAL] if run.family == EXTERNAL else []
-        labels.append(f"{run.name} ({', '.join(differing)})" if differing else run.name)
-    for position, label in enumerate(labels):
-        if labels.count(label) > 1:
-            labels[position] = f"{label} [{runs[position].path.name.rsplit('-', 1)[-1]}]"
-    return labels
+    """Unique names: the model's, with what differs in their models where several share one.
+
+    Where only configurations differ, the end of the run folder's name tells them apart, and a
+    number where that is shared, too.
+    """
+    labels = _told_apart([_model_label(run, runs) for run in runs], [_suffix(run) for run in runs])
+    return _told_apart(labels, [str(number) for number in range(1, len(runs) + 1)])
+
+
+def _model_label(run: ScoredRun, runs: Sequence[ScoredRun]) -> str:
+    """``ldm (conditioning=concat)``, what is in brackets only where another differs in it."""
+    twins = [other for other in runs if other.name == run.name]
+    fields = [f for f in run.scores.model if f not in ("name", "family", *DESCRIPTIVE)]
+    differing = [
+        f"{name}={run.scores.model[name]}"
+        for name in fields
+        if len({str(twin.scores.model.get(name)) for twin in twins}) > 1
+    ]
+    differing += [EXTERNAL] if run.family == EXTERNAL else []
+    return f"{run.name} ({', '.join(differing)})" if differing else run.name
+
+
+def _suffix(run: ScoredRun) -> str:
+    """``81c2d44e`` of the folder ``ldm-81c2d44e``."""
+    return run.path.name.rsplit("-", 1)[-1]
+
+
+def _told_apart(labels: Sequence[str], suffixes: Sequence[str]) -> list[str]:
+    """The labels, each that is not unique with its suffix."""
+    count = Counter(labels)
+    return [
+        f"{label} [{suffix}]" if count[label] > 1 else label
+        for label, suffix in zip(labels, suffixes, strict=True)
+    ]

@@ -44,7 +44,7 @@ def test_a_figure_draws_every_point_of_its_chart(tmp_path):
 
     points = (Point(1, 2.0, 1.5, 2.5, "a"), Point(10, 3.0), Point(float("nan"), 1.0))
     chart = Chart("t", "x", "y", (Series("m", 2, points),), x_log=True, y_line=(0.5, "floor"))
-    axes = Figure().add_subplot()
+    axes = Figure(layout="constrained").add_subplot()
     figures._draw(chart, axes)
     line, *_ = axes.lines
     assert line.get_xydata().tolist() == [[1, 2], [10, 3]]

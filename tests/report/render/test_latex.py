@@ -31,7 +31,7 @@ def test_latex_is_one_whole_table(content):
     text = to_latex(content)
     scores, costs = text.split(r"\begin{tabular}")[1:]
     shown = content.scores.printed.unfolded
-    assert scores.startswith(f"{{llp{{2.8cm}}{'r' * (len(shown.columns) - 2)}}}")
+    assert scores.startswith(f"{{lll{'r' * (len(shown.columns) - 2)}}}")
     assert widths_of(scores) == [len(shown.columns) + 1] * (3 + len(shown.rows))
     width = len(content.costs.printed.columns) + len(content.pareto.columns) + 1
     assert widths_of(costs) == [width] * (1 + len(content.costs.rows))

@@ -4,8 +4,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from t2ibench.report.render.axis import axis, linear_ticks, tick_text
 from t2ibench.report.render.charts import all_charts
-from t2ibench.report.render.svg import axis, draw, linear_ticks, tick_text
+from t2ibench.report.render.svg import draw
 
 
 def test_every_chart_is_well_formed_and_inside_its_box(leaderboard):

@@ -93,3 +93,12 @@ def test_external_images_have_no_origin(tmp_path):
     external = {"family": "external", "origin": "paper"}
     (group,) = group_runs(gather([write_run(tmp_path, "gan/gan_int_cls", 0, model=external)])[0])
     assert group.origin == "" and group.given == ()
+
+
+def test_labels_are_unique_whatever_the_folders_are_called(tmp_path):
+    runs = [
+        write_run(tmp_path / str(lr), "diffusion/ldm", seed, config={"lr": lr})
+        for lr, seed in ((1, 0), (2, 0), (3, 4))
+    ]
+    labels = [group.label for group in group_runs(gather(runs)[0])]
+    assert labels == ["ldm [di000000] [1]", "ldm [di000000] [2]", "ldm [di000004]"]
