@@ -106,8 +106,8 @@ def _draw(chart: Chart, axes: Any) -> None:
         ylabel=chart.y_title,
     )
     axes.minorticks_off()
-    axes.set_xticks(x.ticks(), map(tick_text, x.ticks()))
-    axes.set_yticks(y.ticks(), map(tick_text, y.ticks()))
+    axes.set_xticks(x.ticks(), list(map(tick_text, x.ticks())))
+    axes.set_yticks(y.ticks(), list(map(tick_text, y.ticks())))
     axes.set_title(f"{chart.title}\n{chart.subtitle}".strip(), loc="left")
     if len(chart.series) > 1:
         axes.figure.legend(loc="outside lower left", ncols=_legend_columns(chart))

@@ -118,7 +118,7 @@ MAIN = (
     "fid", "fd", "kid", "precision", "recall",
     "clip_score", "r_precision", "grader_colour", "grader_shape", "grader_exact",
 )  # fmt: skip
-"""Metrics of the leaderboard; the others stand in the CSV and the comparisons."""
+"""Metrics of the main table; the others stand in the files for programs."""
 
 
 @lru_cache(maxsize=4096)
