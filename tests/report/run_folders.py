@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import yaml
 
-from t2ibench.core.files import write_json
+from t2ibench.core.files import read_json, write_json
 from t2ibench.core.types import Score
 from t2ibench.evaluation.results import OperatingPoint, RunScores
 from t2ibench.evaluation.samples import SampleSet, save_values
@@ -167,3 +167,49 @@ def write_study(root):
         write_run(root, "gan/gan_int_cls", 0),
         write_run(root, "autoregressive/vqgan_gpt", 0),
     ]
+
+
+MODELS = ("diffusion/ldm", "gan/gan_int_cls")
+
+
+def unscored(run, state, reason=""):
+    """The run as it lies when it was never scored."""
+    (run / "scores.json").unlink()
+    extra = {"reason": reason} if reason else {}
+    write_json(run / "status.json", {"state": state, "identity": "x"} | extra)
+    return run
+
+
+def write_incomplete(root):
+    """Two models by three seeds: one seed of the GAN failed, a first stage beside them."""
+    runs = {(m, s): write_run(root, m, s) for m in MODELS for s in range(3)}
+    unscored(runs["gan/gan_int_cls", 2], "failed", "CUDA out of memory\nTraceback ...")
+    stage = root / "first_stage-kl_f2-42810ee2"
+    stage.mkdir()
+    (stage / "config.yaml").write_text(yaml.safe_dump({"first_stage": {"name": "kl_f2"}}))
+    write_json(stage / "status.json", {"state": "finished", "identity": "y"})
+    return root
+
+
+def write_ledger(root, name="iso"):
+    """A study's ledger: one JSON file a run that it asks for."""
+    for model, seed in [(m, s) for m in MODELS for s in range(4)]:
+        run = f"{model.split('/')[-1]}-{model[:2]}{seed:06d}"
+        overrides = [f"model={model}", f"seed={seed}", "budget=demo"]
+        facts = {"run": run, "identity": run, "overrides": overrides, "label": ""}
+        write_json(root / "studies" / name / f"{run}.json", facts)
+
+
+def changed_scores(run, **changes):
+    """The run with other costs or distances (``fd=(value, half)``)."""
+    scores = read_json(run / "scores.json")
+    if "fd" in changes:
+        value, half = changes.pop("fd")
+        scores["chosen"]["scores"][KEYS["fd"]] |= {
+            "value": value,
+            "ci_low": value - half,
+            "ci_high": value + half,
+        }
+    scores["cost"] |= changes
+    write_json(run / "scores.json", scores)
+    return run
