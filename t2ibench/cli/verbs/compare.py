@@ -31,7 +31,7 @@ def run(arguments: Sequence[str]) -> int:
     given = parse_arguments("compare", typed, OPTIONS)
     study, found = analysed(given.words, given.options)
     show(found)
-    from t2ibench.report import can_draw_figures, verdict_text, write_results
+    from t2ibench.reporting import can_draw_figures, verdict_text, write_results
 
     sys.stdout.write(verdict_text(found, terminal_width(), sys.stdout.isatty()) + "\n")
     out, project = given.options["out"], given.options["wandb"]
@@ -56,7 +56,7 @@ def analysed(words: Sequence[str], options: dict[str, str]) -> tuple[Any, Any]:
     Raises:
         ConfigError: both or neither are given.
     """
-    from t2ibench.report import analyse, gather, read_study
+    from t2ibench.reporting import analyse, gather, read_study
 
     if bool(words) == bool(options["study"]):
         raise ConfigError("give run folders with scores.json (runs/*) or study=NAME, one of them.")
@@ -79,7 +79,7 @@ def runs_folder(options: dict[str, str]) -> Path:
 
 def show(found: Any) -> None:
     """The leaderboard on the terminal."""
-    from t2ibench.report import terminal_text
+    from t2ibench.reporting import terminal_text
 
     sys.stdout.write(terminal_text(found, terminal_width(), sys.stdout.isatty()) + "\n")
 
@@ -91,18 +91,18 @@ def terminal_width() -> int:
 
 def write_tables(folders: Sequence[Path], target: Path) -> None:
     """Prints the leaderboard of runs and writes it in every format but the page."""
-    from t2ibench import report
+    from t2ibench import reporting
 
-    found = report.analyse(*report.gather(folders))
+    found = reporting.analyse(*reporting.gather(folders))
     show(found)
-    report.write_tables(found, target)
+    reporting.write_tables(found, target)
 
 
 def write_sweep(study: Any, folder: Path, project: str) -> list[Path]:
     """Writes sweep.yaml, or says why a study has none."""
     import yaml
 
-    from t2ibench.report import sweep_definition
+    from t2ibench.reporting import sweep_definition
 
     definition = sweep_definition(study, project)
     if definition is None:
@@ -119,7 +119,7 @@ def track(found: Any, folder: Path, files: Sequence[Path], project: str, group: 
     """The comparison as a W&B run: tables, charts of quality against cost, all files."""
     import os
 
-    from t2ibench.report import chart_pages, wandb_tables
+    from t2ibench.reporting import chart_pages, wandb_tables
     from t2ibench.training.tracking import ComparisonView, track_comparison
 
     runs = tuple(run.path.name for row in found.leaderboard.groups for run in row.runs)

@@ -23,6 +23,6 @@ def run(arguments: Sequence[str]) -> int:
 
 def write_report(folders: Sequence[Path], target: Path, title: str) -> None:
     """Writes the page of these runs."""
-    from t2ibench.report import analyse, gather, write_page
+    from t2ibench.reporting import analyse, gather, write_page
 
     write_page(analyse(*gather(folders)), target, title)
