@@ -116,7 +116,9 @@ def score(
 
     Example:
         >>> few = ["protocol.test.num_images=16", "protocol.test.reference_size=16"]
-        >>> pictures = t2ibench.load(finished).generate(["a red ring"] * 16)
+        >>> colours, shapes = ("red", "green", "blue", "white"), ("ring", "star", "cross", "circle")
+        >>> prompts = [f"a {colour} {shape}" for colour in colours for shape in shapes]
+        >>> pictures = t2ibench.load(finished).generate(prompts)
         >>> scores = t2ibench.score(pictures, None, *world, *few, data="shapes", protocol="quick")
         >>> exact = [s for s in scores.chosen.scores.values() if s.metric == "grader_exact"]
         >>> 0 <= exact[0].value <= 1

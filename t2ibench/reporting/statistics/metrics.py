@@ -103,6 +103,9 @@ METRICS: tuple[Metric, ...] = (
            "Share of prompted shapes that the grader finds."),
     Metric("grader_exact", "Exact", "Exact grader, %", "higher", 100, 1,
            "Share of images whose count, shapes, colours and relation are all right."),
+    Metric("bits_per_dim", "Bits/dim", "Likelihood", "lower", 1, 3,
+           "Negative log-likelihood of real images given their captions, in bits a dimension of "
+           "what the model predicts (pixels, or the codes of one first stage)."),
 )  # fmt: skip
 
 BY_NAME = {metric.name: metric for metric in METRICS}
