@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from t2ibench.cli.compose import compose_spec
 from t2ibench.cli.grid import read_grid, without_params
 from t2ibench.cli.verbs import compare, evaluator, export, import_, sample, score, status
 from t2ibench.engine.build import check_parts
+from t2ibench.engine.plugins import plugins
 
 ROOT = Path(__file__).parents[2]
 PROMPT = re.compile(r"^(?:#\s*)?(?:Command|Smaller)?:?\s*(?:T2IBENCH_\w+=\S+ )?t2ibench ")
@@ -98,8 +101,24 @@ def compose(words, tmp_path):
         check_parts(compose_spec(cell))
 
 
+@pytest.fixture(scope="module")
+def example_package(tmp_path_factory):
+    """The worked example as pip installs it: documents name its model."""
+    site = tmp_path_factory.mktemp("site")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    place = ROOT / "examples" / "colour_field"
+    subprocess.run([*pip, "--target", str(site), str(place)], check=True, capture_output=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(site)
+        plugins.cache_clear()
+        yield
+    plugins.cache_clear()
+
+
 @pytest.mark.parametrize("words", every_command())
-def test_a_printed_command_can_be_typed(words, tmp_path):
+def test_a_printed_command_can_be_typed(words, tmp_path, request):
+    if "model=examples/colour_field" in words:
+        request.getfixturevalue("example_package")
     verb, *rest = words
     assert verb in main.VERBS or verb in ("--help", "VERB"), words
     flags = [w for w in rest if w in FLAGS or w.startswith("--protocols")]
