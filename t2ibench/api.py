@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ from t2ibench.engine.scoring import score_trained
 from t2ibench.engine.study import train_and_score
 from t2ibench.evaluation.results import RunScores
 from t2ibench.runs.folder import Run
+
+WIDTH = 140
+"""Columns of a printed comparison."""
 
 
 def load(run: str | Path) -> Generator:
@@ -112,7 +116,9 @@ def score(
 
     Example:
         >>> few = ["protocol.test.num_images=16", "protocol.test.reference_size=16"]
-        >>> pictures = t2ibench.load(finished).generate(["a red ring"] * 16)
+        >>> colours, shapes = ("red", "green", "blue", "white"), ("ring", "star", "cross", "circle")
+        >>> prompts = [f"a {colour} {shape}" for colour in colours for shape in shapes]
+        >>> pictures = t2ibench.load(finished).generate(prompts)
         >>> scores = t2ibench.score(pictures, None, *world, *few, data="shapes", protocol="quick")
         >>> exact = [s for s in scores.chosen.scores.values() if s.metric == "grader_exact"]
         >>> 0 <= exact[0].value <= 1
@@ -136,6 +142,76 @@ def score(
         captions = [p.text for p in read_prompts_or_words(prompts)]
     theirs = in_memory(images, captions, context.source.resolution)
     return scores_of(theirs, context, options, name or "images", options.out)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs side by side; printing it gives the tables of ``t2ibench compare``.
+
+    Attributes:
+        analysis: leaderboard, tests, ranks and fronts (``t2ibench.reporting``).
+    """
+
+    analysis: Any
+
+    def __str__(self) -> str:
+        from t2ibench.reporting import terminal_text, verdict_text
+
+        return f"{terminal_text(self.analysis, WIDTH)}\n{verdict_text(self.analysis, WIDTH)}"
+
+    def write(self, folder: str | Path, title: str = "t2ibench") -> list[Path]:
+        """Writes CSV, Markdown, LaTeX, JSON, the page and, with matplotlib, PDFs."""
+        from t2ibench.reporting import write_results
+
+        return write_results(self.analysis, Path(folder), title)
+
+
+def compare(
+    *runs: str | Path, study: str = "", runs_folder: str | Path = "", metrics: Sequence[str] = ()
+) -> Comparison:
+    """Leaderboard and tests over runs, or over a study.
+
+    Args:
+        *runs: folders with ``scores.json``.
+        study: its name, in place of folders.
+        runs_folder: where the study lies; empty: ``paths.runs``.
+        metrics: these scores alone; empty: all.
+
+    Raises:
+        T2IBenchError: nothing to compare, or scores measured in different ways.
+
+    Example:
+        >>> comparison = t2ibench.compare(finished)
+        >>> "fast_painter" in str(comparison)
+        True
+        >>> sorted(path.suffix for path in comparison.write("tables") if path.suffix != ".pdf")
+        ['.csv', '.csv', '.html', '.json', '.md', '.tex']
+    """
+    from t2ibench.cli.verbs.compare import analysed
+
+    options = {"study": study, "runs": str(runs_folder), "metric": ",".join(metrics)}
+    return Comparison(analysed([str(run) for run in runs], options)[1])
+
+
+def report(*runs: str | Path, out: str | Path, title: str = "t2ibench") -> Path:
+    """One self-contained HTML page over runs.
+
+    Args:
+        *runs: folders with ``scores.json``.
+        out: the page.
+        title: its heading.
+
+    Raises:
+        T2IBenchError: a folder that holds no scores.
+
+    Example:
+        >>> t2ibench.report(finished, out="report.html").stat().st_size > 10_000
+        True
+    """
+    from t2ibench.cli.verbs.report import write_report
+
+    write_report([Path(run) for run in runs], Path(out), title)
+    return Path(out)
 
 
 def read_prompts_or_words(prompts: Sequence[str] | str | Path) -> list[Any]:

@@ -24,6 +24,7 @@ from t2ibench.engine.judges import (
     make_judges,
     test_protocol,
 )
+from t2ibench.engine.likelihood import likelihood_scores
 from t2ibench.engine.load import LoadedRun
 from t2ibench.engine.parts.first_stage import reconstructions
 from t2ibench.engine.sampling import sampled
@@ -123,13 +124,14 @@ def score_run(loaded: LoadedRun) -> RunScores:
     jobs: list[Callable[[], Any]] = [
         partial(scored, evaluator.evaluate, sampled(loaded, plan.test, knobs, "chosen")),
         partial(references, loaded, evaluator, plan.test),
+        partial(likelihood_scores, loaded, plan.test),
     ]
     if plan.heldout is not None:
         folder = sampled(loaded, plan.heldout, knobs, "heldout")
         jobs.append(partial(held_out, judges.evaluator(plan.heldout), folder))
-    evaluation, reference, *of_heldout = spread(jobs)
+    evaluation, reference, *others = spread(jobs)
     found = dict(evaluation.scores)
-    for more in of_heldout:
+    for more in others:
         found |= more
     scores = RunScores(
         model=model_facts(loaded),

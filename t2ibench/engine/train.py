@@ -26,6 +26,7 @@ from t2ibench.evaluation.cost import count_flops
 from t2ibench.families.contract import TextToImageModule
 from t2ibench.runs.clock import Clock
 from t2ibench.runs.folder import Run
+from t2ibench.text.contract import warn_of_losses
 from t2ibench.training.checkpoint import load_weights, save_weights
 from t2ibench.training.devices import check_devices
 from t2ibench.training.fit import fit
@@ -162,6 +163,8 @@ def fitted(
             targets=targets,
         )
 
+    if module.text_encoder.trainable and rank() == 0:
+        warn_of_losses(module.text_encoder, [c for r in train_split.records for c in r.captions])
     run.set_status("running")
     # Sharded weights stay with the module that was trained.
     whole = copy.deepcopy(module) if spec.trainer.strategy == "fsdp" else module

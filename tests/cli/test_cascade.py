@@ -16,8 +16,8 @@ from t2ibench.core.errors import BudgetError, CheckpointError, ConfigError
 from t2ibench.core.files import read_json
 from t2ibench.core.noise import SeededNoise
 from t2ibench.data.stream import BatchStream
-from t2ibench.report.groups import group_runs
-from t2ibench.report.holes import gather
+from t2ibench.reporting import gather
+from t2ibench.reporting.statistics.groups import group_runs
 from t2ibench.runs.folder import Run
 
 PROMPTS = ["a large red ring", "a small blue moon"]

@@ -13,8 +13,8 @@ from t2ibench.metrics.bootstrap import bootstrap_mean, paired_difference
 from t2ibench.metrics.diversity import inception_estimate, inception_score
 from t2ibench.metrics.frechet import frechet_distance, frechet_estimate
 from t2ibench.metrics.kernel import kid, kid_estimate
-from t2ibench.report.compare import MetricDifference, holm
-from t2ibench.report.tables import aggregate
+from t2ibench.reporting.statistics.differences import MetricDifference, holm
+from t2ibench.reporting.statistics.groups import aggregate
 
 WORLDS = 1000
 

@@ -3,7 +3,7 @@
 t2ibench compare runs/*                    terminal tables, verdicts, configuration differences
 t2ibench compare study=NAME                the cells of a study; missing ones are listed
 t2ibench compare runs/* metric=fd          one score alone: more power, refused if keys differ
-t2ibench compare runs/* out=tables         also CSV, Markdown, LaTeX, JSON and the page, there
+t2ibench compare runs/* out=tables         also CSV, Markdown, LaTeX, JSON, page, PDF figures, there
 t2ibench compare study=NAME wandb=PROJECT  also as a W&B run (--wandb: project t2ibench)
 
 With study= and out= also sweep.yaml, the study for W&B's own sweeps. runs=FOLDER: where the
@@ -31,16 +31,18 @@ def run(arguments: Sequence[str]) -> int:
     given = parse_arguments("compare", typed, OPTIONS)
     study, found = analysed(given.words, given.options)
     show(found)
-    from t2ibench.report.results import write_results
-    from t2ibench.report.terminal import comparison_text, ranking_text
+    from t2ibench.reporting import can_draw_figures, verdict_text, write_results
 
-    sys.stdout.write(ranking_text(found, terminal_width()) + "\n")
-    sys.stdout.write(comparison_text(found.pairs, terminal_width()) + "\n")
+    sys.stdout.write(verdict_text(found, terminal_width(), sys.stdout.isatty()) + "\n")
     out, project = given.options["out"], given.options["wandb"]
     if not (out or project):
         return 0
     folder = Path(out) if out else runs_folder(given.options) / "wandb_comparisons"
     files = write_results(found, folder, f"t2ibench: {given.options['study'] or 'comparison'}")
+    if not can_draw_figures():
+        sys.stderr.write(
+            'no figures/*.pdf: matplotlib is missing, pip install "t2ibench[figures]".\n'
+        )
     if study is not None:
         files += write_sweep(study, folder, project or "t2ibench")
     if project:
@@ -54,19 +56,16 @@ def analysed(words: Sequence[str], options: dict[str, str]) -> tuple[Any, Any]:
     Raises:
         ConfigError: both or neither are given.
     """
-    from t2ibench.report.analysis import analyse
-    from t2ibench.report.holes import gather
-    from t2ibench.report.studies import read_study
-    from t2ibench.report.tables import leaderboard
+    from t2ibench.reporting import analyse, gather, read_study
 
     if bool(words) == bool(options["study"]):
         raise ConfigError("give run folders with scores.json (runs/*) or study=NAME, one of them.")
     study = None
     if options["study"]:
         study = read_study(runs_folder(options), options["study"])
-    runs, holes = gather(words) if study is None else study.gather()
+    runs, missing = gather(words) if study is None else study.gather()
     metrics = [name for name in options["metric"].split(",") if name]
-    return study, analyse(leaderboard(runs, holes, metrics))
+    return study, analyse(runs, missing, metrics)
 
 
 def runs_folder(options: dict[str, str]) -> Path:
@@ -80,9 +79,9 @@ def runs_folder(options: dict[str, str]) -> Path:
 
 def show(found: Any) -> None:
     """Prints the leaderboard."""
-    from t2ibench.report.terminal import terminal_text
+    from t2ibench.reporting import terminal_text
 
-    sys.stdout.write(terminal_text(found, terminal_width()) + "\n")
+    sys.stdout.write(terminal_text(found, terminal_width(), sys.stdout.isatty()) + "\n")
 
 
 def terminal_width() -> int:
@@ -92,21 +91,18 @@ def terminal_width() -> int:
 
 def write_tables(folders: Sequence[Path], target: Path) -> None:
     """Prints the leaderboard of runs and writes it in every format but the page."""
-    from t2ibench.report import results
-    from t2ibench.report.analysis import analyse
-    from t2ibench.report.holes import gather
-    from t2ibench.report.tables import leaderboard
+    from t2ibench import reporting
 
-    found = analyse(leaderboard(*gather(folders)))
+    found = reporting.analyse(*reporting.gather(folders))
     show(found)
-    results.write_tables(found, target)
+    reporting.write_tables(found, target)
 
 
 def write_sweep(study: Any, folder: Path, project: str) -> list[Path]:
     """Writes sweep.yaml, or prints why a study has none."""
     import yaml
 
-    from t2ibench.report.studies import sweep_definition
+    from t2ibench.reporting import sweep_definition
 
     definition = sweep_definition(study, project)
     if definition is None:
@@ -123,15 +119,15 @@ def track(found: Any, folder: Path, files: Sequence[Path], project: str, group: 
     """Logs the comparison as a W&B run: tables, charts of quality against cost, all files."""
     import os
 
-    from t2ibench.report.boards import chart_pages, table_rows
+    from t2ibench.reporting import chart_pages, wandb_tables
     from t2ibench.training.tracking import ComparisonView, track_comparison
 
-    runs = tuple(run.path.name for row in found.board.groups for run in row.runs)
+    runs = tuple(run.path.name for row in found.leaderboard.groups for run in row.runs)
     view = ComparisonView(
-        name=f"{group or 'comparison'}: {len(found.board.groups)} models",
+        name=f"{group or 'comparison'}: {len(found.leaderboard.groups)} models",
         group=group,
         runs=runs,
-        tables=table_rows(found),
+        tables=wandb_tables(found),
         charts=chart_pages(found),
         files=tuple(files),
     )

@@ -23,6 +23,6 @@ def run(arguments: Sequence[str]) -> int:
 
 def write_report(folders: Sequence[Path], target: Path, title: str) -> None:
     """Writes the page over runs."""
-    from t2ibench.report.page import write_page
+    from t2ibench.reporting import analyse, gather, write_page
 
-    write_page(folders, target, title)
+    write_page(analyse(*gather(folders)), target, title)

@@ -136,7 +136,7 @@ def figures(cost: Estimate) -> list[tuple[float | None, str]]:
 
 def told(value: Any, kind: str) -> str:
     """Text of a number in the table."""
-    from t2ibench.report.columns import count_text, flops_text, seconds_text
+    from t2ibench.reporting import count_text, flops_text, seconds_text
 
     texts = {"count": count_text, "flops": flops_text, "seconds": seconds_text}
     return "–" if value is None else texts[kind](value)

@@ -1,0 +1,1 @@
+"""Run folders and studies as files: nothing here computes or draws."""

@@ -1,0 +1,94 @@
+"""Missing runs: asked for, but failed, interrupted, unscored or never started.
+
+A mean over the seeds that came through says less than one over all that were asked for, so
+missing runs are gathered with the scored ones, put to the rows they belong to, and said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from t2ibench.core.errors import RunError
+from t2ibench.core.files import read_json
+from t2ibench.reporting.read.runs import ScoredRun, configuration_key
+
+ABSENT = "missing"
+"""State of a run that was asked for and has no folder."""
+
+STATE_TEXTS = {
+    "failed": "failed",
+    "trained": "is trained but not scored",
+    "created": "has not begun",
+}
+
+
+@dataclass(frozen=True)
+class MissingRun:
+    """A run without scores.
+
+    Attributes:
+        name: of its folder.
+        state: ``failed``, ``interrupted``, ``running``, ``trained`` (not scored), ``created`` or
+            ``missing``.
+        reason: first line of its error, or empty.
+        config: its ``config.yaml``; empty where there is none.
+    """
+
+    name: str
+    state: str
+    reason: str = ""
+    config: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def seed(self) -> str:
+        """Its training seed; ``?`` where it is unknown."""
+        return str(self.config.get("seed", "?"))
+
+    @property
+    def model(self) -> str:
+        """Its model's short name, or the folder's."""
+        return str((self.config.get("model") or {}).get("name", self.name)).rsplit("/", 1)[-1]
+
+    @cached_property
+    def configuration_key(self) -> str:
+        """A hash that is equal for runs whose configurations differ in the seed alone."""
+        return configuration_key(self.config)
+
+    def belongs_to(self, run: ScoredRun) -> bool:
+        """Whether it differs from a scored run in nothing but the seed."""
+        return bool(self.config) and self.configuration_key == run.configuration_key
+
+    @property
+    def sentence(self) -> str:
+        """``seed 2 failed: CUDA out of memory``."""
+        state = STATE_TEXTS.get(self.state, f"is {self.state}")
+        return f"seed {self.seed} {state}" + (f": {self.reason}" if self.reason else "")
+
+
+def read_missing(path: str | Path) -> MissingRun | None:
+    """Reads an unscored run's folder; None for a folder that is no run of a model.
+
+    First stages, too, are runs; they have no prompts and are never scored.
+
+    Raises:
+        RunError: a file of it cannot be read.
+    """
+    path = Path(path)
+    config, status = path / "config.yaml", path / "status.json"
+    if not config.exists():
+        return None
+    try:
+        found = yaml.safe_load(config.read_text("utf-8"))
+        progress = read_json(status) if status.exists() else {"state": "created"}
+    except (ValueError, yaml.YAMLError) as error:
+        raise RunError(f"{path} holds a file that cannot be read: {error}") from error
+    if not isinstance(found, Mapping) or "name" not in (found.get("model") or {}):
+        return None
+    reason = str(progress.get("reason") or "").strip()
+    return MissingRun(path.name, progress["state"], reason.split("\n", 1)[0], dict(found))

@@ -1,0 +1,192 @@
+"""Scored run folders as the report sees them: files only, no model code."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from t2ibench.core.errors import RunError
+from t2ibench.core.hashing import hash_json
+from t2ibench.evaluation.results import RunScores
+from t2ibench.evaluation.samples import ImageValues, SampleSet, load_values
+
+RESULT_INDEPENDENT = ("seed", "paths", "logger", "hydra", "trainer", "study", "launcher")
+"""Parts of a configuration in which two runs of one group may differ."""
+
+DESCRIPTIVE = ("seed", "run", "origin", "given")
+"""Facts of ``RunScores.model`` that tell no two groups apart."""
+
+EXTERNAL = "external"
+"""Family of scored images that no run of ours made."""
+
+ORIGINS = ("paper", "own")
+"""``origin`` of a model: a paper's layout and recipe, or this project's own."""
+
+
+@dataclass(frozen=True)
+class ScoredRun:
+    """One scored run folder.
+
+    Attributes:
+        path: the folder.
+        scores: its ``scores.json``.
+        config: its ``config.yaml`` (empty for a scored folder of external images).
+        curves: column of ``metrics.csv`` -> values, NaN where a row lacks it.
+    """
+
+    path: Path
+    scores: RunScores
+    config: dict[str, Any] = field(default_factory=dict)
+    curves: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The model's name without its folder in conf/: ``ldm`` of ``diffusion/ldm``."""
+        return str(self.scores.model["name"]).rsplit("/", 1)[-1]
+
+    @property
+    def family(self) -> str:
+        """As the model declares it; ``external`` for external images."""
+        return str(self.scores.model["family"])
+
+    @property
+    def origin(self) -> str:
+        """``paper`` or ``own``; empty where the run does not say or is external."""
+        return "" if self.family == EXTERNAL else str(self.scores.model.get("origin") or "")
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """What the model was given beyond captions and images."""
+        return tuple(self.scores.model.get("given") or ())
+
+    @cached_property
+    def group_key(self) -> str:
+        """A hash that is equal for runs that differ in nothing but the training seed."""
+        model = {k: v for k, v in self.scores.model.items() if k not in DESCRIPTIVE}
+        return hash_json(
+            [
+                self.configuration_key,
+                model,
+                self.scores.protocol,
+                self.scores.budget,
+                self._asked_knobs(),
+            ]
+        )
+
+    @cached_property
+    def configuration_key(self) -> str:
+        """A hash that is equal for runs whose configurations differ in the seed alone."""
+        return configuration_key(self.config)
+
+    @cached_property
+    def settings(self) -> dict[str, str]:
+        """The configuration that can change a result: dotted key -> value as text."""
+        return _flat({k: v for k, v in self.config.items() if k not in RESULT_INDEPENDENT})
+
+    @cached_property
+    def image_values(self) -> ImageValues | None:
+        """Per-image scores of the chosen operating point, read once; None without any."""
+        folder = self._sample_folder()
+        return None if folder is None else load_values(folder)
+
+    def samples(self) -> SampleSet | None:
+        """Reads the chosen operating point's sample set; None where it was not kept.
+
+        Raises:
+            ScoreError: the set has changed since it was written.
+        """
+        folder = self._sample_folder()
+        if folder is None or not (folder / "set.json").exists():
+            return None
+        return SampleSet.load(folder)
+
+    def _asked_knobs(self) -> dict[str, Any]:
+        """The knobs without the value that validation chose, which may differ between seeds."""
+        knobs: dict[str, Any] = dict(self.scores.chosen.knobs)
+        knob = self.scores.knob
+        if knob.get("chosen_by"):
+            knobs[knob["name"]] = f"by {knob['chosen_by']}"
+        return knobs
+
+    def _sample_folder(self) -> Path | None:
+        relative = self.scores.chosen.samples
+        return self.path / relative if relative else None
+
+
+def configuration_key(config: Mapping[str, Any]) -> str:
+    """Hashes a configuration without what cannot change a result, and without the seed."""
+    return hash_json({k: v for k, v in config.items() if k not in RESULT_INDEPENDENT})
+
+
+def read_run(path: str | Path) -> ScoredRun:
+    """Reads one run folder.
+
+    Raises:
+        RunError: no scores, a file that cannot be read, or a fact of the model of a wrong kind.
+    """
+    path = Path(path)
+    scores = RunScores.read(path / "scores.json")
+    _check_model(path / "scores.json", scores.model)
+    config = path / "config.yaml"
+    try:
+        return ScoredRun(
+            path,
+            scores,
+            _mapping(yaml.safe_load(config.read_text("utf-8"))) if config.exists() else {},
+            _read_curves(path / "metrics.csv"),
+        )
+    except (ValueError, yaml.YAMLError) as error:
+        raise RunError(f"{path} holds a file that cannot be read: {error}") from error
+
+
+def _check_model(path: Path, model: Mapping[str, Any]) -> None:
+    """Refuses an origin that nobody knows, and extras that are no list of words."""
+    origin, given = model.get("origin"), model.get("given")
+    if origin is not None and origin not in ORIGINS:
+        raise RunError(
+            f"{path} has model.origin={origin!r}; it is one of {', '.join(ORIGINS)}: "
+            "score the run again."
+        )
+    words = isinstance(given, list) and all(isinstance(word, str) for word in given)
+    if given is not None and not words:
+        raise RunError(
+            f"{path} has model.given={given!r}; it is a list of strings: score the run again."
+        )
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"expected a mapping, found {type(value).__name__}")
+    return dict(value)
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for name, value in config.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{key}.")
+        else:
+            flat[key] = str(value)
+    return flat
+
+
+def _read_curves(path: Path) -> dict[str, list[float]]:
+    if not path.exists():
+        return {}
+    with open(path, newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        rows = list(reader)
+    columns = reader.fieldnames or []
+    return {name: [_number(row[name]) for row in rows] for name in columns}
+
+
+def _number(text: str | None) -> float:
+    return float(text) if text else math.nan

@@ -1,0 +1,1 @@
+"""One neutral table and one neutral chart under every output format."""

@@ -1,0 +1,77 @@
+"""What each model costs to train and to sample, as a neutral table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+from t2ibench.reporting.render.numbers import count_text, flops_text, seconds_text
+from t2ibench.reporting.render.table import WORDS_WIDTH, Cell, Column, Row, Table, number, words
+from t2ibench.reporting.statistics.groups import Group
+
+BRIEF = {"discriminator": "D", "generator": "G", "text_encoder": "text", "optimizer": "optim."}
+"""Short names of parts."""
+
+cost = partial(Column, kind="cost")
+
+
+def cost_table(groups: Sequence[Group]) -> Table:
+    """Builds the table of costs, the first stage included."""
+    parts = list(dict.fromkeys(part for group in groups for part in group.flops_by_part))
+    columns = (
+        cost("knob", "Knob", words=True, least_width=WORDS_WIDTH),
+        cost("parameters", "Parameters"),
+        cost("train_images", "Train images"),
+        cost("train_flops_with_parts", "Train FLOPs"),
+        cost("train_flops_shares", "of which, %", words=True, least_width=WORDS_WIDTH),
+        *(cost(f"train_flops of {part}", f"FLOPs of {part}", printed=False) for part in parts),
+        cost("train_seconds_with_parts", "Train time"),
+        cost("parts_flops", "Parts' FLOPs", printed=False),
+        cost("sample_flops_per_image", "FLOPs/image"),
+        cost("seconds_per_image_batch_1", "Time/image, batch 1"),
+        cost("seconds_per_image_best", "Time/image, best"),
+        cost("peak_memory_gib", "Memory, GiB", printed=False),
+        cost("joules_per_image", "Joules/image", printed=False),
+    )
+    rows = tuple(
+        Row(group.label, tuple(replace(c, seeds=group.seeds) for c in _cells(group, parts)))
+        for group in groups
+    )
+    return Table("Costs (first stage included)", "Model", columns, rows)
+
+
+def _cells(group: Group, parts: Sequence[str]) -> tuple[Cell, ...]:
+    """One a column."""
+    by_part = group.flops_by_part
+    return (
+        words(_knob_text(group)),
+        number(group.parameters, count_text),
+        number(group.cost("train_images"), count_text),
+        number(group.training_flops, flops_text),
+        words(_shares_text(by_part)),
+        *(number(by_part.get(part), flops_text) for part in parts),
+        number(group.training_seconds, seconds_text),
+        number(group.cost("parts_flops"), flops_text),
+        number(group.cost("sample_flops_per_image"), flops_text),
+        number(group.cost("seconds_per_image_batch_1"), seconds_text),
+        number(group.cost("seconds_per_image_best"), seconds_text),
+        number(group.cost("peak_memory_gib"), "{:.3g}".format),
+        number(group.cost("joules_per_image"), "{:.3g}".format),
+    )
+
+
+def _knob_text(group: Group) -> str:
+    """``guidance_scale 1.5``, or the range over training seeds."""
+    values = sorted({v for run in group.runs if (v := run.scores.chosen.value) is not None})
+    if not values:
+        return ""
+    name = group.runs[0].scores.knob["name"]
+    return f"{name} " + "–".join(f"{value:g}" for value in dict.fromkeys([values[0], values[-1]]))
+
+
+def _shares_text(by_part: dict[str, float]) -> str:
+    """``D 62, G 32, text 6``: percents of the training FLOPs; what is under 1 is left out."""
+    whole = sum(by_part.values())
+    shares = [(BRIEF.get(name, name), 100 * flops / whole) for name, flops in by_part.items()]
+    return ", ".join(f"{name} {share:.0f}" for name, share in shares if share >= 1)

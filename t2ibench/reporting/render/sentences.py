@@ -1,0 +1,111 @@
+"""What must be said beside the tables, the same in every format."""
+
+from __future__ import annotations
+
+from t2ibench.reporting.render.table import Table
+from t2ibench.reporting.statistics.analysis import Analysis
+from t2ibench.reporting.statistics.differences import SIGNIFICANCE
+from t2ibench.reporting.statistics.leaderboard import Leaderboard
+from t2ibench.reporting.statistics.metrics import instrument_of, metric_of
+
+
+def caption(analysis: Analysis, scores: Table, lead: str = "Bold") -> str:
+    """What the intervals and the marked scores mean.
+
+    Args:
+        analysis: the comparison.
+        scores: its leaderboard.
+        lead: how leading scores are marked.
+    """
+    basis = {
+        cell.basis
+        for row in scores.printed.rows
+        for cell in row.cells
+        if cell.basis and not row.reference
+    }
+    intervals = "±: half the 95% interval"
+    if basis == {"training seeds"}:
+        intervals += " over training seeds (Student's t), sd: their standard deviation"
+    elif basis == {"samples"}:
+        intervals += " over samples of one training seed; it does not cover another training"
+    else:
+        intervals += (
+            " over training seeds (sd: their standard deviation), or over samples where a row has "
+            "1 seed"
+        )
+    marked = f"{lead}: the best and those not distinguishable from it." if analysis.pairs else ""
+    columns = " ".join(
+        f"{column.title}: {column.meaning}"
+        for column in scores.columns
+        if column.kind == "model" and column.meaning
+    )
+    parts = (f"{intervals}.", marked, correction_sentence(analysis), columns)
+    return " ".join(part for part in parts if part)
+
+
+def correction_sentence(analysis: Analysis) -> str:
+    """Over which tests p-values are corrected, and what that means; empty without a pair."""
+    keys = {difference.key for pair in analysis.pairs for difference in pair.differences}
+    tests = sum(len(pair.differences) for pair in analysis.pairs)
+    if not tests:
+        return ""
+    return (
+        f"p-values are Holm's over all {tests} tests of this comparison ({len(analysis.pairs)} "
+        f"pair{'s' if len(analysis.pairs) != 1 else ''}, {len(keys)} score"
+        f'{"s" if len(keys) != 1 else ""}): the chance that any of its "is better" is wrong is '
+        f"at most {SIGNIFICANCE:.0%}."
+    )
+
+
+def missing_sentences(leaderboard: Leaderboard) -> list[str]:
+    """What is missing, a sentence a row; its mean is over the seeds that are there."""
+    sentences = []
+    for group in leaderboard.groups:
+        if group.seeds < group.planned:
+            reasons = [run.sentence for run in group.missing]
+            if group.seeds + len(reasons) < group.planned:
+                reasons.append("other rows have more")
+            sentences.append(f"{group.label} has {group.seeds_text}: {'; '.join(reasons)}.")
+    sentences += [
+        f"{run.model} ({run.name}) is in no row: {run.sentence}." for run in leaderboard.unplaced
+    ]
+    return sentences
+
+
+def key_sentences(leaderboard: Leaderboard) -> list[str]:
+    """What stands in several columns because it was measured in several ways."""
+    ways: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for group in leaderboard.groups:
+        for key in group.scores:
+            instrument = (metric_of(key).title, instrument_of(key))
+            ways.setdefault(instrument, {}).setdefault(key, []).append(group.label)
+    return [
+        f"{title} in {instrument} was measured in {len(keys)} ways that are not compared: "
+        + "; ".join(f"{key} ({', '.join(labels)})" for key, labels in keys.items())
+        + "."
+        for (title, instrument), keys in ways.items()
+        if len(keys) > 1 and min(len(labels) for labels in keys.values()) < len(leaderboard.groups)
+    ]
+
+
+def note_sentences(scores: Table) -> list[str]:
+    """Warnings that belong to scores, with the scores: leaks, underdetermined distances."""
+    notes: dict[str, list[str]] = {}
+    table = scores.printed
+    for row in table.rows:
+        for column, cell in zip(table.columns, row.cells, strict=True):
+            if cell.note:
+                where = f"{column.title} ({column.instrument}), {row.label}"
+                notes.setdefault(cell.note, []).append(where)
+    return [f"{note}: {'; '.join(where)}." for note, where in notes.items()]
+
+
+def leak_sentences(leaderboard: Leaderboard) -> list[str]:
+    """One sentence a leak: those scores flatter that model."""
+    return [
+        f"{group.label}: its {leak.get('part')} shares {leak.get('shared_tensors')} weight "
+        f"tensors with {leak.get('instrument')}, so that network's scores flatter it and "
+        "prove nothing."
+        for group in leaderboard.groups
+        for leak in group.runs[0].scores.leakage
+    ]

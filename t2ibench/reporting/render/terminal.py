@@ -1,0 +1,90 @@
+"""The comparison on a terminal."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from t2ibench.reporting.render.content import Content
+from t2ibench.reporting.render.table import Table
+from t2ibench.reporting.render.terminal_table import fitted_tables, instrument_letters
+from t2ibench.reporting.statistics.analysis import Analysis
+
+PLAIN_LEAD = "•"
+"""Mark of a leading score where there is no bold type."""
+
+WIDTH_WITH_TEST = 118
+"""A narrower terminal's verdicts go without how each score was tested."""
+
+
+def terminal_text(analysis: Analysis, width: int = 160, colour: bool = False) -> str:
+    """The leaderboard and the costs, then what a reader must know.
+
+    Args:
+        analysis: the comparison.
+        width: of the terminal, in characters.
+        colour: whether it shows bold type and colours; else leading scores are marked.
+    """
+    content, screen = Content(analysis), _Screen(width, colour)
+    screen.show(content.scores, stacked=True)
+    screen.say(content.caption("Bold" if colour else PLAIN_LEAD))
+    if any(cell.note for row in content.scores.printed.rows for cell in row.cells):
+        screen.say("*: see the notes below.")
+    screen.show(content.costs)
+    screen.say(*content.cautions)
+    return screen.text
+
+
+def verdict_text(analysis: Analysis, width: int = 120, colour: bool = False) -> str:
+    """Ranks and fronts, then a table of verdicts for each pair and what differs in their settings.
+
+    Args:
+        analysis: the comparison.
+        width: of the terminal, in characters; a narrow one is not told how a score was tested.
+        colour: whether it shows bold type and colours.
+    """
+    content, screen = Content(analysis), _Screen(width, colour)
+    for table in content.standings:
+        screen.show(table)
+        screen.say(*table.notes)
+    screen.say("")
+    for pair in content.pairs:
+        screen.show(pair.verdicts.where(lambda c: c.name != "test" or width >= WIDTH_WITH_TEST))
+        screen.say(*filter(None, [pair.caveat]))
+        for row in pair.configuration.rows:
+            first, second = row.cells
+            screen.say(f"  {row.label}: {first.text} | {second.text}")
+        screen.say("")
+    screen.say(*filter(None, [content.correction]))
+    return screen.text
+
+
+class _Screen:
+    """A terminal of a given width, kept as text."""
+
+    def __init__(self, width: int, colour: bool) -> None:
+        self._mark = "" if colour else PLAIN_LEAD
+        self._buffer = io.StringIO()
+        self._console = Console(
+            file=self._buffer, width=width, force_terminal=colour, no_color=not colour
+        )
+
+    @property
+    def text(self) -> str:
+        """All that was printed."""
+        return self._buffer.getvalue()
+
+    def say(self, *sentences: str) -> None:
+        """Prints sentences."""
+        for sentence in sentences:
+            self._console.print(sentence, markup=False, highlight=False)
+
+    def show(self, table: Table, stacked: bool = False) -> None:
+        """Prints a neutral table under its title, its instruments' letters below."""
+        self._console.print(table.title, style="italic", markup=False, highlight=False)
+        for part in fitted_tables(table, self._console.width, self._mark, stacked):
+            self._console.print(part)
+        letters = instrument_letters(table)
+        if letters:
+            self.say(", ".join(f"{letter} = {name}" for name, letter in letters.items()) + ".")

@@ -1,0 +1,1 @@
+"""What the scores of run folders support: groups, intervals, tests, ranks and fronts."""

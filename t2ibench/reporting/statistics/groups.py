@@ -1,0 +1,229 @@
+"""Rows of the leaderboard: runs that differ only in their seed, and the score of each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from t2ibench.core.errors import RunError
+from t2ibench.core.types import Score
+from t2ibench.reporting.read.missing import MissingRun
+from t2ibench.reporting.read.runs import DESCRIPTIVE, EXTERNAL, ScoredRun
+
+Basis = Literal["training seeds", "samples"]
+
+
+@dataclass(frozen=True)
+class GroupScore:
+    """A score of a group.
+
+    Attributes:
+        value: a score, or the mean over training seeds.
+        low: lower end of the 95% interval.
+        high: upper end.
+        seeds: how many training seeds it rests on.
+        basis: over what the interval generalises.
+        note: what a reader must know.
+        sd: standard deviation over training seeds; None with one.
+    """
+
+    value: float
+    low: float
+    high: float
+    seeds: int
+    basis: Basis
+    note: str = ""
+    sd: float | None = None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ only in the training seed.
+
+    Attributes:
+        label: unique display name.
+        runs: at least one, ordered by seed.
+        missing: its runs without scores.
+        planned: how many training seeds it should have: its own with its missing ones, and no
+            fewer than any other row has.
+    """
+
+    label: str
+    runs: tuple[ScoredRun, ...]
+    missing: tuple[MissingRun, ...] = ()
+    planned: int = 1
+
+    @property
+    def family(self) -> str:
+        """The runs' family."""
+        return self.runs[0].family
+
+    @property
+    def origin(self) -> str:
+        """``paper`` or ``own``; empty where no run says."""
+        return next((run.origin for run in self.runs if run.origin), "")
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """What the model was given beyond captions and images."""
+        return next((run.given for run in self.runs if run.given), ())
+
+    @property
+    def seeds(self) -> int:
+        """How many training seeds are scored."""
+        return len(self.runs)
+
+    @property
+    def seeds_text(self) -> str:
+        """``1 seed``, ``3 seeds``, or ``2 of 3 seeds`` where some are missing."""
+        return seeds_text(self.seeds, self.planned)
+
+    @cached_property
+    def scores(self) -> dict[str, GroupScore]:
+        """Each score key that any run has, in order of first appearance, with its score."""
+        by_key: dict[str, list[Score]] = {}
+        for run in self.runs:
+            for key, score in run.scores.chosen.scores.items():
+                by_key.setdefault(key, []).append(score)
+        return {key: aggregate(scores) for key, scores in by_key.items()}
+
+    def score(self, key: str) -> GroupScore | None:
+        """The score under a key; None where no run has it."""
+        return self.scores.get(key)
+
+    def seed_values(self, key: str) -> np.ndarray:
+        """(S,) one value a training seed."""
+        scored = [run.scores.chosen.scores for run in self.runs]
+        return np.array([scores[key].value for scores in scored if key in scores])
+
+    def cost(self, name: str) -> float | None:
+        """Mean over runs of a number in ``cost``; None where absent."""
+        found = [run.scores.cost.get(name) for run in self.runs]
+        numbers = [float(value) for value in found if isinstance(value, (int, float))]
+        return float(np.mean(numbers)) if numbers else None
+
+    @property
+    def parameters(self) -> float | None:
+        """Parameters of all parts."""
+        parts = self.runs[0].scores.cost.get("parameters") or {}
+        return float(sum(parts.values())) if parts else None
+
+    @property
+    def training_flops(self) -> float | None:
+        """Training FLOPs of the generator and its first stage together."""
+        own = self.cost("train_flops")
+        return None if own is None else own + (self.cost("parts_flops") or 0.0)
+
+    @property
+    def flops_by_part(self) -> dict[str, float]:
+        """``training_flops`` by part, the largest first; empty where it was not counted so."""
+        cost = self.runs[0].scores.cost
+        parts = dict(cost.get("train_flops_by_part") or {})
+        if parts and cost.get("parts_flops"):
+            parts["stage 1"] = cost["parts_flops"]
+        return dict(sorted(parts.items(), key=lambda part: -part[1]))
+
+    @property
+    def training_seconds(self) -> float | None:
+        """Training seconds of the generator and its first stage together."""
+        own = self.cost("train_seconds")
+        return None if own is None else own + (self.cost("parts_seconds") or 0.0)
+
+
+def aggregate(scores: Sequence[Score]) -> GroupScore:
+    """Joins the scores of several training seeds.
+
+    k >= 2 seeds: mean +- t(0.975, k - 1) sd / sqrt(k), which says how another training would
+    come out. One seed: the score's own interval, which says only how other samples of the
+    same weights would.
+
+    Args:
+        scores: at least one, one a training seed, all with one key.
+
+    Raises:
+        RunError: the scores have different keys.
+    """
+    if len({score.key for score in scores}) > 1:
+        raise RunError(
+            f"scores measured in different ways ({', '.join(sorted({s.key for s in scores}))}) "
+            "cannot be averaged; score the runs with one protocol and evaluator."
+        )
+    notes = "; ".join(dict.fromkeys(score.note for score in scores if score.note))
+    if len(scores) == 1:
+        (score,) = scores
+        return GroupScore(score.value, score.ci_low, score.ci_high, 1, "samples", notes)
+    from scipy.special import stdtrit
+
+    values = np.array([score.value for score in scores])
+    # Equal values must have no spread at all: rounding in the mean would make one up.
+    equal = bool((values == values[0]).all())
+    mean = float(values[0] if equal else values.mean())
+    sd = 0.0 if equal else float(values.std(ddof=1))
+    half = float(stdtrit(len(values) - 1, 0.975)) * sd / len(values) ** 0.5
+    return GroupScore(mean, mean - half, mean + half, len(values), "training seeds", notes, sd)
+
+
+def seeds_text(count: int, planned: int = 0) -> str:
+    """``1 seed``, ``3 seeds`` or ``2 of 3 seeds``."""
+    of = f"{count} of {planned}" if count < planned else str(count)
+    return f"{of} seed{'s' if max(count, planned) != 1 else ''}"
+
+
+def group_runs(runs: Sequence[ScoredRun], missing: Sequence[MissingRun] = ()) -> list[Group]:
+    """Groups runs by everything but their seed, with unique labels, in order of appearance."""
+    by_key: dict[str, list[ScoredRun]] = {}
+    for run in runs:
+        by_key.setdefault(run.group_key, []).append(run)
+    members = [sorted(g, key=lambda r: str(r.scores.model["seed"])) for g in by_key.values()]
+    labels = _labels([group[0] for group in members])
+    own = [tuple(run for run in missing if run.belongs_to(group[0])) for group in members]
+    most = max(
+        (len(g) + len(m) for g, m in zip(members, own, strict=True) if g[0].family != EXTERNAL),
+        default=1,
+    )
+    return [
+        Group(label, tuple(group), absent, 1 if group[0].family == EXTERNAL else most)
+        for label, group, absent in zip(labels, members, own, strict=True)
+    ]
+
+
+def _labels(runs: Sequence[ScoredRun]) -> list[str]:
+    """Unique names: the model's, with what differs in their models where several share one.
+
+    Where only configurations differ, the end of the run folder's name tells them apart, and a
+    number where that is shared, too.
+    """
+    labels = _told_apart([_model_label(run, runs) for run in runs], [_suffix(run) for run in runs])
+    return _told_apart(labels, [str(number) for number in range(1, len(runs) + 1)])
+
+
+def _model_label(run: ScoredRun, runs: Sequence[ScoredRun]) -> str:
+    """``ldm (conditioning=concat)``, what is in brackets only where another differs in it."""
+    twins = [other for other in runs if other.name == run.name]
+    fields = [f for f in run.scores.model if f not in ("name", "family", *DESCRIPTIVE)]
+    differing = [
+        f"{name}={run.scores.model[name]}"
+        for name in fields
+        if len({str(twin.scores.model.get(name)) for twin in twins}) > 1
+    ]
+    differing += [EXTERNAL] if run.family == EXTERNAL else []
+    return f"{run.name} ({', '.join(differing)})" if differing else run.name
+
+
+def _suffix(run: ScoredRun) -> str:
+    """``81c2d44e`` of the folder ``ldm-81c2d44e``."""
+    return run.path.name.rsplit("-", 1)[-1]
+
+
+def _told_apart(labels: Sequence[str], suffixes: Sequence[str]) -> list[str]:
+    """The labels, each that is not unique with its suffix."""
+    count = Counter(labels)
+    return [
+        f"{label} [{suffix}]" if count[label] > 1 else label
+        for label, suffix in zip(labels, suffixes, strict=True)
+    ]

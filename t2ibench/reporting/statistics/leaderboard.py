@@ -1,0 +1,174 @@
+"""The leaderboard: groups of runs from the best to the worst, floors and ceilings below them.
+
+Scores stand under their whole keys, so numbers measured in different ways never meet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from t2ibench.core.errors import RunError
+from t2ibench.evaluation.results import Scores, metrics_of
+from t2ibench.reporting.read.missing import MissingRun
+from t2ibench.reporting.read.runs import EXTERNAL, ScoredRun
+from t2ibench.reporting.statistics.groups import Group, GroupScore, aggregate, group_runs
+from t2ibench.reporting.statistics.keys import check_shared, shared_keys
+from t2ibench.reporting.statistics.metrics import MAIN, QUALITY, in_order, metric_of
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A row that is no model: a floor, a ceiling or the ground truth.
+
+    Attributes:
+        label: what it is.
+        meaning: one sentence.
+        scores: score key -> score.
+    """
+
+    label: str
+    meaning: str
+    scores: Scores
+
+    def score(self, key: str) -> GroupScore | None:
+        """The score under a key; None where it was not measured."""
+        return aggregate([self.scores[key]]) if key in self.scores else None
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """The rows and columns of a comparison.
+
+    Attributes:
+        groups: model rows, the best on the first key first.
+        references: floor, ceilings, ground truth.
+        keys: score keys of the main table.
+        all_keys: every score key.
+        facts: data set, protocol, budget and hardware, where all runs share them.
+        unplaced: runs without scores that belong to no row.
+    """
+
+    groups: tuple[Group, ...]
+    references: tuple[Reference, ...]
+    keys: tuple[str, ...]
+    all_keys: tuple[str, ...]
+    facts: dict[str, Any] = field(default_factory=dict)
+    unplaced: tuple[MissingRun, ...] = ()
+
+    @property
+    def quality_key(self) -> str | None:
+        """The main distance; the first key where there is none, None where there is no key."""
+        distances = [key for key in self.keys if metric_of(key).name in QUALITY]
+        return next(iter([*distances, *self.keys]), None)
+
+    def scores(self, key: str) -> dict[str, GroupScore]:
+        """Label -> score of the groups that have the key, in the order of the rows."""
+        return {g.label: score for g in self.groups if (score := g.score(key)) is not None}
+
+
+def build_leaderboard(
+    runs: Sequence[ScoredRun], missing: Sequence[MissingRun] = (), metrics: Sequence[str] = ()
+) -> Leaderboard:
+    """Puts runs into rows and their scores into columns.
+
+    Args:
+        runs: the scored ones.
+        missing: the others, which mark the rows they belong to.
+        metrics: names or whole keys of the columns; none: ``MAIN``.
+
+    Raises:
+        RunError: no runs.
+        ScoreError: two groups share no score, or not one of ``metrics``.
+    """
+    if not runs:
+        raise RunError("a leaderboard needs at least one scored run.")
+    groups = group_runs(runs, missing)
+    check_shared(groups)
+    if metrics:
+        keys = main = in_order([key for name in metrics for key in shared_keys(groups, name)])
+    else:
+        keys = in_order(metrics_of(run.scores.chosen.scores for run in runs))
+        main = [key for key in keys if metric_of(key).name in MAIN]
+    if main:
+        # External images stand below: nobody knows their data, budget and seeds.
+        groups.sort(key=lambda group: (group.family == EXTERNAL, *_rank(group, main[0])))
+    return Leaderboard(
+        tuple(groups),
+        tuple(_references(groups)),
+        tuple(main),
+        tuple(keys),
+        _shared_facts(runs),
+        tuple(run for run in missing if not any(run in group.missing for group in groups)),
+    )
+
+
+def _rank(group: Group, key: str) -> tuple[bool, float]:
+    """A group's place by its score; those without one come last."""
+    score = group.score(key)
+    return (True, 0.0) if score is None else (False, -metric_of(key).sign * score.value)
+
+
+def _references(groups: Sequence[Group]) -> list[Reference]:
+    """Shared floors and ground truths once, each ceiling by the groups that stand on it."""
+    rows: list[Reference] = []
+    floor = _merged(groups, "floor")
+    if floor:
+        meaning = "Other real images of the same number: what a perfect model would score."
+        rows.append(Reference("Real vs real", meaning, floor))
+    for ceiling, labels in _ceilings(groups):
+        more = f" and {len(labels) - 1} more" if len(labels) > 1 else ""
+        meaning = (
+            f"Real images through the first stage and back: what {', '.join(labels)} cannot beat."
+        )
+        rows.append(Reference(f"First stage of {labels[0]}{more}", meaning, ceiling))
+    truth = _merged(groups, "ground_truth")
+    if truth:
+        meaning = "The real images of the prompts: what the instruments say of the truth."
+        rows.append(Reference("Real images", meaning, truth))
+    return rows
+
+
+def _ceilings(groups: Sequence[Group]) -> list[tuple[Scores, list[str]]]:
+    """Each first stage's scores with the labels of the groups on it."""
+    found: list[tuple[Scores, list[str]]] = []
+    for group in groups:
+        ceiling = group.runs[0].scores.reference.get("ceiling")
+        if not ceiling:
+            continue
+        labels = next((labels for scores, labels in found if scores == ceiling), None)
+        if labels is None:
+            found.append((ceiling, [group.label]))
+        else:
+            labels.append(group.label)
+    return found
+
+
+def _merged(groups: Sequence[Group], name: str) -> Scores:
+    """A reference that runs share; keys tell different ones apart."""
+    merged: Scores = {}
+    for group in groups:
+        for run in group.runs:
+            merged |= run.scores.reference.get(name, {})
+    return merged
+
+
+def _shared_facts(runs: Sequence[ScoredRun]) -> dict[str, Any]:
+    """Facts that all runs agree on; the others are left out."""
+    described = [
+        {
+            "data": run.scores.model.get("data"),
+            "text": run.scores.model.get("text"),
+            "protocol": run.scores.protocol,
+            "budget": run.scores.budget,
+            "hardware": (run.scores.cost.get("hardware") or {}).get("device"),
+        }
+        for run in runs
+    ]
+    first = described[0]
+    return {
+        name: value
+        for name, value in first.items()
+        if value and all(d[name] == value for d in described)
+    }
