@@ -1,4 +1,4 @@
-"""Bits a dimension of real images given their captions, for the families that can tell."""
+"""Bits a dimension of real images given their captions, for families with a likelihood."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ METRIC = "bits_per_dim"
 
 
 def likelihood_scores(loaded: LoadedRun, protocol: Protocol) -> Scores:
-    """The mean over the protocol's real images; empty for a family without a likelihood.
+    """Mean bits a dimension over the protocol's real images; empty without a likelihood.
 
     The key names what is modelled: pixels, or the codes or latents of one first stage, whose bits
-    are comparable among models of that very stage alone; and whether the value is exact or an
+    are comparable only among models of that same stage; and whether the value is exact or an
     upper bound.
     """
     module, split = loaded.module, loaded.source.split(protocol.split)
@@ -46,7 +46,7 @@ def likelihood_scores(loaded: LoadedRun, protocol: Protocol) -> Scores:
 
 
 def likelihood_key(loaded: LoadedRun, found: Likelihood, protocol: Protocol) -> str:
-    """``bits_per_dim[codes of 1a2b3c4d|exact|shapes/test:…|500]``."""
+    """Key of the score, such as ``bits_per_dim[codes of 1a2b3c4d|exact|shapes/test:…|500]``."""
     split = loaded.source.split(protocol.split)
     target = loaded.module.targets().get(found.of)
     of = found.of if target is None else f"{found.of} of {target.fingerprint[:8]}"
