@@ -187,10 +187,10 @@ def compare(
         >>> sorted(path.suffix for path in comparison.write("tables") if path.suffix != ".pdf")
         ['.csv', '.csv', '.html', '.json', '.md', '.tex']
     """
-    from t2ibench.cli.verbs.compare import analysed
+    from t2ibench.cli.verbs.compare import analyse_runs
 
     options = {"study": study, "runs": str(runs_folder), "metric": ",".join(metrics)}
-    return Comparison(analysed([str(run) for run in runs], options)[1])
+    return Comparison(analyse_runs([str(run) for run in runs], options)[1])
 
 
 def report(*runs: str | Path, out: str | Path, title: str = "t2ibench") -> Path:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 OPEN_ENDED = ("knobs.",)
 """Prefixes of keys that the configuration does not list, as they depend on the model."""
 
-OF_THE_MODEL = ("model", "parts", "base", "start", "text", "conditioning", "data.resolution")
+MODEL_KEYS = ("model", "parts", "base", "start", "text", "conditioning", "data.resolution")
 """Keys and groups of a cascade's stage that do not apply to the model of its base."""
 
 MODEL_GROUPS = ("autoencoder", "clip", "prior", "cascade")
@@ -146,16 +146,16 @@ def untrained_context(overrides: Sequence[str]) -> Context:
     context = Context.of(spec)
     part = spec.parts.get("base")
     if part is not None and part.run is None:
-        below = [o for o in overrides if not said_of_the_model(o)]
+        below = [o for o in overrides if not is_model_override(o)]
         side = spec.data.resolution // part.upscale
         context.example = compose_spec([*below, f"model={part.example}", f"data.resolution={side}"])
     return context
 
 
-def said_of_the_model(override: str) -> bool:
+def is_model_override(override: str) -> bool:
     """True where an override chooses or changes the model, not what all models share."""
     key = override.split("=", 1)[0].lstrip("+~")
-    return key in (*OF_THE_MODEL, *MODEL_GROUPS) or key.startswith(("model.", "parts."))
+    return key in (*MODEL_KEYS, *MODEL_GROUPS) or key.startswith(("model.", "parts."))
 
 
 def with_knobs(overrides: Sequence[str]) -> list[str]:

@@ -28,24 +28,26 @@ def instantiate(component: Component, **given: Any) -> Any:
     Raises:
         ConfigError: the class refuses its arguments.
     """
-    arguments = {name: built(value) for name, value in component.arguments.items()} | given
+    arguments = {
+        name: instantiate_nested(value) for name, value in component.arguments.items()
+    } | given
     if component.partial:
-        return partial(called, component, arguments)
-    return called(component, arguments)
+        return partial(construct, component, arguments)
+    return construct(component, arguments)
 
 
-def built(value: Any) -> Any:
+def instantiate_nested(value: Any) -> Any:
     """A value with the components inside it instantiated."""
     if isinstance(value, Component):
         return instantiate(value)
     if isinstance(value, Mapping):
-        return {name: built(inner) for name, inner in value.items()}
+        return {name: instantiate_nested(inner) for name, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [built(inner) for inner in value]
+        return [instantiate_nested(inner) for inner in value]
     return value
 
 
-def called(component: Component, arguments: Mapping[str, Any], *args: Any, **more: Any) -> Any:
+def construct(component: Component, arguments: Mapping[str, Any], *args: Any, **more: Any) -> Any:
     """Calls a component's class; its errors become one sentence."""
     try:
         return component.cls(*args, **{**arguments, **more})

@@ -376,10 +376,10 @@ def sentence_of(error: ValidationError, key: str = "") -> str:
         return f"{path}={shown} is unknown; choose {choices}."
     if kind in WANTED:
         return f"{path}={shown} {WANTED[kind]}."
-    said = str(first.get("ctx", {}).get("error", first["msg"]))
-    if said.startswith("Input should be "):
-        return f"{path}={shown} must be {said.removeprefix('Input should be ')}."
-    return f"{path}={shown}: {said}."
+    message = str(first.get("ctx", {}).get("error", first["msg"]))
+    if message.startswith("Input should be "):
+        return f"{path}={shown} must be {message.removeprefix('Input should be ')}."
+    return f"{path}={shown}: {message}."
 
 
 def _names_a_type(part: str) -> bool:

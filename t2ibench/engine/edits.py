@@ -96,7 +96,7 @@ def make_edit(
     size = size or (side, side)
 
     def image(name: str) -> torch.Tensor:
-        return fitted(options[name], size, count)
+        return fitted_picture(options[name], size, count)
 
     def share(name: str) -> float:
         return number(name, options[name])
@@ -147,13 +147,13 @@ def read_sides(given: str | Sequence[int]) -> tuple[int, int, int, int]:
     return left, right, top, bottom
 
 
-def fitted(picture: Picture, size: Size, count: int) -> torch.Tensor:
+def fitted_picture(picture: Picture, size: Size, count: int) -> torch.Tensor:
     """The greatest centred part of a picture in the given shape, N times: (N, 3, H, W) in [-1, 1].
 
     Raises:
         DataError: it cannot be read.
     """
-    cut = ImageOps.fit(opened(picture), (size[1], size[0]), Resampling.BICUBIC)
+    cut = ImageOps.fit(rgb_picture(picture), (size[1], size[0]), Resampling.BICUBIC)
     pixels = torch.from_numpy(np.array(cut)).permute(2, 0, 1)
     return (pixels.float() / 127.5 - 1).expand(count, -1, -1, -1)
 
@@ -165,18 +165,18 @@ def read_mask(mask: Picture, image: Picture, size: Size, count: int) -> torch.Te
         ConfigError: it is not of the image's size.
         DataError: it cannot be read.
     """
-    drawn, under = opened(mask), opened(image)
+    drawn, under = rgb_picture(mask), rgb_picture(image)
     if drawn.size != under.size:
         raise ConfigError(
-            f"mask={told(mask)} is {drawn.size[1]}x{drawn.size[0]} and image={told(image)} is "
-            f"{under.size[1]}x{under.size[0]}; draw the mask at the image's size, white where it "
-            "is painted."
+            f"mask={picture_label(mask)} is {drawn.size[1]}x{drawn.size[0]} and "
+            f"image={picture_label(image)} is {under.size[1]}x{under.size[0]}; draw the mask at "
+            "the image's size, white where it is painted."
         )
     cut = ImageOps.fit(drawn.convert("L"), (size[1], size[0]), Resampling.NEAREST)
     return (torch.from_numpy(np.array(cut)) > 127)[None, None].expand(count, -1, -1, -1)
 
 
-def opened(picture: Picture) -> Image.Image:
+def rgb_picture(picture: Picture) -> Image.Image:
     """A picture as a PIL image in RGB.
 
     Raises:
@@ -204,6 +204,6 @@ def opened(picture: Picture) -> Image.Image:
     return Image.fromarray(np.broadcast_to(array, (*array.shape[:2], 3)).copy())
 
 
-def told(picture: Picture) -> str:
+def picture_label(picture: Picture) -> str:
     """Description of a picture for an error: its path, or that it has none."""
     return str(picture) if isinstance(picture, (str, Path)) else "(in memory)"

@@ -16,7 +16,7 @@ from t2ibench.data.prompts import Prompt
 from t2ibench.data.records import DataSource
 from t2ibench.data.resize import ResizeRecipe
 from t2ibench.engine.context import Context
-from t2ibench.engine.edits import opened
+from t2ibench.engine.edits import rgb_picture
 from t2ibench.engine.judges import make_judges, test_protocol
 from t2ibench.evaluation.evaluator import Evaluator
 from t2ibench.evaluation.external import (
@@ -70,18 +70,18 @@ def in_memory(images: Any, captions: Sequence[str] | None, resolution: int) -> E
         ScoreError: no images, or another number of captions.
         DataError: an element is no picture.
     """
-    recipe, pictures = ResizeRecipe(resolution), [opened(image) for image in images]
+    recipe, pictures = ResizeRecipe(resolution), [rgb_picture(image) for image in images]
     if not pictures or (captions is not None and len(captions) != len(pictures)):
-        told = "no" if captions is None else str(len(captions))
+        count = "no" if captions is None else str(len(captions))
         raise ScoreError(
-            f"there are {len(pictures)} images and {told} captions; give images, and one caption "
+            f"there are {len(pictures)} images and {count} captions; give images, and one caption "
             "for each or none."
         )
     pixels = torch.from_numpy(np.stack([recipe(picture) for picture in pictures]))
-    said = [""] * len(pictures) if captions is None else list(captions)
-    keys = [caption or str(row) for row, caption in enumerate(said)]
+    texts = [""] * len(pictures) if captions is None else list(captions)
+    keys = [caption or str(row) for row, caption in enumerate(texts)]
     rows = tuple(range(len(pictures)))
-    samples = SampleSet(pixels, tuple(said), tuple(keys), rows, {"from": "memory"})
+    samples = SampleSet(pixels, tuple(texts), tuple(keys), rows, {"from": "memory"})
     return ExternalImages(samples, captions is not None)
 
 

@@ -182,14 +182,14 @@ class Generator:
         knobs: Mapping[str, float],
     ) -> Pictures:
         check_options(edit, options)
-        asked = as_prompts(prompts, edit)
+        prompt_list = as_prompts(prompts, edit)
         if min(batch_size, images_per_prompt) < 1:
             raise ConfigError(
                 f"batch_size={batch_size} and images_per_prompt={images_per_prompt} must be at "
                 "least 1."
             )
         module = self.loaded.module
-        texts = [prompt.text for prompt in asked for _ in range(images_per_prompt)]
+        texts = [prompt.text for prompt in prompt_list for _ in range(images_per_prompt)]
         seeds = sample_seeds(seed_names(texts), seed)
         changed = make_edit(edit, options, module, len(texts), size, seed)
         pixels = generate_pixels(
@@ -202,7 +202,7 @@ class Generator:
             size=None if changed is not None else size,
             edit=changed,
         )
-        return Pictures(pixels, tuple(asked), images_per_prompt, tuple(seeds))
+        return Pictures(pixels, tuple(prompt_list), images_per_prompt, tuple(seeds))
 
 
 def as_prompts(prompts: str | Sequence[str | Prompt], edit: str = "") -> list[Prompt]:
@@ -221,9 +221,9 @@ def as_prompts(prompts: str | Sequence[str | Prompt], edit: str = "") -> list[Pr
 
 def seed_names(prompts: Sequence[str]) -> list[str]:
     """Names of seeds: a prompt's first image has the prompt as its name, each repeat another."""
-    met: Counter[str] = Counter()
+    seen: Counter[str] = Counter()
     names = []
     for prompt in prompts:
-        names.append(prompt if not met[prompt] else f"{prompt}#{met[prompt]}")
-        met[prompt] += 1
+        names.append(prompt if not seen[prompt] else f"{prompt}#{seen[prompt]}")
+        seen[prompt] += 1
     return names

@@ -41,7 +41,7 @@ def named_run(context: Context) -> Run:
     return Run.named(spec.paths.runs, spec.label, identity_of(context))
 
 
-def made_run(context: Context) -> Run:
+def find_or_make_run(context: Context) -> Run:
     """The run of a specification, created if new; its configuration names other runs by hash."""
     spec = resolved(context)
     return Run.of(spec.paths.runs, spec.label, identity_of(context), spec.config())

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from t2ibench.core.errors import RunError, T2IBenchError
 from t2ibench.core.files import remove_leftovers, storage_error
 from t2ibench.runs.folder import Run
-from t2ibench.training.preemption import handled_by
+from t2ibench.training.preemption import signal_handler
 
 LASTING = ("clock", "scored", "asked")
 """Entries of a status that remain when later work on the run ends early."""
@@ -36,22 +36,22 @@ def interruptible() -> Iterator[None]:
     Files are written whole or not at all, so work may stop at any moment. After the first signal
     only SIGINT still acts.
     """
-    came: list[int] = []
+    received: list[int] = []
 
     def stop(number: int) -> None:
-        came.append(number)
-        if len(came) == 1 or number == signal.SIGINT:
+        received.append(number)
+        if len(received) == 1 or number == signal.SIGINT:
             raise Interrupted(number)
 
-    with handled_by(stop):
+    with signal_handler(stop):
         try:
             yield
         except Exception as error:
-            if came:  # a library made an error of its own of it
-                raise Interrupted(came[0]) from error
+            if received:  # a library made an error of its own of it
+                raise Interrupted(received[0]) from error
             raise
-        if came:  # raised where Python only prints exceptions (a finaliser)
-            raise Interrupted(came[0])
+        if received:  # raised where Python only prints exceptions (a finaliser)
+            raise Interrupted(received[0])
 
 
 @contextmanager
@@ -69,21 +69,21 @@ def outcome(run: Run) -> Iterator[None]:
         with interruptible():
             yield
     except KeyboardInterrupt:
-        tell(run, "interrupted")
+        record_outcome(run, "interrupted")
         raise
     except T2IBenchError as error:
-        tell(run, "failed", str(error))
+        record_outcome(run, "failed", str(error))
         raise
     except Exception as error:
         sentence = storage_error(error)
         if sentence is not None:
-            tell(run, "failed", sentence)
+            record_outcome(run, "failed", sentence)
             raise RunError(sentence) from error
-        tell(run, "failed", f"{type(error).__name__}: {error}")
+        record_outcome(run, "failed", f"{type(error).__name__}: {error}")
         raise
 
 
-def tell(run: Run, state: str, reason: str | None = None) -> None:
+def record_outcome(run: Run, state: str, reason: str | None = None) -> None:
     """Records how work on a run ended, where it can be written; a finished run stays so."""
     try:
         status = run.status()

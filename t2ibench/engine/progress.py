@@ -15,7 +15,7 @@ from t2ibench.runs.lock import Owner
 
 
 @contextmanager
-def counted(label: str, total: int, shown: bool = True) -> Iterator[Callable[[int], None]]:
+def progress_bar(label: str, total: int, shown: bool = True) -> Iterator[Callable[[int], None]]:
     """Shows progress; yields a function of the number done. A bar on a terminal, else one line."""
     if not shown:
         yield lambda done: None
@@ -36,10 +36,10 @@ def counted(label: str, total: int, shown: bool = True) -> Iterator[Callable[[in
     sys.stderr.write(f"{label}: {total} images in {time.monotonic() - began:.1f} s\n")
 
 
-def tell_of_wait(run: Run) -> Callable[[Owner], None]:
+def wait_reporter(run: Run) -> Callable[[Owner], None]:
     """Makes a function that prints a line for each process that holds a shared part's lock."""
 
-    def tell(owner: Owner) -> None:
+    def report(owner: Owner) -> None:
         sys.stderr.write(f"waiting for {run.path.name}, which {owner} works on\n")
 
-    return tell
+    return report

@@ -24,14 +24,14 @@ from t2ibench.runs.folder import Run
 def main() -> int:
     """Performs the work that rank 0 sends, until it is done or rank 0 has ended."""
     work: dict[str, Any] = json.loads(sys.stdin.readline())
-    threading.Thread(target=leave_with_first, daemon=True).start()
+    threading.Thread(target=exit_with_first_rank, daemon=True).start()
     try:
         if "train" in work:
             train_and_score(RunSpec.read(work["train"]))
         else:
             score_trained(Run.at(Path(work["score"])), RunSpec.read(work["config"]))
     except T2IBenchError as error:
-        if ranks.meeting is None or ranks.meeting.said_by_first() != str(error):
+        if ranks.launched_group is None or ranks.launched_group.first_rank_error() != str(error):
             sys.stderr.write(f"t2ibench: rank {os.environ['RANK']}: {error}\n")
         return 2
     except KeyboardInterrupt:
@@ -39,7 +39,7 @@ def main() -> int:
     return 0
 
 
-def leave_with_first() -> None:
+def exit_with_first_rank() -> None:
     """Ends this process when rank 0 has closed its input, by its end or by its death."""
     sys.stdin.read()
     os._exit(1)

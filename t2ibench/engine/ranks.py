@@ -24,13 +24,13 @@ import torch.distributed as dist
 
 from t2ibench.core.errors import DeviceError
 from t2ibench.core.ranks import rank, together, world_size
-from t2ibench.training.devices import Place, given_place, meet
+from t2ibench.training.devices import RankInfo, join_process_group, rank_from_launcher
 
 GRACE_SECONDS = 20.0
 """Time that a failing rank waits for the others to fail as well, before it ends them."""
 
 
-class Meeting:
+class RankGroup:
     """Processes that have joined a group, and the outcome of each in the present cell.
 
     Attributes:
@@ -42,11 +42,11 @@ class Meeting:
         self.store = store
         self.cells = 0
 
-    def tell(self, said: str) -> None:
+    def report(self, error: str) -> None:
         """Reports that this rank has left its cell, with its error's message or "" for none."""
-        self.store.set(self._key(rank()), said)
+        self.store.set(self._key(rank()), error)
 
-    def all_ended(self) -> bool:
+    def wait_for_all(self) -> bool:
         """Waits some seconds for all ranks to leave their cell; True where they have."""
         keys = [self._key(number) for number in range(world_size())]
         try:
@@ -55,7 +55,7 @@ class Meeting:
             return False
         return True
 
-    def said_by_first(self) -> str:
+    def first_rank_error(self) -> str:
         """Error message that the first rank reported; "" for none."""
         return self.store.get(self._key(0)).decode()
 
@@ -63,12 +63,12 @@ class Meeting:
         return f"cell {self.cells} rank {number}"
 
 
-meeting: Meeting | None = None
+launched_group: RankGroup | None = None
 """The group of the processes that a launcher has started; it lasts as long as they do."""
 
 
 @contextmanager
-def ranks_of(
+def rank_processes(
     devices: int, num_nodes: int, work: Callable[[], Mapping[str, Any] | None]
 ) -> Iterator[None]:
     """Context in which as many processes work together as are configured.
@@ -85,71 +85,72 @@ def ranks_of(
     if devices * num_nodes == 1:
         yield
         return
-    place = given_place(devices, num_nodes)
-    if place is None:
+    info = rank_from_launcher(devices, num_nodes)
+    if info is None:
         if num_nodes > 1:
             raise DeviceError(
                 f"trainer.num_nodes={num_nodes}: a scheduler must start a process for each device "
                 "(srun, torchrun or hydra/launcher=submitit_slurm); or set trainer.num_nodes=1."
             )
-        told = work()
-        if told is None:
+        message = work()
+        if message is None:
             yield
             return
-        with started_here(told, devices):
+        with spawned_ranks(message, devices):
             yield
         return
-    global meeting
-    if meeting is None:
-        meeting = Meeting(meet(place))
-    with cell_of(meeting):
+    global launched_group
+    if launched_group is None:
+        launched_group = RankGroup(join_process_group(info))
+    with cell_on_all_ranks(launched_group):
         yield
 
 
 @contextmanager
-def cell_of(met: Meeting) -> Iterator[None]:
+def cell_on_all_ranks(group: RankGroup) -> Iterator[None]:
     """Context of one cell on processes that a launcher has started.
 
     Where only some ranks fail, the others would wait for them forever: this process then exits,
     which ends the others too. An error or signal on all ranks only ends the cell.
     """
-    met.cells += 1
+    group.cells += 1
     try:
         yield
     except KeyboardInterrupt as error:
-        met.tell(str(error))
+        group.report(str(error))
         raise
     except BaseException as error:
-        met.tell(str(error))
-        if not met.all_ended():
+        group.report(str(error))
+        if not group.wait_for_all():
             sys.stderr.write(f"t2ibench: rank {rank()}: {type(error).__name__}: {error}\n")
             sys.stderr.flush()
             os._exit(1)
         raise
-    met.tell("")
-    met.all_ended()
+    group.report("")
+    group.wait_for_all()
 
 
 @contextmanager
-def started_here(work: Mapping[str, Any], devices: int) -> Iterator[None]:
+def spawned_ranks(work: Mapping[str, Any], devices: int) -> Iterator[None]:
     """Context in which this process is the first of ``devices``; it starts and ends the others."""
     store = dist.TCPStore("127.0.0.1", 0, devices, True, wait_for_workers=False)
     if "OMP_NUM_THREADS" not in os.environ:
         threads = max(1, torch.get_num_threads() // devices)
         torch.set_num_threads(threads)
     workers = [start_worker(work, number, devices, store.port) for number in range(1, devices)]
-    watch = threading.Thread(target=watch_over, args=(workers,), daemon=True)
+    watch = threading.Thread(target=watch_workers, args=(workers,), daemon=True)
     try:
-        met = Meeting(meet(Place(0, devices, 0, "127.0.0.1", store.port), store))
-        met.cells = 1
+        info = RankInfo(0, devices, 0, "127.0.0.1", store.port)
+        group = RankGroup(join_process_group(info, store))
+        group.cells = 1
         watch.start()
         try:
             yield
         except BaseException as error:
-            met.tell(str(error))
+            group.report(str(error))
             raise
-        met.tell("")
-        met.all_ended()
+        group.report("")
+        group.wait_for_all()
     except RuntimeError as error:
         time.sleep(1)  # a worker's sockets close before it has ended
         dead = [f"rank {n} (exit {p.poll()})" for n, p in enumerate(workers, 1) if p.poll()]
@@ -160,7 +161,7 @@ def started_here(work: Mapping[str, Any], devices: int) -> Iterator[None]:
             "command goes on from the last checkpoint."
         ) from error
     finally:
-        end(workers)
+        end_workers(workers)
         if dist.is_initialized():
             dist.destroy_process_group()
 
@@ -186,7 +187,7 @@ def start_worker(
     return worker
 
 
-def watch_over(workers: list[subprocess.Popen[str]]) -> None:
+def watch_workers(workers: list[subprocess.Popen[str]]) -> None:
     """Ends this process where a worker has died and the work does not notice by itself (nccl)."""
     while all(worker.poll() is None for worker in workers):
         time.sleep(1)
@@ -198,7 +199,7 @@ def watch_over(workers: list[subprocess.Popen[str]]) -> None:
             os._exit(1)
 
 
-def end(workers: list[subprocess.Popen[str]]) -> None:
+def end_workers(workers: list[subprocess.Popen[str]]) -> None:
     """Ends the workers that are left."""
     for worker in workers:
         assert worker.stdin is not None

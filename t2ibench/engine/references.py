@@ -12,7 +12,7 @@ from t2ibench.runs.find import by_hash, locate
 from t2ibench.runs.folder import Run
 
 
-def located(key: str, named: str, spec: RunSpec) -> Run:
+def locate_run(key: str, named: str, spec: RunSpec) -> Run:
     """The run that a key of the configuration names, in ``paths.runs``.
 
     Raises:
@@ -35,11 +35,11 @@ def check_trained(key: str, run: Run, budget: Budget) -> RunSpec:
             f"{key}={run.path.name} is {run.state}, not trained; the command that made it goes on "
             "with it."
         )
-    charged(Clock(), cost_of(run)).progress(budget)
+    charge_cost(Clock(), cost_of(run)).progress(budget)
     return spec
 
 
-def charged(clock: Clock, below: Clock) -> Clock:
+def charge_cost(clock: Clock, below: Clock) -> Clock:
     """Adds to a clock all that a run cost, including its own parts; returns the clock."""
     clock.parts_flops += below.flops + below.parts_flops
     clock.parts_seconds += below.seconds + below.parts_seconds
@@ -60,7 +60,7 @@ def run_below(key: str, name: str, identity: str, context: Context, run: Run | N
         ConfigError: it is in neither place.
     """
     if run is None:
-        return located(key, identity, context.spec)
+        return locate_run(key, identity, context.spec)
     carried = folder_of_part(run, name)
     if (carried / "status.json").exists():
         return Run.at(carried)

@@ -20,7 +20,7 @@ from t2ibench.core.hashing import hash_json
 from t2ibench.core.ranks import barrier, from_first, rank, world_size
 from t2ibench.engine.identity import sampling_settings
 from t2ibench.engine.load import LoadedRun
-from t2ibench.engine.progress import counted
+from t2ibench.engine.progress import progress_bar
 from t2ibench.evaluation.protocol import Prompts, Protocol
 from t2ibench.evaluation.samples import SampleSet
 from t2ibench.families.contract import generate_pixels
@@ -74,7 +74,7 @@ def sample_parts(
     """Draws this rank's missing parts; the first rank shows the progress."""
     starts = range(0, len(prompts), size)
     label = f"sample {loaded.run.path.name} {parts.parent.name}"
-    with counted(label, len(prompts), shown=rank() == 0) as advance:
+    with progress_bar(label, len(prompts), shown=rank() == 0) as advance:
         for number in range(rank(), len(starts), world_size()):
             path = parts / f"{number:06d}.npy"
             if not path.exists():

@@ -122,13 +122,13 @@ def score_run(loaded: LoadedRun) -> RunScores:
     knobs = chosen_knobs(points, plan)
     evaluator = judges.evaluator(plan.test)
     jobs: list[Callable[[], Any]] = [
-        partial(scored, evaluator.evaluate, sampled(loaded, plan.test, knobs, "chosen")),
+        partial(evaluate_folder, evaluator.evaluate, sampled(loaded, plan.test, knobs, "chosen")),
         partial(references, loaded, evaluator, plan.test),
         partial(likelihood_scores, loaded, plan.test),
     ]
     if plan.heldout is not None:
         folder = sampled(loaded, plan.heldout, knobs, "heldout")
-        jobs.append(partial(held_out, judges.evaluator(plan.heldout), folder))
+        jobs.append(partial(heldout_scores, judges.evaluator(plan.heldout), folder))
     evaluation, reference, *others = spread(jobs)
     found = dict(evaluation.scores)
     for more in others:
@@ -198,7 +198,7 @@ def scores_in(evaluator: Evaluator, folder: Path) -> Scores:
     return evaluator.evaluate(SampleSet.load(folder)).scores
 
 
-def scored(evaluate: Callable[[SampleSet], Evaluation], folder: Path) -> Evaluation:
+def evaluate_folder(evaluate: Callable[[SampleSet], Evaluation], folder: Path) -> Evaluation:
     """Evaluation of a set on disk; its values image by image are saved beside it."""
     samples = SampleSet.load(folder)
     evaluation = evaluate(samples)
@@ -229,9 +229,9 @@ def front_settings(
     return [{**knobs, STEPS: count, knob.name: value} for count in steps for value in values]
 
 
-def held_out(evaluator: Evaluator, folder: Path) -> Scores:
+def heldout_scores(evaluator: Evaluator, folder: Path) -> Scores:
     """Grader's scores on compositions that training never showed, as ``grader_SKILL_heldout``."""
-    scores = scored(evaluator.prompted, folder).scores
+    scores = evaluate_folder(evaluator.prompted, folder).scores
     graded = [score for score in scores.values() if score.metric.startswith("grader_")]
     renamed = [replace(s, key=s.key.replace(s.metric, f"{s.metric}_heldout", 1)) for s in graded]
     return {score.key: score for score in renamed}
@@ -309,8 +309,8 @@ def cost_facts(loaded: LoadedRun, knobs: Mapping[str, float]) -> dict[str, Any]:
     captions = [r.captions[0] for r in loaded.source.split("train").records[:256]]
 
     def sample(count: int) -> object:
-        asked = list(islice(cycle(captions), count))
-        return module.generate(asked, SeededNoise(range(count), device), knobs)
+        prompts = list(islice(cycle(captions), count))
+        return module.generate(prompts, SeededNoise(range(count), device), knobs)
 
     seconds = loaded.spec.protocol.cost_seconds
     report = measure_cost(sample, module.parts(), device, seconds=seconds)

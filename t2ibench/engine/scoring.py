@@ -10,7 +10,7 @@ from t2ibench.engine.assemble import read_spec
 from t2ibench.engine.components import Effect
 from t2ibench.engine.context import Context
 from t2ibench.engine.load import open_run
-from t2ibench.engine.ranks import ranks_of
+from t2ibench.engine.ranks import rank_processes
 from t2ibench.engine.score import score_run
 from t2ibench.engine.spec import RunSpec
 from t2ibench.evaluation.results import RunScores
@@ -48,7 +48,7 @@ def rescored_spec(run: Run, config: Mapping[str, Any], named: Sequence[str]) -> 
         if key in GROUPS or head in ("protocol", "evaluator", "logger", "trainer", "paths"):
             own[head] = config[head]
         elif key in TEST_SIZES or head == "knobs" or sampled_by(effects, key):
-            put(own, key, find(config, key))
+            set_value_at(own, key, value_at(config, key))
         else:
             raise ConfigError(
                 f"{key} cannot be changed when a trained run is scored: it belongs to the "
@@ -74,7 +74,7 @@ def sampled_by(effects: Mapping[str, Effect], key: str) -> bool:
     return bool(below) and all(effect is Effect.SAMPLING for effect in below)
 
 
-def find(config: Mapping[str, Any], key: str) -> Any:
+def value_at(config: Mapping[str, Any], key: str) -> Any:
     """The value at a dotted key."""
     value: Any = config
     for part in key.split("."):
@@ -82,7 +82,7 @@ def find(config: Mapping[str, Any], key: str) -> Any:
     return value
 
 
-def put(config: dict[str, Any], key: str, value: Any) -> None:
+def set_value_at(config: dict[str, Any], key: str, value: Any) -> None:
     """Sets the value at a dotted key."""
     *folders, last = key.split(".")
     for part in folders:
@@ -94,5 +94,5 @@ def score_trained(run: Run, spec: RunSpec) -> RunScores:
     """Scores a trained run under a specification, on as many processes as it configures."""
     trainer = spec.trainer
     work = {"score": str(run.path), "config": spec.config()}
-    with ranks_of(trainer.devices, trainer.num_nodes, lambda: work):
+    with rank_processes(trainer.devices, trainer.num_nodes, lambda: work):
         return score_run(open_run(run, Context.of(spec)))

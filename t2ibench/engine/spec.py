@@ -46,7 +46,7 @@ PrecisionName = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "64-true"]
 DecayName = Literal["constant", "cosine", "linear"]
 
 
-def named_class(node: Any) -> Any:
+def component_or_mapping(node: Any) -> Any:
     """A component, or the mapping that it will be read from."""
     if isinstance(node, Component):
         return node
@@ -55,7 +55,7 @@ def named_class(node: Any) -> Any:
     return node
 
 
-ComponentField = Annotated[Any, BeforeValidator(named_class), PlainSerializer(to_config)]
+ComponentField = Annotated[Any, BeforeValidator(component_or_mapping), PlainSerializer(to_config)]
 """A component, read when its key in the configuration is known (``RunSpec.read``)."""
 
 
@@ -363,7 +363,7 @@ def read_part(node: Any) -> Any:
         ConfigError: not a part, or a key of it that is unknown, missing or of another type.
     """
     if not isinstance(node, Component):
-        return named_class(node)
+        return component_or_mapping(node)
     cls: Any = node.cls
     if not (issubclass(cls, Settings) and hasattr(cls, "restore")):
         raise ConfigError(f"{node.key}.{TARGET}={cls.__name__} is no part of a run; name one.")

@@ -18,7 +18,7 @@ from t2ibench.core.launch import process_rank
 from t2ibench.engine.context import Context
 from t2ibench.engine.identity import named_run, sampling_key
 from t2ibench.engine.interrupt import Interrupted, outcome
-from t2ibench.engine.ranks import ranks_of
+from t2ibench.engine.ranks import rank_processes
 from t2ibench.engine.score import score_run
 from t2ibench.engine.spec import RunSpec
 from t2ibench.engine.train import check, train
@@ -70,11 +70,11 @@ def plan(
                 f"the cells {found[cell.run].cell.label} and {label} are one run: they differ in "
                 "nothing that changes training; sweep such keys with `t2ibench score`."
             )
-        found[cell.run] = Planned(cell, spec, asked_progress(ledger, cell, spec))
+        found[cell.run] = Planned(cell, spec, requested_progress(ledger, cell, spec))
     return list(found.values())
 
 
-def asked_progress(ledger: Ledger, cell: Cell, spec: RunSpec) -> Progress:
+def requested_progress(ledger: Ledger, cell: Cell, spec: RunSpec) -> Progress:
     """Progress of a cell; one that is scored under another protocol is not finished."""
     progress = ledger.progress(cell)
     if progress.state != "finished":
@@ -105,7 +105,7 @@ def given_up(progress: Progress, retries: int) -> bool:
 def train_and_score(spec: RunSpec) -> RunScores:
     """Trains, samples and scores one cell; steps that are done already are skipped."""
     trainer = spec.trainer
-    with ranks_of(trainer.devices, trainer.num_nodes, partial(work_of, spec)):
+    with rank_processes(trainer.devices, trainer.num_nodes, partial(worker_message, spec)):
         loaded = train(Context.of(spec))
         with loaded.run.locked(), outcome(loaded.run):
             scores = score_run(loaded)
@@ -114,7 +114,7 @@ def train_and_score(spec: RunSpec) -> RunScores:
     return scores
 
 
-def work_of(spec: RunSpec) -> dict[str, object] | None:
+def worker_message(spec: RunSpec) -> dict[str, object] | None:
     """Message with a cell's work for other processes; None where the cell is finished.
 
     Raises:
@@ -133,7 +133,7 @@ def run_cell(ledger: Ledger, cell: Cell, compose: Compose) -> None:
     run = Run(ledger.root / cell.run, cell.identity)
     before = ledger.progress(cell).failures
     try:
-        requeued(compose(cell.overrides))
+        train_or_requeue(compose(cell.overrides))
     except RunBusyError as error:
         sys.stderr.write(f"t2ibench train: {error}\n")
     except Exception as error:
@@ -145,7 +145,7 @@ def run_cell(ledger: Ledger, cell: Cell, compose: Compose) -> None:
             (run.path / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
 
 
-def requeued(spec: RunSpec) -> RunScores:
+def train_or_requeue(spec: RunSpec) -> RunScores:
     """Trains and scores a cell; a submitit job that a signal ends is queued again."""
     try:
         return train_and_score(spec)
@@ -176,8 +176,8 @@ def objective_of(scores: RunScores, name: str) -> float:
 
 def first_line(error: BaseException) -> str:
     """Class and first line of an error's message."""
-    said = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 # ---- estimated cost ----

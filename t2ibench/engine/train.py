@@ -17,11 +17,11 @@ from t2ibench.engine.build import check_parts
 from t2ibench.engine.context import Context
 from t2ibench.engine.device import facts, prepare_device
 from t2ibench.engine.fitting import cached_targets, cached_text, options_of, validation_batch
-from t2ibench.engine.identity import made_run
+from t2ibench.engine.identity import find_or_make_run
 from t2ibench.engine.interrupt import Interrupted, interruptible, outcome
 from t2ibench.engine.load import LoadedRun, open_run
 from t2ibench.engine.parts.part import Prepared
-from t2ibench.engine.parts.start import fill, initial_weights
+from t2ibench.engine.parts.start import initial_weights, load_initial_weights
 from t2ibench.evaluation.cost import count_flops
 from t2ibench.families.contract import TextToImageModule
 from t2ibench.runs.clock import Clock
@@ -67,28 +67,28 @@ def train(context: Context) -> LoadedRun:
     check(context)
     start = initial_weights(context)
     context.start = None if start is None else start.find(context)
-    run = made_run(context)
+    run = find_or_make_run(context)
     with run.locked(), outcome(run):
         if from_first(lambda: run.trained):
             return open_run(run, context)
         clock, facts_of_parts = Clock(), {}
-        for name, part in prepared(context, run).items():
+        for name, part in prepare_parts(context, run).items():
             clock.parts_flops += part.flops
             clock.parts_seconds += part.seconds
             facts_of_parts[name] = part.facts
         module = assemble(context, context.modules)
         if context.start is not None:
-            fill(module, context.start)
+            load_initial_weights(module, context.start)
         write_manifest(context, run, facts_of_parts)
         if module.trains:
-            trained = fitted(context, run, module, clock)
+            trained = train_module(context, run, module, clock)
         else:
-            trained = indexed(context, run, module, clock)
+            trained = index_module(context, run, module, clock)
         run.set_status("trained", clock=clock.state_dict())
         return LoadedRun(run, context, trained.to(context.device).eval(), clock)
 
 
-def prepared(context: Context, run: Run) -> dict[str, Prepared]:
+def prepare_parts(context: Context, run: Run) -> dict[str, Prepared]:
     """Prepares every part, in the order in which they may need each other, the text last.
 
     A run that begins with another's weights takes its parts as well; that run's cost includes
@@ -137,7 +137,7 @@ def write_manifest(context: Context, run: Run, parts: dict[str, Any]) -> None:
     run.write_manifest(seed=spec.seed, device=device, parts=parts, **now)
 
 
-def fitted(
+def train_module(
     context: Context, run: Run, module: TextToImageModule, clock: Clock
 ) -> TextToImageModule:
     """Trains the module under the budget; returns it with its sampling weights.
@@ -187,7 +187,7 @@ def fitted(
     return whole
 
 
-def indexed(
+def index_module(
     context: Context, run: Run, module: TextToImageModule, clock: Clock
 ) -> TextToImageModule:
     """Builds the index of a generator without training, from one pass over the training split.

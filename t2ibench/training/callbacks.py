@@ -28,7 +28,7 @@ from t2ibench.training.sharding import is_sharded, unsharded
 
 Decay = Literal["constant", "cosine", "linear"]
 
-NAMED = 8
+NAMED_INDICES = 8
 """Number of training indices that an error of the non-finite guard names."""
 
 
@@ -78,7 +78,7 @@ class BudgetClock(pl.Callback):
             spent = self._slowest(trainer, spent)
         self.clock.seconds += spent
         if self._count is not None:
-            self.clock.flops_by_part = self._count.an_image(len(batch))
+            self.clock.flops_by_part = self._count.per_image(len(batch))
             self.clock.flops_per_image = sum(self.clock.flops_by_part.values())
             self._count = None
             if self.clock.flops_per_image == 0 and self.budget.unit == "flops":
@@ -105,7 +105,7 @@ class BudgetClock(pl.Callback):
 
 
 class FlopCount:
-    """FLOP count of one training step, from construction to ``an_image``.
+    """FLOP count of one training step, from construction to ``per_image``.
 
     Every rank repeats the optimiser's work, so it is counted once; captions are padded to the
     longest of the whole batch. An image thus costs the same on any number of ranks (but for the
@@ -123,7 +123,7 @@ class FlopCount:
         Counting.on = True
         self._counter.__enter__()
 
-    def an_image(self, images: int) -> dict[str, float]:
+    def per_image(self, images: int) -> dict[str, float]:
         """Stops counting and returns the FLOPs of one image by part.
 
         Args:
@@ -256,8 +256,8 @@ class LearningCurves(pl.Callback):
             value = value.detach().float()
             self._sums[name] = self._sums[name] + value if name in self._sums else value
         self._steps += 1
-        if len(self._indices) < NAMED:
-            self._indices = torch.cat([self._indices.to(batch.index), batch.index[:NAMED]])
+        if len(self._indices) < NAMED_INDICES:
+            self._indices = torch.cat([self._indices.to(batch.index), batch.index[:NAMED_INDICES]])
         if self.clock.images_seen - self._since >= self.every_images or trainer.should_stop:
             self._write(trainer, pl_module)
 
@@ -297,8 +297,8 @@ class LearningCurves(pl.Callback):
             raise NonFiniteLossError(
                 f"{', '.join(bad)} of {type(pl_module).__name__} became NaN or infinite between "
                 f"{self._since} and {self.clock.images_seen} images (batches that begin with "
-                f"training indices {self._indices[:NAMED].tolist()}); lower the learning rate or "
-                "raise the warm-up."
+                f"training indices {self._indices[:NAMED_INDICES].tolist()}); lower the learning "
+                "rate or raise the warm-up."
             )
         return means
 

@@ -24,7 +24,7 @@ from t2ibench.core.errors import CheckpointError
 from t2ibench.core.files import atomic_path, flush
 from t2ibench.core.launch import process_rank
 from t2ibench.core.ranks import barrier
-from t2ibench.training.preemption import Deferred, install
+from t2ibench.training.preemption import DeferredSignal, install_handler
 from t2ibench.training.sharding import unsharded
 
 log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ class Checkpointer(pl.Callback):
         stop: the received signal, if any.
     """
 
-    def __init__(self, path: Path, every_seconds: float, stop: Deferred) -> None:
+    def __init__(self, path: Path, every_seconds: float, stop: DeferredSignal) -> None:
         self.path = path
         self.every_seconds = every_seconds
         self.stop = stop
@@ -99,7 +99,7 @@ class Checkpointer(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Takes SIGTERM back from Lightning, which has just replaced our handler."""
-        install(self.stop.note)
+        install_handler(self.stop.record)
 
     def on_train_batch_end(
         self,
@@ -114,7 +114,7 @@ class Checkpointer(pl.Callback):
         if trainer.world_size > 1:
             due = self._agree(trainer, due)
         if self.stop.number is not None and not trainer.should_stop:
-            self.stop.obeyed = trainer.should_stop = True
+            self.stop.handled = trainer.should_stop = True
         if trainer.should_stop or due:
             trainer.save_checkpoint(self.path)
             self._saved = time.monotonic()
@@ -125,7 +125,7 @@ class Checkpointer(pl.Callback):
         agreed: Any = trainer.strategy.reduce(heard, reduce_op="max")
         number, due = agreed.tolist()
         if number and self.stop.number is None:
-            self.stop.note(number)
+            self.stop.record(number)
         return bool(due)
 
 

@@ -25,16 +25,15 @@ from t2ibench.training.sharding import ShardedStrategy, check_shardable
 
 StrategyName = Literal["auto", "ddp", "fsdp"]
 
-PATIENCE = timedelta(days=2)
+TIMEOUT = timedelta(days=2)
 """Timeout of collectives: other ranks may wait while one works. A dead rank is noticed at once."""
 
-
-GIVEN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+TORCHRUN_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """Environment variables in which torchrun gives a process its rank and the rendezvous."""
 
 
 @dataclass(frozen=True)
-class Place:
+class RankInfo:
     """Rank of a process among those of its run, and the address where they meet.
 
     Attributes:
@@ -52,20 +51,20 @@ class Place:
     port: int
 
 
-def given_place(devices: int, num_nodes: int) -> Place | None:
+def rank_from_launcher(devices: int, num_nodes: int) -> RankInfo | None:
     """Rank of this process from the launcher that started it; None without a launcher.
 
     Raises:
         ConfigError: the launcher started another number of processes than ``trainer`` asks for.
     """
-    place, source = None, ""
-    if all(name in os.environ for name in GIVEN):
-        number, count, local, address, port = (os.environ[name] for name in GIVEN)
-        place = Place(int(number), int(count), int(local), address, int(port))
+    info, source = None, ""
+    if all(name in os.environ for name in TORCHRUN_VARIABLES):
+        number, count, local, address, port = (os.environ[name] for name in TORCHRUN_VARIABLES)
+        info = RankInfo(int(number), int(count), int(local), address, int(port))
         source = "the launcher (torchrun --nnodes --nproc-per-node)"
     elif int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
         slurm = SLURMEnvironment(auto_requeue=False)
-        place = Place(
+        info = RankInfo(
             slurm.global_rank(),
             slurm.world_size(),
             slurm.local_rank(),
@@ -73,12 +72,12 @@ def given_place(devices: int, num_nodes: int) -> Place | None:
             slurm.main_port,
         )
         source = "SLURM (--nodes, --ntasks-per-node; hydra.launcher.tasks_per_node)"
-    if place is not None and place.world_size != devices * num_nodes:
+    if info is not None and info.world_size != devices * num_nodes:
         raise ConfigError(
             f"trainer.devices={devices} on trainer.num_nodes={num_nodes} are {devices * num_nodes} "
-            f"processes, and {source} started {place.world_size}; make the two agree."
+            f"processes, and {source} started {info.world_size}; make the two agree."
         )
-    return place
+    return info
 
 
 def check_devices(trainer: Any, batch_sizes: Sequence[int]) -> None:
@@ -114,36 +113,29 @@ def check_devices(trainer: Any, batch_sizes: Sequence[int]) -> None:
         )
 
 
-def meet(place: Place, store: dist.TCPStore | None = None) -> dist.Store:
+def join_process_group(info: RankInfo, store: dist.TCPStore | None = None) -> dist.Store:
     """Joins the process group of a run: gloo between CPUs, nccl between GPUs.
 
     Args:
-        place: rank and rendezvous of this process.
+        info: rank and rendezvous of this process.
         store: rank 0's store where it already listens; None: connects to one.
     """
-    stand_at(place.rank)
+    stand_at(info.rank)
     if store is None:
         store = dist.TCPStore(
-            place.address, place.port, place.world_size, place.rank == 0, timeout=PATIENCE
+            info.address, info.port, info.world_size, info.rank == 0, timeout=TIMEOUT
         )
     backend = "cpu:gloo"
     if torch.cuda.is_available():
         backend += ",cuda:nccl"
-        torch.cuda.set_device(place.local_rank % torch.cuda.device_count())
+        torch.cuda.set_device(info.local_rank % torch.cuda.device_count())
     dist.init_process_group(
-        backend, store=store, rank=place.rank, world_size=place.world_size, timeout=PATIENCE
+        backend, store=store, rank=info.rank, world_size=info.world_size, timeout=TIMEOUT
     )
     return store
 
 
-def device_here(accelerator: str) -> torch.device:
-    """Sampling device of this process: the GPU that it trained on, or the CPU."""
-    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        return torch.device("cuda", torch.cuda.current_device())
-    return torch.device("cpu")
-
-
-class Met(ClusterEnvironment):
+class JoinedEnvironment(ClusterEnvironment):
     """Lightning's view of processes that have already joined their group; starts and joins none."""
 
     def __init__(self, local_rank: int, num_nodes: int) -> None:
@@ -207,7 +199,7 @@ def strategy_for(module: Any, name: StrategyName, devices: int, num_nodes: int) 
         return "auto"
     environment = None
     if together():
-        environment = Met(dist.get_rank() % devices, num_nodes)
+        environment = JoinedEnvironment(dist.get_rank() % devices, num_nodes)
     if name == "fsdp":
         check_shardable(module)
         return ShardedStrategy(environment)
@@ -215,5 +207,5 @@ def strategy_for(module: Any, name: StrategyName, devices: int, num_nodes: int) 
         cluster_environment=environment,
         find_unused_parameters=module.trains_in_turns,
         broadcast_buffers=False,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
     )

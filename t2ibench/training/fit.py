@@ -42,7 +42,7 @@ from t2ibench.training.checkpoint import (
     save_weights,
 )
 from t2ibench.training.devices import StrategyName, strategy_for
-from t2ibench.training.preemption import Deferred, deferred
+from t2ibench.training.preemption import DeferredSignal, deferred_signals
 from t2ibench.training.progress import BudgetProgress
 
 StreamFactory = Callable[[int, int, int], Iterator[Batch]]
@@ -85,7 +85,7 @@ class TrainingOptions:
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FitResult:
     """Result of training a module.
 
     Attributes:
@@ -112,7 +112,7 @@ def fit(
     clock: Clock | None = None,
     track: Callable[[dict[str, float]], None] | None = None,
     validation: Batch | None = None,
-) -> Fitted:
+) -> FitResult:
     """Trains until the budget is spent or a signal comes; resumes from the run's checkpoint.
 
     At the end of the budget the module holds its EMA weights and they are saved as
@@ -136,7 +136,7 @@ def fit(
         NonFiniteLossError: a loss became NaN or infinite.
     """
     clock = clock or Clock()
-    with deferred() as stop:
+    with deferred_signals() as stop:
         found = newest_whole(run.checkpoint)
         if found is not None:
             clock.load_state_dict(read_clock(found))
@@ -163,12 +163,12 @@ def fit(
         trainer = make_trainer(options, callbacks, module)
         batches = stream(clock.images_seen, trainer.global_rank, trainer.world_size)
         _fit(trainer, module, batches, found, stop)
-        if stop.obeyed:
-            return Fitted(clock, stop.number)
+        if stop.handled:
+            return FitResult(clock, stop.number)
         assert averages.ema is not None
         with averages.ema.applied():
             _export(module, run)
-    return Fitted(clock)
+    return FitResult(clock)
 
 
 def _fit(
@@ -176,7 +176,7 @@ def _fit(
     module: Any,
     batches: Iterator[Batch],
     found: Path | None,
-    stop: Deferred,
+    stop: DeferredSignal,
 ) -> None:
     """Runs Lightning's fit; turns an impatient second Ctrl-C into an exit."""
     try:
@@ -187,7 +187,7 @@ def _fit(
         raise KeyboardInterrupt from None
 
 
-def _finish_from_checkpoint(module: Any, run: Run, found: Path, clock: Clock) -> Fitted:
+def _finish_from_checkpoint(module: Any, run: Run, found: Path, clock: Clock) -> FitResult:
     """Exports the weights of a run that died between its last checkpoint and the export."""
     state = torch.load(found, map_location="cpu", weights_only=True)
     module.load_state_dict(state["state_dict"], strict=True)
@@ -196,7 +196,7 @@ def _finish_from_checkpoint(module: Any, run: Run, found: Path, clock: Clock) ->
         for name, value in state["callbacks"]["AverageWeights"].items():
             parameters[name].copy_(value)
     _export(module, run)
-    return Fitted(clock)
+    return FitResult(clock)
 
 
 def _export(module: Any, run: Run) -> None:

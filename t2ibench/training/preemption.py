@@ -28,19 +28,19 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 Handler = Callable[[int], None]
 
 
-class Deferred:
+class DeferredSignal:
     """The received signal, remembered until a safe point.
 
     Attributes:
         number: number of the first received signal, or None.
-        obeyed: True once the work has ended because of it; set by the one who ends it.
+        handled: True once the work has ended because of it; set by the one who ends it.
     """
 
     def __init__(self) -> None:
         self.number: int | None = None
-        self.obeyed = False
+        self.handled = False
 
-    def note(self, number: int) -> None:
+    def record(self, number: int) -> None:
         """Remembers the first signal; a second one from the keyboard stops at once."""
         if self.number is None:
             self.number = number
@@ -49,20 +49,20 @@ class Deferred:
 
 
 @contextmanager
-def handled_by(handler: Handler) -> Iterator[None]:
+def signal_handler(handler: Handler) -> Iterator[None]:
     """Installs ``handler`` for the signals in its context; restores the earlier handlers after.
 
     Nothing is installed outside the main thread, where Python allows no handlers.
     """
-    with restored():
-        install(handler)
+    with restored_handlers():
+        install_handler(handler)
         yield
 
 
 @contextmanager
-def ignored() -> Iterator[None]:
+def ignored_signals() -> Iterator[None]:
     """Ignores the signals in its context, in this process and in commands that it starts."""
-    with restored():
+    with restored_handlers():
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 signal.signal(number, signal.SIG_IGN)
@@ -70,7 +70,7 @@ def ignored() -> Iterator[None]:
 
 
 @contextmanager
-def restored() -> Iterator[None]:
+def restored_handlers() -> Iterator[None]:
     """Restores at its end the handlers that were installed before."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
@@ -82,7 +82,7 @@ def restored() -> Iterator[None]:
                     signal.signal(number, earlier)
 
 
-def install(handler: Handler) -> None:
+def install_handler(handler: Handler) -> None:
     """Installs a handler of all the signals.
 
     A forked worker inherits handlers but not the work: it ignores the signals, which a scheduler
@@ -103,12 +103,12 @@ def install(handler: Handler) -> None:
 
 
 @contextmanager
-def deferred() -> Iterator[Deferred]:
-    """Defers signals in its context; one that nobody obeyed is delivered at the end."""
-    stop = Deferred()
-    with handled_by(stop.note):
+def deferred_signals() -> Iterator[DeferredSignal]:
+    """Defers signals in its context; one that nobody handled is delivered at the end."""
+    stop = DeferredSignal()
+    with signal_handler(stop.record):
         yield stop
-    if stop.number is not None and not stop.obeyed:
+    if stop.number is not None and not stop.handled:
         signal.raise_signal(stop.number)
 
 
@@ -125,19 +125,19 @@ def requeue(number: int) -> None:
         return
     if "SUBMITIT_EXECUTOR" in os.environ:
         # On SIGTERM the scheduler has made up its mind; submitit itself only ignores it.
-        theirs = getattr(signal, "SIG" + os.environ.get("SUBMITIT_PREEMPT_SIGNAL", "USR2"))
-        if number != signal.SIGTERM and callable(signal.getsignal(theirs)):
-            signal.raise_signal(theirs)
+        submitit_signal = getattr(signal, "SIG" + os.environ.get("SUBMITIT_PREEMPT_SIGNAL", "USR2"))
+        if number != signal.SIGTERM and callable(signal.getsignal(submitit_signal)):
+            signal.raise_signal(submitit_signal)
     elif "SLURM_JOB_ID" in os.environ:
         job = os.environ["SLURM_JOB_ID"]
-        with ignored():  # SLURM repeats SIGTERM to all that belongs to the job
-            told = asked("scontrol", "--oneliner", "show", "job", job)
+        with ignored_signals():  # SLURM repeats SIGTERM to all that belongs to the job
+            state = scheduler_output("scontrol", "--oneliner", "show", "job", job)
             # A job that was cancelled is COMPLETING by now, and so is one whose time is up.
-            if "JobState=RUNNING" in told or "Reason=TimeLimit" in told:
-                asked("scontrol", "requeue", job)
+            if "JobState=RUNNING" in state or "Reason=TimeLimit" in state:
+                scheduler_output("scontrol", "requeue", job)
 
 
-def asked(*command: str) -> str:
+def scheduler_output(*command: str) -> str:
     """Output of a scheduler's command; its failure is a warning, not an error."""
     try:
         answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)

@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.shards import part_of, whole
 
-METHODS = ("training_step", "validation_losses")
+SHARDED_METHODS = ("training_step", "validation_losses")
 """Methods that Lightning and our callbacks call while the module is sharded."""
 
 
@@ -39,7 +39,7 @@ class ShardedStrategy(DDPStrategy):
             if hasattr(block, "prepare"):
                 register_fsdp_forward_method(block, "prepare")
         fully_shard(module, reshard_after_forward=False)
-        for name in METHODS:
+        for name in SHARDED_METHODS:
             register_fsdp_forward_method(module, name)
 
     def teardown(self) -> None:

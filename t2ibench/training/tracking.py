@@ -34,7 +34,7 @@ MOST_SAMPLES = 32
 
 CURVES = ("metrics.csv", "validation.csv")
 
-MARK = "wandb.json"
+PROGRESS_FILE = "wandb.json"
 """File in a run's folder: the last image whose curves are in W&B's folders."""
 
 
@@ -68,7 +68,7 @@ def track_run(
             finally:
                 if not live:
                     _log_curves(session, run)
-        _set_mark(run, _last_image(run))
+        _set_last_logged(run, _last_image(run))
         return
     try:
         yield None
@@ -224,13 +224,13 @@ def samples_table(run: Run, scores: RunScores) -> Any:
     columns = {} if values is None else values.columns
     table = wandb.Table(columns=["caption", "seed", "image", *columns])
     for row, pixels in enumerate(samples.pixels.numpy()):
-        said = [float(column[row]) for column in columns.values()]
+        graded = [float(column[row]) for column in columns.values()]
         image = wandb.Image(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
         table.add_data(
             samples.captions[row],
             samples.seeds[row],
             image,
-            *(None if np.isnan(value) else value for value in said),
+            *(None if np.isnan(value) else value for value in graded),
         )
     return table
 
@@ -280,7 +280,7 @@ def _publish(
     except wandb.errors.Error as error:
         warn(f"and lacks part of {run.path.name} ({error})")
     else:
-        _set_mark(run, _last_image(run))
+        _set_last_logged(run, _last_image(run))
 
 
 def _sender(session: Any) -> Track:
@@ -290,9 +290,9 @@ def _sender(session: Any) -> Track:
 
 def _log_curves(session: Any, run: Run) -> None:
     """Logs the rows that W&B does not have yet."""
-    mark = _mark(run)
+    last = _last_logged(run)
     for row in read_curves(run):
-        if row["images_seen"] > mark:
+        if row["images_seen"] > last:
             session.log(row, step=int(row["images_seen"]))
 
 
@@ -301,12 +301,12 @@ def _last_image(run: Run) -> int:
     return int(rows[-1]["images_seen"]) if rows else -1
 
 
-def _mark(run: Run) -> int:
+def _last_logged(run: Run) -> int:
     """The image up to which the curves are in W&B's folders; -1 where none are."""
-    path = run.path / MARK
+    path = run.path / PROGRESS_FILE
     return int(read_json(path)["images_seen"]) if path.exists() else -1
 
 
-def _set_mark(run: Run, images_seen: int) -> None:
-    if images_seen > _mark(run):
-        write_json(run.path / MARK, {"images_seen": images_seen})
+def _set_last_logged(run: Run, images_seen: int) -> None:
+    if images_seen > _last_logged(run):
+        write_json(run.path / PROGRESS_FILE, {"images_seen": images_seen})

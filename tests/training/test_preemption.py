@@ -17,7 +17,7 @@ from training.resuming import differences, kept_state
 from t2ibench.core import launch
 from t2ibench.runs.clock import Budget
 from t2ibench.training.fit import cluster_environment
-from t2ibench.training.preemption import SIGNALS, deferred, handled_by, requeue
+from t2ibench.training.preemption import SIGNALS, deferred_signals, requeue, signal_handler
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,7 +45,7 @@ class Late(Painter):
 def test_a_signal_too_late_to_end_training_goes_to_whoever_was_there_before(split, tmp_path):
     module, came = painter(), []
     module.__class__ = Late
-    with handled_by(came.append):
+    with signal_handler(came.append):
         run, _, fitted = train(split, tmp_path, Budget("images", 16), module=module)
     assert came == [signal.SIGUSR2]
     assert fitted.signal is None and run.weights.exists()
@@ -66,8 +66,8 @@ def test_a_second_interrupt_of_the_keyboard_stops_at_once(split, tmp_path):
 
 
 def test_a_forked_worker_ignores_what_its_parent_obeys():
-    with deferred() as stop:
-        stop.obeyed = True
+    with deferred_signals() as stop:
+        stop.handled = True
         statuses = []
         for number in (signal.SIGUSR1, signal.SIGTERM):
             child = os.fork()
@@ -83,7 +83,7 @@ def test_other_threads_install_nothing():
     before = signal.getsignal(signal.SIGUSR1)
 
     def work():
-        with deferred():
+        with deferred_signals():
             assert signal.getsignal(signal.SIGUSR1) is before
 
     thread = threading.Thread(target=work)

@@ -14,7 +14,7 @@ from training.painter import OPTIONS, make_run, make_split, painter
 
 from t2ibench.data.stream import BatchStream
 from t2ibench.runs.clock import Budget
-from t2ibench.training.devices import given_place, meet
+from t2ibench.training.devices import join_process_group, rank_from_launcher
 from t2ibench.training.fit import fit
 
 
@@ -33,9 +33,9 @@ def main(folder, name, rank_of_signal=-1, when=-1):
             yield batch
 
     run = make_run(Path(folder), name)
-    place = given_place(2, 1)
-    assert place is not None
-    meet(place)
+    info = rank_from_launcher(2, 1)
+    assert info is not None
+    join_process_group(info)
     options = replace(OPTIONS, devices=2)
     fitted = fit(painter(), stream, run, Budget("images", 56), options, seed=1)
     sys.stdout.write(f"rank {os.environ['RANK']}: {fitted.clock.images_seen} {fitted.signal}\n")

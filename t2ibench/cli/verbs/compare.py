@@ -29,7 +29,7 @@ def run(arguments: Sequence[str]) -> int:
     """Prints the leaderboard, then every pair's verdicts; writes the chosen files."""
     typed = ["wandb=t2ibench" if word == "--wandb" else word for word in arguments]
     given = parse_arguments("compare", typed, OPTIONS)
-    study, found = analysed(given.words, given.options)
+    study, found = analyse_runs(given.words, given.options)
     show(found)
     from t2ibench.reporting import can_draw_figures, verdict_text, write_results
 
@@ -50,7 +50,7 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def analysed(words: Sequence[str], options: dict[str, str]) -> tuple[Any, Any]:
+def analyse_runs(words: Sequence[str], options: dict[str, str]) -> tuple[Any, Any]:
     """Analyses a study or run folders; returns the study, or None, and the analysis.
 
     Raises:

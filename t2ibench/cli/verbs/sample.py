@@ -60,7 +60,7 @@ def run(arguments: Sequence[str]) -> int:
     from t2ibench.engine.edits import check_options
     from t2ibench.engine.generator import Generator, as_prompts
     from t2ibench.engine.load import open_folder
-    from t2ibench.engine.progress import counted
+    from t2ibench.engine.progress import progress_bar
     from t2ibench.evaluation.layouts import choose_layout
 
     folder, *words = given.words
@@ -77,7 +77,7 @@ def run(arguments: Sequence[str]) -> int:
         for name in ("seed", "batch_size", "images_per_prompt")
     )
     generator = Generator(open_folder(folder))
-    with counted("sample", len(prompts) * per_prompt) as advance:
+    with progress_bar("sample", len(prompts) * per_prompt) as advance:
         shared: dict[str, Any] = {
             "seed": seed,
             "images_per_prompt": per_prompt,

@@ -132,8 +132,8 @@ def score_under(
     """Scores one set under several protocols and prints the table."""
     from t2ibench.engine.protocols import score_under_protocols
 
-    told = any(o.startswith("evaluator") for o in overrides)
-    choice = protocol_choice(protocols, context if told else None)
+    chosen = any(o.startswith("evaluator") for o in overrides)
+    choice = protocol_choice(protocols, context if chosen else None)
     sys.stdout.write(score_under_protocols(samples, context, choice, out))
 
 

@@ -93,7 +93,7 @@ def ledger_text(
             cell.run,
             escape(progress.detail),
         )
-    return drawn(table)
+    return table_text(table)
 
 
 def plan_text(
@@ -113,17 +113,19 @@ def plan_text(
             p.cell.run,
             f"[{COLOURS[state]}]{state}[/]",
             would,
-            *(told(value, kind) for value, kind in figures(cost)),
+            *(number_text(value, kind) for value, kind in figures(cost)),
         )
     chosen = [cost for p, cost in zip(planned, costs, strict=True) if p.cell.run in runs]
     table.add_section()
     totals = zip(*(figures(cost) for cost in chosen), strict=True) if chosen else []
     sums = [
-        told(None if any(v is None for v, _ in column) else sum(v for v, _ in column), column[0][1])
+        number_text(
+            None if any(v is None for v, _ in column) else sum(v for v, _ in column), column[0][1]
+        )
         for column in totals
     ]
     table.add_row(f"{len(chosen)} of {len(planned)} cells would run", "", "", "", *sums)
-    return drawn(table) + (
+    return table_text(table) + (
         "Training alone, each stage below it counted as the budget says; – is not known before a "
         "run of that model and size was trained here.\n"
     )
@@ -134,7 +136,7 @@ def figures(cost: Estimate) -> list[tuple[float | None, str]]:
     return [(cost.images, "count"), (cost.flops, "flops"), (cost.seconds, "seconds")]
 
 
-def told(value: Any, kind: str) -> str:
+def number_text(value: Any, kind: str) -> str:
     """Text of a number in the table."""
     from t2ibench.reporting import count_text, flops_text, seconds_text
 
@@ -142,7 +144,7 @@ def told(value: Any, kind: str) -> str:
     return "–" if value is None else texts[kind](value)
 
 
-def drawn(table: Table) -> str:
+def table_text(table: Table) -> str:
     """Text of a table, as wide as the terminal; in a file as wide as it needs to be."""
     buffer = io.StringIO()
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 240

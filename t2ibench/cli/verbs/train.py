@@ -37,13 +37,13 @@ def run(arguments: Sequence[str]) -> int:
 
     try:
         with interruptible():  # from the first import on
-            return dispatched(list(arguments))
+            return dispatch(list(arguments))
     except Interrupted as stop:
         requeue(stop.signal)
         raise
 
 
-def dispatched(words: list[str]) -> int:
+def dispatch(words: list[str]) -> int:
     """Runs one run, a study, or Hydra's own commands."""
     from t2ibench.cli.compose import compose_spec, run_hydra
     from t2ibench.cli.grid import read_grid, without_params
@@ -105,7 +105,7 @@ def study(grid: Grid, dry: bool) -> int:
     return conclude(ledger, planned, grid.study.retries)
 
 
-QUEUED = {
+SUBMITIT_OPTIONS = {
     "LocalLauncher": [],
     # Nothing is lost with a timeout: the job saves, is queued again and goes on.
     "SlurmLauncher": ["hydra.launcher.max_num_timeout=1000"],
@@ -125,8 +125,11 @@ def launch(grid: Grid, ledger: Ledger, cells: Sequence[Cell]) -> None:
     words = ["-m", f"study.name={ledger.name}", f"study.cells={chosen}"]
     words += [o for o in grid.fixed if not o.startswith("study.")]
     words += ["hydra.sweeper.params=null"]  # the cells have them
-    if grid.launcher in QUEUED:
-        words += [f"hydra.launcher.submitit_folder={ledger.jobs}/%j", *QUEUED[grid.launcher]]
+    if grid.launcher in SUBMITIT_OPTIONS:
+        words += [
+            f"hydra.launcher.submitit_folder={ledger.jobs}/%j",
+            *SUBMITIT_OPTIONS[grid.launcher],
+        ]
         words += [f"hydra.launcher.name={ledger.name}"]
     began = time.time()
     try:
@@ -136,7 +139,7 @@ def launch(grid: Grid, ledger: Ledger, cells: Sequence[Cell]) -> None:
     except Exception as error:
         # A job that died takes the launcher with it, not the other jobs.
         sys.stderr.write(f"t2ibench train: a job died: {first_line(error)}\n")
-        if grid.launcher in QUEUED:
+        if grid.launcher in SUBMITIT_OPTIONS:
             wait_for_jobs(ledger.jobs, grid.launcher, began)
 
 
@@ -156,21 +159,21 @@ def conclude(ledger: Ledger, planned: Sequence[Planned], retries: int) -> int:
     Raises:
         RunError: not all cells are finished.
     """
-    from t2ibench.engine.study import asked_progress, given_up
+    from t2ibench.engine.study import given_up, requested_progress
     from t2ibench.runs.ledger import summary
 
-    found = [asked_progress(ledger, p.cell, p.spec) for p in planned]
+    found = [requested_progress(ledger, p.cell, p.spec) for p in planned]
     for p, progress in zip(planned, found, strict=True):
         if progress.state == "failed":
             sys.stderr.write(f"{p.cell.label or p.cell.run}: {progress.detail}\n")
-    told = f"study {ledger.name}: {summary(found)}"
+    text = f"study {ledger.name}: {summary(found)}"
     unfinished = [progress for progress in found if progress.state != "finished"]
     if unfinished:
         remedy = "the same command goes on"
         if all(given_up(progress, retries) for progress in unfinished):
             remedy = "a larger study.retries tries them again"
-        raise RunError(f"{told}; `t2ibench status {ledger.name}` shows them, {remedy}.")
-    sys.stderr.write(f"{told}.\n")
+        raise RunError(f"{text}; `t2ibench status {ledger.name}` shows them, {remedy}.")
+    sys.stderr.write(f"{text}.\n")
     return 0
 
 
@@ -187,7 +190,7 @@ def job(config: Mapping[str, Any]) -> float | None:
 
     from t2ibench.cli.compose import compose_spec
     from t2ibench.engine.spec import PathsSpec, RunSpec, StudySpec, checked
-    from t2ibench.engine.study import objective_of, register, requeued, run_cell
+    from t2ibench.engine.study import objective_of, register, run_cell, train_or_requeue
     from t2ibench.runs.ledger import Ledger
 
     words = checked(StudySpec, config["study"], "study")
@@ -199,5 +202,5 @@ def job(config: Mapping[str, Any]) -> float | None:
     spec = RunSpec.read(config)
     if HydraConfig.initialized() and "MULTIRUN" in str(HydraConfig.get().mode):
         register(spec, HydraConfig.get().overrides.task)
-    scores = requeued(spec)
+    scores = train_or_requeue(spec)
     return None if words.objective is None else objective_of(scores, words.objective)

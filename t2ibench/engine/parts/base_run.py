@@ -10,7 +10,7 @@ from t2ibench.core.errors import ConfigError
 from t2ibench.engine.assemble import cost_of, untrained_module, weights_of
 from t2ibench.engine.context import Context
 from t2ibench.engine.parts.part import Part, Prepared
-from t2ibench.engine.references import check_trained, located, module_of, run_below
+from t2ibench.engine.references import check_trained, locate_run, module_of, run_below
 from t2ibench.engine.spec import Content, Neither
 from t2ibench.runs.folder import Run
 
@@ -85,7 +85,7 @@ class BaseRun(Part):
     def _run(self, context: Context) -> Run:
         if self.run is None:
             raise self._unnamed(context)
-        return located(KEY, self.run, context.spec)
+        return locate_run(KEY, self.run, context.spec)
 
     def _unnamed(self, context: Context) -> ConfigError:
         side = context.spec.data.resolution // self.upscale

@@ -30,7 +30,7 @@ from t2ibench.engine.context import Context
 from t2ibench.engine.device import facts
 from t2ibench.engine.interrupt import Interrupted, outcome
 from t2ibench.engine.parts.part import Part, Prepared
-from t2ibench.engine.progress import tell_of_wait
+from t2ibench.engine.progress import wait_reporter
 from t2ibench.engine.spec import ComponentField, Content, Settings, Trained
 from t2ibench.evaluation.cost import count_flops
 from t2ibench.families.frozen_clip import FrozenClip
@@ -45,9 +45,9 @@ from t2ibench.metrics.dual_encoder_training import (
 from t2ibench.runs.clock import Clock
 from t2ibench.runs.folder import Run
 from t2ibench.training.checkpoint import WholeFiles, newest_whole, previous, read_whole
-from t2ibench.training.preemption import deferred
+from t2ibench.training.preemption import deferred_signals
 
-MEASURED, TRIED = 2048, 512
+STATISTICS_PAIRS, CARD_PAIRS = 2048, 512
 """Number of training pairs of the statistics, and of validation pairs of the card's results."""
 
 EMBEDDED_AT_ONCE = 128
@@ -90,7 +90,7 @@ class TrainedClip(Part):
     def prepare(self, context: Context, run: Run) -> Prepared:
         """Trains the CLIP, or finds it trained, and measures it on the training split."""
         own, clock, kept = self.run(context), Clock(), folder_of_part(run, KEPT)
-        with own.locked(tell_of_wait(own)), outcome(own):
+        with own.locked(wait_reporter(own)), outcome(own):
             if rank() == 0 and own.state != "finished":
                 train_clip(self, context, own)
             barrier()
@@ -100,7 +100,7 @@ class TrainedClip(Part):
         barrier()
         clip = FrozenClip(DualEncoder.load(folder=kept)).to(context.device)
         found = {"run": own.path.name, "fingerprint": clip.fingerprint}
-        return Prepared(measured(clip, context), clock.flops, clock.seconds, found)
+        return Prepared(with_statistics(clip, context), clock.flops, clock.seconds, found)
 
     def restore(self, context: Context, run: Run | None) -> nn.Module:
         """Loads the run's copy; its statistics are among the model's weights."""
@@ -145,7 +145,7 @@ class PublishedClip(Part):
     def prepare(self, context: Context, run: Run) -> Prepared:
         """Loads the towers and measures them on the training split."""
         clip = FrozenClip(self._towers(context)).to(context.device)
-        return Prepared(measured(clip, context), facts={"fingerprint": clip.fingerprint})
+        return Prepared(with_statistics(clip, context), facts={"fingerprint": clip.fingerprint})
 
     def restore(self, context: Context, run: Run | None) -> nn.Module:
         """Loads the same towers; their statistics are among the model's weights."""
@@ -180,11 +180,11 @@ def train_clip(part: TrainedClip, context: Context, run: Run) -> None:
         data=source.split_fingerprint("train"), device=facts(context.device, "32-true")
     )
 
-    def trained(asked: TrainingPlan, **more: Any) -> DualEncoder:
+    def trained(chosen: TrainingPlan, **more: Any) -> DualEncoder:
         device = str(context.device)
         name = run.path.name
         return train_dual_encoder(
-            name, part.network, vocabulary, draw, asked, device=device, **more
+            name, part.network, vocabulary, draw, chosen, device=device, **more
         )
 
     step_flops = count_flops(lambda: trained(replace(plan, steps=1)))
@@ -193,7 +193,7 @@ def train_clip(part: TrainedClip, context: Context, run: Run) -> None:
     spent = resumed["seconds"] if resumed is not None else 0.0
     began = saved = time.perf_counter()
 
-    with deferred() as stop:
+    with deferred_signals() as stop:
 
         def keep(state: Callable[[], TrainingState]) -> None:
             nonlocal saved
@@ -204,7 +204,7 @@ def train_clip(part: TrainedClip, context: Context, run: Run) -> None:
             WholeFiles().save_checkpoint(state() | seconds, run.checkpoint)
             saved = now
             if stop.number is not None:
-                stop.obeyed = True
+                stop.handled = True
                 raise Interrupted(stop.number)
 
         encoder = trained(plan, resumed=resumed, keep=keep)
@@ -213,7 +213,7 @@ def train_clip(part: TrainedClip, context: Context, run: Run) -> None:
         "trained_on": {"data": source.split_fingerprint("train"), "split": "train"},
         "training": recipe,
     }
-    encoder.save(run.path / KEPT, card | tried(encoder.to(context.device), source))
+    encoder.save(run.path / KEPT, card | heldout_retrieval(encoder.to(context.device), source))
     clock = Clock(plan.steps * batch_size, step_flops / batch_size, seconds)
     run.set_status("finished", clock=clock.state_dict())
     for checkpoint in (run.checkpoint, previous(run.checkpoint)):
@@ -234,22 +234,22 @@ def pairs_of(
     return draw
 
 
-def tried(encoder: DualEncoder, source: DataSource) -> dict[str, float]:
+def heldout_retrieval(encoder: DualEncoder, source: DataSource) -> dict[str, float]:
     """Retrieval scores of the encoder on validation images and their captions."""
     if "val" not in source.splits:
         return {}
     val = source.split("val")
-    count = min(TRIED, len(val))
+    count = min(CARD_PAIRS, len(val))
     captions = [record.captions[0] for record in val.records[:count]]
     found = acceptance(encoder, val.pixels(range(count)), captions, captions, [None] * count)
     return {name: value for name, value in found.items() if name != "swapped_accuracy"}
 
 
-def measured(clip: FrozenClip, context: Context) -> FrozenClip:
+def with_statistics(clip: FrozenClip, context: Context) -> FrozenClip:
     """The CLIP with its statistics on the training split, which are cached."""
     train = context.source.split("train")
     cache = ArrayCache(Path(context.spec.paths.cache) / "clip")
-    key = f"{train.fingerprint}-{clip.fingerprint}-{MEASURED}"
+    key = f"{train.fingerprint}-{clip.fingerprint}-{STATISTICS_PAIRS}"
     found = cache.get_or_build(key, lambda: embedded(clip, train, context.device))
     images, captions = (
         torch.from_numpy(np.array(found[k])).to(context.device) for k in ("images", "captions")
@@ -259,7 +259,7 @@ def measured(clip: FrozenClip, context: Context) -> FrozenClip:
 
 def embedded(clip: FrozenClip, split: PreparedSplit, device: torch.device) -> dict[str, Tensor]:
     """Embeddings of the first pairs of a split, on the CPU."""
-    count, images = min(MEASURED, len(split)), []
+    count, images = min(STATISTICS_PAIRS, len(split)), []
     for start in range(0, count, EMBEDDED_AT_ONCE):
         rows = range(start, min(start + EMBEDDED_AT_ONCE, count))
         images.append(clip.embed_images(from_pixels(split.pixels(rows)).to(device)).cpu())

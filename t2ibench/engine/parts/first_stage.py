@@ -25,14 +25,14 @@ from t2ibench.engine.device import facts
 from t2ibench.engine.fitting import options_of
 from t2ibench.engine.interrupt import Interrupted, outcome
 from t2ibench.engine.parts.part import Part, Prepared
-from t2ibench.engine.progress import tell_of_wait
+from t2ibench.engine.progress import wait_reporter
 from t2ibench.engine.spec import ComponentField, Neither, Trained, TrainingRecipe
 from t2ibench.runs.clock import Budget, Clock
 from t2ibench.runs.folder import Run
 from t2ibench.training.checkpoint import load_weights
 from t2ibench.training.fit import fit
 
-MEASURED, HELD_OUT = 2048, 1000
+STATISTICS_IMAGES, RECONSTRUCTION_IMAGES = 2048, 1000
 """Number of training images of the latent statistics, of validation images of the scores."""
 
 
@@ -93,7 +93,7 @@ class TrainedFirstStage(Part):
     def prepare(self, context: Context, run: Run) -> Prepared:
         """Trains the first stage, or finds it trained."""
         own = self.run(context)
-        with own.locked(tell_of_wait(own)), outcome(own):
+        with own.locked(wait_reporter(own)), outcome(own):
             clock = Clock()
             weights = own.path / "checkpoints" / "first_stage.safetensors"
             module = self._untrained(context).to(memory_format=torch.channels_last)
@@ -104,7 +104,7 @@ class TrainedFirstStage(Part):
                 if rank() == 0:
                     load_weights(module, own.weights)
                     module.to(context.device)
-                    batches = image_batches(context.source.split("train"), MEASURED)
+                    batches = image_batches(context.source.split("train"), STATISTICS_IMAGES)
                     stage = FrozenFirstStage.measure(module.autoencoder, batches)
                     stage.save(weights)
                     scores = held_out_scores(stage, context.source)
@@ -160,7 +160,7 @@ class TrainedFirstStage(Part):
 
 def held_out_scores(stage: FrozenFirstStage, source: DataSource) -> dict[str, float]:
     """PSNR, SSIM and mean absolute error on the first validation images."""
-    images = torch.cat(list(image_batches(source.split("val"), HELD_OUT)))
+    images = torch.cat(list(image_batches(source.split("val"), RECONSTRUCTION_IMAGES)))
     return reconstruction_scores(images, reconstructions(stage, images))
 
 

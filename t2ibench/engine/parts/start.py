@@ -15,7 +15,7 @@ from t2ibench.core.errors import CheckpointError
 from t2ibench.engine.assemble import cost_of
 from t2ibench.engine.context import Context
 from t2ibench.engine.parts.part import Part, Prepared
-from t2ibench.engine.references import check_trained, located
+from t2ibench.engine.references import check_trained, locate_run
 from t2ibench.engine.spec import Content
 from t2ibench.runs.folder import Run
 
@@ -41,7 +41,7 @@ class InitialWeights(Part):
         check_trained(KEY, self.find(context), context.spec.budget.budget())
 
     def prepare(self, context: Context, run: Run) -> Prepared:
-        """Cost of the run; ``fill`` loads its weights into the model."""
+        """Cost of the run; ``load_initial_weights`` loads its weights into the model."""
         begun = self.find(context)
         spent = cost_of(begun)
         return Prepared(
@@ -61,10 +61,10 @@ class InitialWeights(Part):
         Raises:
             ConfigError: there is no such run.
         """
-        return located(KEY, self.run, context.spec)
+        return locate_run(KEY, self.run, context.spec)
 
 
-def fill(module: nn.Module, run: Run) -> None:
+def load_initial_weights(module: nn.Module, run: Run) -> None:
     """Loads a run's weights into a new module, first stage and statistics included.
 
     Raises:

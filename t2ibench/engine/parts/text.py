@@ -20,7 +20,7 @@ from t2ibench.engine.build import instantiate
 from t2ibench.engine.components import Component
 from t2ibench.engine.context import Context
 from t2ibench.engine.parts.part import Part, Prepared
-from t2ibench.engine.references import check_trained, located, module_of, run_below
+from t2ibench.engine.references import check_trained, locate_run, module_of, run_below
 from t2ibench.engine.spec import ComponentField, Content, Trained
 from t2ibench.families.frozen_base import BaseText
 from t2ibench.runs.folder import Run
@@ -138,7 +138,7 @@ class TextEncoderOfRun(Part):
 
     def identity(self, context: Context) -> dict[str, Any]:
         """Hash of the run."""
-        return {"run": located(KEY, self.run, context.spec).identity}
+        return {"run": locate_run(KEY, self.run, context.spec).identity}
 
     def resolved(self, context: Context) -> TextEncoderOfRun:
         """The part with the run's hash in place of what the user typed."""
@@ -146,7 +146,7 @@ class TextEncoderOfRun(Part):
 
     def check(self, context: Context) -> None:
         """Checks that the run exists and is trained."""
-        run = located(KEY, self.run, context.spec)
+        run = locate_run(KEY, self.run, context.spec)
         check_trained(KEY, run, context.spec.budget.budget())
 
     def prepare(self, context: Context, run: Run) -> Prepared:
