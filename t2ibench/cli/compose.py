@@ -30,6 +30,12 @@ if TYPE_CHECKING:
 OPEN_ENDED = ("knobs.",)
 """Prefixes of keys that the configuration does not list, as they depend on the model."""
 
+NAMES_RUNS = ("base=", "start=", "text.run=")
+"""Prefixes of overrides that name runs."""
+
+NUMBER = re.compile(r"(?<=[=,])\d[\d_]*(\.\d+)?([eE][+-]?\d+)?(?=,|$)")
+"""Pattern of values that Hydra reads as numbers."""
+
 MODEL_KEYS = ("model", "parts", "base", "start", "text", "conditioning", "data.resolution")
 """Keys and groups of a cascade's stage that do not apply to the model of its base."""
 
@@ -91,7 +97,7 @@ def compose_raw(overrides: Sequence[str], **options: Any) -> DictConfig:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
-            return compose("config", overrides=with_knobs(overrides), **options)
+            return compose("config", overrides=for_hydra(overrides), **options)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(one_sentence(error)) from error
     except ValueError as error:  # Hydra's, of a number where the name of a file is wanted
@@ -158,12 +164,14 @@ def is_model_override(override: str) -> bool:
     return key in (*MODEL_KEYS, *MODEL_GROUPS) or key.startswith(("model.", "parts."))
 
 
-def with_knobs(overrides: Sequence[str]) -> list[str]:
-    """Overrides with ``++`` before knobs, which Hydra needs as the empty ``knobs`` lists none.
+def for_hydra(overrides: Sequence[str]) -> list[str]:
+    """Overrides in the form that Hydra accepts: knobs with ``++``, hashes of runs quoted.
 
-    The family declares its knobs; ``resolve_knobs`` refuses the others.
+    The empty ``knobs`` lists no key: the family declares its knobs, and ``resolve_knobs`` refuses
+    the others. The hash of a run may look like a number (``12345678``, ``1e234567``).
     """
-    return [f"++{o}" if o.startswith(OPEN_ENDED) else o for o in overrides]
+    opened = [f"++{o}" if o.startswith(OPEN_ENDED) else o for o in overrides]
+    return [NUMBER.sub(r"'\g<0>'", o) if o.startswith(NAMES_RUNS) else o for o in opened]
 
 
 def one_sentence(error: BaseException) -> str:
@@ -247,7 +255,7 @@ def run_hydra(task: Callable[[Mapping[str, Any]], object], arguments: Sequence[s
     register_plugins()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, to be said in one sentence
     previous = sys.argv
-    sys.argv = ["t2ibench train", *with_knobs(arguments)]
+    sys.argv = ["t2ibench train", *for_hydra(arguments)]
 
     def resolved(cfg: DictConfig) -> object:
         return task(to_container(cfg))

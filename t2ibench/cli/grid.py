@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from t2ibench.cli.compose import compose_raw, one_sentence, with_knobs
+from t2ibench.cli.compose import compose_raw, for_hydra, one_sentence
 from t2ibench.core.errors import ConfigError
 from t2ibench.engine.spec import StudySpec, checked
 
@@ -57,7 +57,7 @@ def read_grid(overrides: Sequence[str]) -> Grid:
 
     try:
         parser = OverridesParser.create()
-        parsed = parser.parse_overrides(with_knobs(overrides))
+        parsed = parser.parse_overrides(for_hydra(overrides))
         plain = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
         whole = compose_raw(plain, return_hydra_config=True)
         sweeper = whole.hydra.sweeper

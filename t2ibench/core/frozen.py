@@ -1,4 +1,4 @@
-"""Frozen networks that a module uses without owning their weights."""
+"""Frozen networks that a module uses without owning their weights, and what modules hold."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
+
+from t2ibench.core.hashing import hash_tensors
 
 
 class FrozenHolder(nn.Module):
@@ -35,3 +37,11 @@ class FrozenHolder(nn.Module):
         for network in self._frozen.values():
             network._apply(fn, recurse)
         return self
+
+
+def content_hash(module: nn.Module) -> str:
+    """Content hash of a module's weights and of those that it holds frozen."""
+    tensors = dict(module.state_dict())
+    for held, network in getattr(module, "frozen_networks", {}).items():
+        tensors |= {f"{held}.{name}": t for name, t in network.state_dict().items()}
+    return hash_tensors(tensors.items())

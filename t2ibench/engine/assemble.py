@@ -8,7 +8,6 @@ import yaml
 from torch import nn
 
 from t2ibench.core.errors import CheckpointError, RunError
-from t2ibench.core.hashing import hash_tensors
 from t2ibench.engine.build import build_module, check_parts
 from t2ibench.engine.context import Context
 from t2ibench.engine.spec import RunSpec
@@ -76,7 +75,7 @@ def load_module(context: Context, run: Run) -> TextToImageModule:
     """
     check_parts(context.spec)
     modules = restore_parts(context, run)
-    check_content(run, modules)
+    check_content(run, content_of(context.spec, modules))
     module = assemble(context, modules)
     load_weights(module, run.weights)
     if not module.trains:
@@ -84,38 +83,30 @@ def load_module(context: Context, run: Run) -> TextToImageModule:
     return module.to(context.device).eval()
 
 
-def content_of(modules: dict[str, nn.Module]) -> dict[str, str]:
-    """Fingerprints of the frozen networks that a run's weights do not hold, for its manifest."""
-    found = {}
-    for name, module in modules.items():
-        frozen = getattr(module, "frozen_networks", {})
-        trainable = getattr(module, "trainable", False)
-        if (frozen or name == "text_encoder") and not trainable:
-            found[name] = str(getattr(module, "fingerprint", "")) or weights_of(module)
-    return found
+def content_of(spec: RunSpec, modules: dict[str, nn.Module]) -> dict[str, str]:
+    """Fingerprints of the parts whose weights a run's own do not hold, for its manifest."""
+    parts = {**spec.parts, "text_encoder": spec.text}
+    found = {name: parts[name].content(module) for name, module in modules.items() if name in parts}
+    return {name: content for name, content in found.items() if content is not None}
 
 
-def weights_of(module: nn.Module) -> str:
-    """Content hash of a module and of the networks that it holds frozen."""
-    tensors = dict(module.state_dict())
-    for held, network in getattr(module, "frozen_networks", {}).items():
-        tensors |= {f"{held}.{name}": t for name, t in network.state_dict().items()}
-    return hash_tensors(tensors.items())
+def check_content(run: Run, now: dict[str, str]) -> None:
+    """Checks that the parts that a run depends on are still those that it was trained with.
 
-
-def check_content(run: Run, modules: dict[str, nn.Module]) -> None:
-    """Checks that a run's frozen networks are still those that it was trained with.
+    Args:
+        run: a trained run.
+        now: ``content_of`` the parts as they are found now.
 
     Raises:
-        CheckpointError: a network has other content.
+        CheckpointError: a part has other content.
     """
     kept = run.manifest().get("content", {})
-    for name, now in content_of(modules).items():
-        if name in kept and kept[name] != now:
+    for name, content in now.items():
+        if name in kept and kept[name] != content:
             raise CheckpointError(
                 f"{run.path.name} was trained on {name} with content {kept[name]}, and what is "
-                f"found for it now has {now}; restore the former, or delete {run.path.name} and "
-                "train it again."
+                f"found for it now has {content}; restore the former, or delete {run.path.name} "
+                "and train it again."
             )
 
 

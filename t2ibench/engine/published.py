@@ -56,7 +56,7 @@ def import_run(published: Published, context: Context, folder: Path) -> int:
     encoder: Any = context.modules["text_encoder"]
     run.write_manifest(
         imported=published.facts,
-        content=content_of({"text_encoder": encoder}),
+        content=content_of(spec, {"text_encoder": encoder}),
         seed=spec.seed,
     )
     run.set_status("trained", clock=Clock().state_dict())

@@ -121,10 +121,9 @@ def write_manifest(context: Context, run: Run, parts: dict[str, Any]) -> None:
         RunError: it was begun with other data or other frozen networks.
     """
     spec = context.spec
-    modules = {n: m for n, m in context.modules.items() if n in (*spec.parts, "text_encoder")}
     now = {
         "data": context.source.split_fingerprint("train"),
-        "content": content_of(modules),
+        "content": content_of(spec, context.modules),
     }
     device = facts(context.device, spec.trainer.precision)
     kept = run.manifest()

@@ -22,8 +22,8 @@ from t2ibench.cli.main import main
 KILLS = 20
 COMMAND = [
     "train", "-m",
-    "model=gan/gan_int_cls,autoregressive/vqgan_gpt",
-    "budget=images", "budget.amount=192", "first_stage.images=64",
+    "model=gan/fast_painter,autoregressive/fast_gpt",
+    "budget=images", "budget.amount=192", "budget.first_stage_images=64",
     "model.training.batch_size=16",
     "data.source.num_train=96", "data.source.num_val=32", "data.source.num_test=48",
     "protocol.test.num_images=48", "protocol.test.reference_size=48",

@@ -6,16 +6,16 @@ import signal
 
 import pytest
 import torch
+from by_words import module_of, run_of, trained
 from safetensors.torch import load_file, save_file
-from t2ibench.cli.pipeline import find_run, load_module, train_run
 
-from t2ibench.cli import pipeline
-from t2ibench.cli.compose import compose_config
 from t2ibench.cli.main import main
 from t2ibench.core.errors import BudgetError, CheckpointError, ConfigError
 from t2ibench.core.files import read_json
 from t2ibench.core.noise import SeededNoise
 from t2ibench.data.stream import BatchStream
+from t2ibench.engine import train as training
+from t2ibench.engine.interrupt import Interrupted
 from t2ibench.reporting import gather
 from t2ibench.reporting.statistics.groups import group_runs
 from t2ibench.runs.folder import Run
@@ -37,6 +37,8 @@ SMALL = [
     "trainer.progress=false",
 ]
 
+SR3 = ["model.module.process.num_steps=2"]
+
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
@@ -51,8 +53,8 @@ def root(tmp_path_factory):
             os.environ[key] = value
 
 
-def config(model, side, *extra):
-    return compose_config([f"model=diffusion/{model}", f"data.resolution={side}", *SMALL, *extra])
+def words(model, side, *extra):
+    return [f"model=diffusion/{model}", f"data.resolution={side}", *SMALL, *extra]
 
 
 def newest(root, pattern):
@@ -62,16 +64,16 @@ def newest(root, pattern):
 @pytest.fixture(scope="module")
 def base(root):
     """16 px, trained and scored by the command."""
-    assert main(["train", "model=diffusion/imagen", "data.resolution=16", *SMALL]) == 0
-    return Run.at(newest(root, "diffusion-imagen-*"))
+    assert main(["train", "model=diffusion/fast_imagen", "data.resolution=16", *SMALL]) == 0
+    return Run.at(newest(root, "diffusion-fast_imagen-*"))
 
 
 @pytest.fixture(scope="module")
 def stage(root, base):
     """32 px on it, trained and scored by the command."""
-    chosen = ["model=diffusion/imagen_sr", f"model.base={base.path}", "data.resolution=32"]
+    chosen = ["model=diffusion/fast_imagen_sr", f"base={base.path}", "data.resolution=32"]
     assert main(["train", *chosen, *SMALL]) == 0
-    return Run.at(newest(root, "diffusion-imagen_sr-*"))
+    return Run.at(newest(root, "diffusion-fast_imagen_sr-*"))
 
 
 def metrics_of(run):
@@ -95,13 +97,10 @@ def test_a_stage_is_scored_and_graded_as_any_run(base, stage):
 def test_the_bases_hash_and_not_its_path_is_the_stages_identity(root, base, stage):
     named = [str(base.path), base.path.name, base.identity, base.identity[:8]]
     for name in named:
-        cfg = config("imagen_sr", 32, f"model.base={name}")
-        assert find_run(cfg).path == stage.path
-        assert cfg.model.base == base.identity
-        assert find_run(cfg).path == stage.path, "the hash itself is found again"
+        assert run_of(words("fast_imagen_sr", 32, f"base={name}")).path == stage.path
     written = (stage.path / "config.yaml").read_text()
     assert f"base: {base.identity}" in written and str(base.path) not in written
-    manifest = read_json(stage.path / "manifest.json")["base"]
+    manifest = read_json(stage.path / "manifest.json")["parts"]["base"]
     assert manifest["run"] == base.path.name and manifest["identity"] == base.identity
 
 
@@ -109,11 +108,13 @@ def test_a_stage_keeps_its_own_weights_alone_and_moves_with_its_base(stage, base
     assert all(name.startswith("network.") for name in load_file(stage.weights))
     for run in (stage, base):
         shutil.copytree(run.path, tmp_path / run.path.name)
-    moved, here = (load_module(Run.at(p)) for p in (tmp_path / stage.path.name, stage.path))
+    moved, here = (module_of(Run.at(p)) for p in (tmp_path / stage.path.name, stage.path))
     assert torch.equal(*(m.generate(PROMPTS, SeededNoise([1, 2])) for m in (moved, here)))
     shutil.rmtree(tmp_path / base.path.name)
-    with pytest.raises(ConfigError, match="is no run in"):
-        load_module(Run.at(tmp_path / stage.path.name))
+    config = tmp_path / stage.path.name / "config.yaml"
+    config.write_text(config.read_text().replace(str(stage.path.parent), str(tmp_path)))
+    with pytest.raises(ConfigError, match=f"stands on the run {base.identity}"):
+        module_of(Run.at(tmp_path / stage.path.name))
 
 
 def test_what_the_base_cost_is_charged_to_the_cascade(base, stage):
@@ -137,7 +138,7 @@ def test_the_command_samples_with_the_bases_knobs(stage, tmp_path, capsys):
     assert main(["sample", str(stage.path), *PROMPTS, "knobs.base_telepathy=1"]) == 2
     assert "base_guidance_scale, base_num_steps" in capsys.readouterr().err
     first, second = (
-        load_module(stage).generate(PROMPTS, SeededNoise([1, 2]), {"base_num_steps": steps})
+        module_of(stage).generate(PROMPTS, SeededNoise([1, 2]), {"base_num_steps": steps})
         for steps in (2, 20)
     )
     assert not torch.equal(first, second)
@@ -145,26 +146,24 @@ def test_the_command_samples_with_the_bases_knobs(stage, tmp_path, capsys):
 
 def test_the_same_command_does_nothing_twice(stage, base):
     before = stage.scores.stat().st_mtime_ns
-    chosen = ["model=diffusion/imagen_sr", f"model.base={base.identity}", "data.resolution=32"]
+    chosen = ["model=diffusion/fast_imagen_sr", f"base={base.identity}", "data.resolution=32"]
     assert main(["train", *chosen, *SMALL]) == 0
     assert stage.scores.stat().st_mtime_ns == before
 
 
 def test_a_cascade_has_as_many_stages_as_one_likes(root, base, stage):
-    extra = ["budget.amount=16", "data.source.num_train=32"]
-    third = train_run(config("sr3", 64, f"model.base={stage.path.name}", *extra))
+    extra = ["budget.amount=16", "data.source.num_train=32", *SR3]
+    third = trained(words("sr3", 64, f"base={stage.path.name}", *extra))
     assert third.clock.parts_flops > stage.status()["clock"]["parts_flops"] > 0
-    images = load_module(third.run).generate(
-        PROMPTS, SeededNoise([1, 2]), {"base_base_num_steps": 2}
-    )
+    images = module_of(third.run).generate(PROMPTS, SeededNoise([1, 2]), {"base_base_num_steps": 2})
     assert images.shape == (2, 3, 64, 64)
-    assert load_module(third.run).base.module.base.module.resolution == 16
+    assert module_of(third.run).base.module.base.module.resolution == 16
 
 
 def test_a_gan_can_be_the_base(root):
-    gan = train_run(compose_config(["model=gan/gan_int_cls", "data.resolution=16", *SMALL]))
-    cfg = config("sr3", 32, f"model.base={gan.run.path}", "budget.amount=16")
-    module = train_run(cfg).module
+    gan = trained(["model=gan/fast_painter", "data.resolution=16", *SMALL])
+    few = ["budget.amount=16", *SR3]
+    module = trained(words("sr3", 32, f"base={gan.run.path}", *few)).module
     names = {knob.name for knob in module.knobs}
     assert names == {"num_steps", "threshold", "base_truncation_psi"}
     assert module.generate(PROMPTS, SeededNoise([1, 2])).shape == (2, 3, 32, 32)
@@ -172,10 +171,10 @@ def test_a_gan_can_be_the_base(root):
 
 def test_a_stage_resumes_where_it_was_interrupted(root, base, monkeypatch):
     def chosen(seed):
-        return config("imagen_sr", 32, f"model.base={base.path.name}", f"seed={seed}")
+        return words("fast_imagen_sr", 32, f"base={base.path.name}", f"seed={seed}")
 
-    whole = train_run(chosen(7)).run.weights.read_bytes()
-    shutil.rmtree(find_run(chosen(7)).path)
+    whole = trained(chosen(7)).run.weights.read_bytes()
+    shutil.rmtree(run_of(chosen(7)).path)
 
     class Cut(BatchStream):
         drawn = 0
@@ -186,13 +185,13 @@ def test_a_stage_resumes_where_it_was_interrupted(root, base, monkeypatch):
                 os.kill(os.getpid(), signal.SIGUSR1)
             return super().__next__()
 
-    monkeypatch.setattr(pipeline, "BatchStream", Cut)
-    with pytest.raises(pipeline.Interrupted):
-        train_run(chosen(7))
+    monkeypatch.setattr(training, "BatchStream", Cut)
+    with pytest.raises(Interrupted):
+        trained(chosen(7))
     monkeypatch.undo()
-    run = find_run(chosen(7))
+    run = run_of(chosen(7))
     assert run.state == "interrupted"
-    assert train_run(chosen(7)).run.weights.read_bytes() == whole
+    assert trained(chosen(7)).run.weights.read_bytes() == whole
 
 
 def test_a_base_that_was_trained_anew_is_noticed(base, stage, tmp_path):
@@ -202,8 +201,8 @@ def test_a_base_that_was_trained_anew_is_noticed(base, stage, tmp_path):
     weights = load_file(copy.weights)
     name = next(iter(weights))
     save_file(weights | {name: weights[name] + 1}, copy.weights)
-    with pytest.raises(CheckpointError, match="trained on .* with weights"):
-        load_module(Run.at(tmp_path / stage.path.name))
+    with pytest.raises(CheckpointError, match="trained on base with content"):
+        module_of(Run.at(tmp_path / stage.path.name))
 
 
 def mistakes(base, root):
@@ -216,24 +215,27 @@ def mistakes(base, root):
     Run(part, "00000002" * 2).set_status("finished")
     shutil.copy(base.path / "config.yaml", unfinished / "config.yaml")
     (part / "config.yaml").write_text("first_stage: {}\n")
-    here = f"model.base={base.path}"
+    here = f"base={base.path}"
     return [
         (["data.resolution=32"], "stands on a trained run of 16 px"),
-        (["data.resolution=32", "model.base=runs/nowhere"], "is no run in paths.runs"),
-        (["data.resolution=32", "model.base=12345678"], "is no run in paths.runs"),
-        (["data.resolution=32", f"model.base={elsewhere}"], "is not in paths.runs"),
-        (["data.resolution=32", f"model.base={unfinished}"], "is interrupted, not trained"),
-        (["data.resolution=32", f"model.base={part}"], "generates no images from text"),
-        (["data.resolution=64", here], "makes 16 px, which model.upscale=2 turns into 32"),
-        (["data.resolution=32", here, "model.upscale=4"], "turns into 64, not data.resolution=32"),
-        (["data.resolution=32", here, "text=word_lstm"], "was trained with text=word_transformer"),
+        (["data.resolution=32", "base=runs/nowhere"], "is no run in paths.runs"),
+        (["data.resolution=32", "base=12345678"], "is no run in paths.runs"),
+        (["data.resolution=32", f"base={elsewhere}"], "is not in paths.runs"),
+        (["data.resolution=32", f"base={unfinished}"], "is interrupted, not trained"),
+        (["data.resolution=32", f"base={part}"], "generates no images from text"),
+        (["data.resolution=64", here], "makes 16 px, which model.module.upscale=2 turns into 32"),
+        (
+            ["data.resolution=32", here, "model.module.upscale=4"],
+            "into 64, not data.resolution=32",
+        ),
+        (["data.resolution=32", here, "text=word_lstm"], "shares the text encoder of its base"),
     ]
 
 
 def test_a_base_that_cannot_serve_is_one_sentence_before_any_work(root, base, capsys):
     before = sorted((root / "runs").iterdir())
     for arguments, words in mistakes(base, root):
-        assert main(["train", "model=diffusion/imagen_sr", *arguments, *SMALL]) == 2
+        assert main(["train", "model=diffusion/fast_imagen_sr", *arguments, *SMALL]) == 2
         said = capsys.readouterr().err
         assert words in said and "Traceback" not in said, said
     made = set((root / "runs").iterdir()) - set(before)
@@ -245,4 +247,4 @@ def test_a_base_that_cannot_serve_is_one_sentence_before_any_work(root, base, ca
 def test_a_budget_that_the_base_alone_used_up_is_refused(root, base):
     budget = ["budget=flops", "budget.amount=1e6"]
     with pytest.raises(BudgetError, match="base alone cost"):
-        train_run(config("imagen_sr", 32, f"model.base={base.path}", *budget))
+        trained(words("fast_imagen_sr", 32, f"base={base.path}", *budget))

@@ -68,8 +68,8 @@ def test_every_verb_has_help(capsys):
         (["train", "protocol.choose_by=taste"], "choose fd, kid or null"),
         (["train", "evaluator.extractors=null"], "protocol.choose_by=null"),
         (["train", "conditioning=telepathy"], "choose concat, modulation, cross_attention"),
-        (["train", "data.resolution=33", "model=diffusion/ldm"], "multiple of 2"),
-        (["train", "data.resolution=34", "model=autoregressive/vqgan_gpt"], "multiple of 4"),
+        (["train", "data.resolution=33", "model=diffusion/fast_unet"], "multiple of 2"),
+        (["train", "data.resolution=34", "model=autoregressive/fast_gpt"], "multiple of 4"),
         (["train", "budget.amount=-1"], "greater than 0"),
         (["train", "budget=flops", "budget.unit=joules"], "budget.unit=joules is unknown"),
         (["train", "seed=-1"], "whole number"),
@@ -122,18 +122,18 @@ def test_installed_wheel_works_from_any_folder(tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
     env = {"PYTHONPATH": str(site)}
-    done = t2ibench("train", "--cfg", "job", "model=gan/gan_int_cls", cwd=tmp_path, env=env)
+    done = t2ibench("train", "--cfg", "job", "model=gan/fast_painter", cwd=tmp_path, env=env)
     assert done.returncode == 0, done.stderr
     assert "GAN" in done.stdout or "gan_int_cls" in done.stdout
     done = t2ibench(
         "info",
-        "model=gan/gan_int_cls",
+        "model=gan/fast_painter",
         "--json",
         cwd=tmp_path,
         env=env | {"T2IBENCH_CACHE": str(tmp_path / "cache")},
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["model"] == "gan/gan_int_cls"
+    assert json.loads(done.stdout)["model"] == "gan/fast_painter"
     where = subprocess.run(
         [sys.executable, "-c", "import t2ibench; print(t2ibench.__file__)"],
         capture_output=True,

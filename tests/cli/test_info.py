@@ -13,10 +13,10 @@ MODELS = sorted(
     for path in Path(config_dir() / "model").rglob("*.yaml")
 )
 
-STEPS = {"gan/gan_int_cls": [], "autoregressive/vqgan_gpt": []}
+STEPS = {"gan/fast_painter": [], "autoregressive/fast_gpt": []}
 """Those that do not sample in steps."""
 
-MINUTE = ("diffusion/imagen_sr", "autoregressive/vqgan_gpt")
+MINUTE = ("diffusion/imagen_sr", "autoregressive/fast_gpt")
 """Whose sampling has thousands of operations."""
 
 

@@ -2,7 +2,6 @@
 
 import pytest
 from omegaconf import OmegaConf
-
 from t2ibench.cli.instruments import dual_encoders
 
 

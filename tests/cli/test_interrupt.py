@@ -96,7 +96,7 @@ def test_what_is_finished_stays_so_and_what_is_trained_stays_known(run):
 
 
 CELL = [
-    "model=gan/gan_int_cls",
+    "model=gan/fast_painter",
     "budget=images",
     "budget.amount=32",
     "model.training.batch_size=16",

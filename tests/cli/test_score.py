@@ -19,11 +19,11 @@ from t2ibench.core.knobs import Knob
 from t2ibench.evaluation.results import RunScores
 
 SMALL = [
-    "model=diffusion/ldm",
+    "model=diffusion/fast_unet",
     "data.holdout=shape-colour",
     "budget=images",
     "budget.amount=64",
-    "first_stage.images=64",
+    "budget.first_stage_images=64",
     "data.source.num_train=96",
     "data.source.num_val=32",
     "data.source.num_test=48",
@@ -102,7 +102,7 @@ def test_one_set_under_several_protocols(run, capsys):
 
 
 def test_what_was_trained_cannot_be_changed_by_scoring(run, capsys):
-    assert main(["score", str(run), "model=gan/gan_int_cls"]) == 2
+    assert main(["score", str(run), "model=gan/fast_painter"]) == 2
     assert "model cannot be changed when a trained run is scored" in capsys.readouterr().err
     assert main(["score", str(run), "--fast"]) == 2
     assert "no flag --fast" in capsys.readouterr().err

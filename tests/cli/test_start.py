@@ -13,7 +13,7 @@ from t2ibench.core.noise import SeededNoise
 def config(root, *extra):
     return compose_config(
         [
-            "model=diffusion/ldm",
+            "model=diffusion/fast_unet",
             "data.source.num_train=32",
             "data.source.num_val=32",
             "data.source.num_test=8",
@@ -21,7 +21,7 @@ def config(root, *extra):
             f"paths.runs={root}/runs",
             "trainer=cpu",
             "trainer.progress=false",
-            "first_stage.images=16",
+            "budget.first_stage_images=16",
             "budget=images",
             "budget.amount=32",
             *extra,

@@ -18,7 +18,7 @@ from t2ibench.runs.folder import Run
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
-    "model=gan/gan_int_cls", "budget=images", "budget.amount=64",
+    "model=gan/fast_painter", "budget=images", "budget.amount=64",
     "data.source.num_train=96", "data.source.num_val=32", "data.source.num_test=48",
     "protocol.test.num_images=48", "protocol.test.reference_size=48",
     "protocol.front.num_images=8", "protocol.front.reference_size=8",
@@ -311,7 +311,7 @@ def test_an_experiment_can_be_a_sweep_by_itself(runs, capsys, tmp_path, monkeypa
     [
         (["nonsense=1,2"], "nonsense is not a configuration key"),
         (["seed=0,1", "model.nonsense=1"], "model.nonsense is not a configuration key"),
-        (["model=gan/gan_int_cls,gan/nonsense"], "model=gan/nonsense is unknown; choose one of"),
+        (["model=gan/fast_painter,gan/nonsense"], "model=gan/nonsense is unknown; choose one of"),
         (["hydra/launcher=nonsense", "seed=0,1"], "hydra/launcher=nonsense is unknown; choose one"),
         (["hydra.launcher.nonsense=1", "seed=0,1"], "hydra.launcher.nonsense"),
         (["seed=0,1", "conditioning=concat,nonsense"], "nonsense"),

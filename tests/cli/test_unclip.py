@@ -39,7 +39,7 @@ TINY_CLIP = [
 def config(root, *extra):
     cfg = compose_config(
         [
-            "model=diffusion/unclip",
+            "model=diffusion/fast_unclip",
             "data.source.num_train=64",
             "data.source.num_val=32",
             "data.source.num_test=8",
@@ -47,7 +47,7 @@ def config(root, *extra):
             f"paths.runs={root}/runs",
             "trainer=cpu",
             "trainer.progress=false",
-            "first_stage.images=16",
+            "budget.first_stage_images=16",
             "budget=images",
             "budget.amount=32",
             *extra,

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(280)
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
-    "budget=images", "budget.amount=96", "first_stage.images=96",
+    "budget=images", "budget.amount=96", "budget.first_stage_images=96",
     "data.source.num_train=192", "data.source.num_val=64", "data.source.num_test=48",
     "protocol.test.num_images=48", "protocol.test.reference_size=48", "protocol.batch_size=8",
     "protocol.front.num_images=16", "protocol.front.reference_size=16",
@@ -28,8 +28,8 @@ SMALL = [
     "trainer=cpu", "trainer.log_every_images=32", "trainer.progress=false",
 ]  # fmt: skip
 MODELS = {
-    "gan": "gan/gan_int_cls",
-    "autoregressive": "autoregressive/vqgan_gpt",
+    "gan": "gan/fast_painter",
+    "autoregressive": "autoregressive/fast_gpt",
     "diffusion": "diffusion/ldm",
 }
 

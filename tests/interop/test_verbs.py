@@ -305,7 +305,7 @@ def gan(tmp_path_factory):
     """A run of another family, as training would have left it."""
     root = tmp_path_factory.mktemp("gan")
     cfg = compose_config(
-        ["model=gan/gan_int_cls", f"paths.runs={root}", f"paths.cache={root}/cache"]
+        ["model=gan/fast_painter", f"paths.runs={root}", f"paths.cache={root}/cache"]
         + ["data.source.num_train=16", "data.source.num_val=8", "data.source.num_test=8"]
     )
     found = find_run(cfg)
@@ -328,7 +328,7 @@ def test_any_family_is_exported_as_safetensors(gan, tmp_path):
 
 def test_another_family_is_no_diffusers_pipeline(gan, tmp_path, capsys):
     told = refused(["export", gan.run.path, f"out={tmp_path / 'x'}", "format=diffusers"], capsys)
-    assert "gan/gan_int_cls has no place" in told and "format=safetensors" in told
+    assert "gan/fast_painter has no place" in told and "format=safetensors" in told
     assert not list(tmp_path.iterdir())
 
 

@@ -10,7 +10,7 @@ from slurm import cluster as slurm
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
-    "model=gan/gan_int_cls",
+    "model=gan/fast_painter",
     "budget=images",
     "data.source.num_train=192",
     "data.source.num_val=64",

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 from torch import nn
 
 from t2ibench.core.errors import ConfigError
-from t2ibench.engine.assemble import cost_of, untrained_module, weights_of
+from t2ibench.core.frozen import content_hash
+from t2ibench.engine.assemble import cost_of, untrained_module
 from t2ibench.engine.context import Context
 from t2ibench.engine.parts.part import Part, Prepared
 from t2ibench.engine.references import check_trained, locate_run, module_of, run_below
@@ -67,7 +68,7 @@ class BaseRun(Part):
             module,
             spent.flops + spent.parts_flops,
             spent.seconds + spent.parts_seconds,
-            {"run": below.path.name, "identity": below.identity, "weights": weights_of(module)},
+            {"run": below.path.name, "identity": below.identity},
         )
 
     def restore(self, context: Context, run: Run | None) -> nn.Module:
@@ -77,6 +78,10 @@ class BaseRun(Part):
                 raise self._unnamed(context)
             return untrained_module(context.below(context.example))
         return module_of(run_below(KEY, "base", self.run, context, run), context)
+
+    def content(self, module: nn.Module) -> str:
+        """Content hash of the run's weights, which the stage's state dict lacks."""
+        return content_hash(module)
 
     def runs_below(self, context: Context, run: Run) -> dict[str, Run]:
         """The base, by its name."""

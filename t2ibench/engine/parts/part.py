@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar
 
 from torch import nn
 
+from t2ibench.core.frozen import content_hash
 from t2ibench.engine.components import TARGET, Effect
 from t2ibench.engine.context import Context
 from t2ibench.engine.spec import Neither, Settings, Trained
@@ -97,6 +98,12 @@ class Part(Settings, ABC):
     def runs_below(self, context: Context, run: Run) -> dict[str, Run]:
         """Runs that a trained run depends on, by their names in ``folder_of_part``."""
         return {}
+
+    def content(self, module: nn.Module) -> str | None:
+        """Fingerprint of weights that the model's state dict lacks; None where it has all."""
+        if not getattr(module, "frozen_networks", {}):
+            return None
+        return str(getattr(module, "fingerprint", "")) or content_hash(module)
 
     def given(self, module: nn.Module) -> tuple[str, ...]:
         """Extra inputs that it gives the model beyond captions and images, a phrase each."""

@@ -39,7 +39,15 @@ KEY = "text.run"
 """Configuration key under which a user names the run whose encoder is used."""
 
 
-class ConfiguredTextEncoder(Part):
+class TextPart(Part):
+    """A part whose module is a text encoder."""
+
+    def content(self, module: Any) -> str | None:
+        """Fingerprint of a frozen encoder; None for a trained one, which is in the state dict."""
+        return None if module.trainable else module.fingerprint
+
+
+class ConfiguredTextEncoder(TextPart):
     """The text encoder that a file of conf/text describes.
 
     Attributes:
@@ -100,7 +108,7 @@ class ConfiguredTextEncoder(Part):
         return kept
 
 
-class TextEncoderOfBase(Part):
+class TextEncoderOfBase(TextPart):
     """The text encoder of a cascade's base, shared by every stage above it (``text=base``)."""
 
     def identity(self, context: Context) -> dict[str, Any]:
@@ -127,7 +135,7 @@ class TextEncoderOfBase(Part):
         return BaseText(context.modules["base"].to(context.device))  # type: ignore[arg-type]
 
 
-class TextEncoderOfRun(Part):
+class TextEncoderOfRun(TextPart):
     """The text encoder that another run trained, frozen (``text=run text.run=RUN``).
 
     Attributes:
