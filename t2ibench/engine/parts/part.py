@@ -9,13 +9,14 @@ plugin.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
 from torch import nn
 
 from t2ibench.core.frozen import content_hash
+from t2ibench.core.hashing import hash_json
 from t2ibench.engine.components import TARGET, Effect
 from t2ibench.engine.context import Context
 from t2ibench.engine.spec import Neither, Settings, Trained
@@ -109,6 +110,13 @@ class Part(Settings, ABC):
     def given(self, module: nn.Module) -> tuple[str, ...]:
         """What it gives the model beyond captions and images, a phrase each; nothing by default."""
         return ()
+
+    def read_once(self, context: Context, make: Callable[[], nn.Module]) -> Any:
+        """What ``make`` reads or makes, at first use in a context."""
+        key = hash_json(self.config())
+        if key not in context.loaded:
+            context.loaded[key] = make()
+        return context.loaded[key]
 
     def config(self) -> dict[str, Any]:
         """The mapping that it was read from."""
