@@ -364,7 +364,8 @@ def sentence_of(error: ValidationError, key: str = "") -> str:
     first = error.errors(include_url=False)[0]
     # A union tells each of its members; keys of the configuration are what is left.
     where = [str(part) for part in first["loc"] if not _names_a_type(str(part))]
-    path = ".".join([key, *where] if key else where) or "the configuration"
+    named = "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in where)
+    path = f"{key}{named}".lstrip(".") or "the configuration"
     kind, value = first["type"], first.get("input")
     if kind == "missing":
         return f"{path} is missing; give it a value."

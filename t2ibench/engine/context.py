@@ -27,6 +27,7 @@ class Context:
         spec: specification of the run.
         device: device of all networks, chosen once.
         modules: the parts made so far, by name.
+        loaded: networks of files that parts have read, so that each is read once.
         start: the run that ``spec.start`` names, once it is found; else None.
         example: the specification of a cascade stage's base where none is named; only for shapes.
     """
@@ -34,6 +35,7 @@ class Context:
     spec: RunSpec
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     modules: dict[str, nn.Module] = field(default_factory=dict)
+    loaded: dict[str, nn.Module] = field(default_factory=dict)
     start: Run | None = None
     example: RunSpec | None = None
 

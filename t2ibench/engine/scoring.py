@@ -43,11 +43,9 @@ def rescored_spec(run: Run, config: Mapping[str, Any], named: Sequence[str]) -> 
         own["trainer"]["accelerator"] = "auto"
     own["paths"] = config["paths"]
     effects = effects_by_key(spec)
-    for key in named:
+    for key in sorted(named, key=lambda key: "." in key):  # groups first, then what is in them
         head = key.split(".")[0]
-        if key in GROUPS or head in ("protocol", "evaluator", "logger", "trainer", "paths"):
-            own[head] = config[head]
-        elif key in TEST_SIZES or head == "knobs" or sampled_by(effects, key):
+        if head in GROUPS or key in TEST_SIZES or head == "knobs" or sampled_by(effects, key):
             set_value_at(own, key, value_at(config, key))
         else:
             raise ConfigError(

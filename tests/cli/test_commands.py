@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from t2ibench.cli.arguments import parse_arguments
-from t2ibench.cli.compose import compose_config
+from t2ibench.cli.compose import compose_spec
 from t2ibench.cli.main import VERBS, main
 from t2ibench.core.errors import ConfigError
 
@@ -65,14 +65,14 @@ def test_every_verb_has_help(capsys):
         (["fly"], "is not a verb"),
         (["train", "model.colour=red"], "is not a configuration key"),
         (["train", "model=gan/nope"], "choose"),
-        (["train", "protocol.choose_by=taste"], "choose fd, kid or null"),
+        (["train", "protocol.choose_by=taste"], "choose fd, kid"),
         (["train", "evaluator.extractors=null"], "protocol.choose_by=null"),
         (["train", "conditioning=telepathy"], "choose concat, modulation, cross_attention"),
         (["train", "data.resolution=33", "model=diffusion/fast_unet"], "multiple of 2"),
         (["train", "data.resolution=34", "model=autoregressive/fast_gpt"], "multiple of 4"),
         (["train", "budget.amount=-1"], "greater than 0"),
         (["train", "budget=flops", "budget.unit=joules"], "budget.unit=joules is unknown"),
-        (["train", "seed=-1"], "whole number"),
+        (["train", "seed=-1"], "seed=-1 must be greater than or equal to 0"),
         (["train", "data.level=L9"], "L9"),
         (["train", "text=clip_vit_l14", "text.path=/nowhere"], "/nowhere"),
         (["sample"], "needs a run folder"),
@@ -106,7 +106,7 @@ def test_options_are_checked_by_name():
 
 
 def test_seed_zero_is_a_seed():
-    assert compose_config(["seed=0"]).seed == 0
+    assert compose_spec(["seed=0"]).seed == 0
 
 
 def test_installed_wheel_works_from_any_folder(tmp_path):

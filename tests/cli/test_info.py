@@ -16,7 +16,7 @@ MODELS = sorted(
 STEPS = {"gan/fast_painter": [], "autoregressive/fast_gpt": []}
 """Those that do not sample in steps."""
 
-MINUTE = ("diffusion/imagen_sr", "autoregressive/fast_gpt")
+MINUTE = ("diffusion/fast_imagen_sr", "autoregressive/fast_gpt")
 """Whose sampling has thousands of operations."""
 
 

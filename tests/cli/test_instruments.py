@@ -1,8 +1,8 @@
 """Which dual encoder judges which data set."""
 
 import pytest
-from omegaconf import OmegaConf
-from t2ibench.cli.instruments import dual_encoders
+
+from t2ibench.engine.judges import dual_encoders
 
 
 @pytest.mark.parametrize(
@@ -15,13 +15,11 @@ from t2ibench.cli.instruments import dual_encoders
     ],
 )
 def test_no_encoder_judges_images_that_it_was_trained_on(data, source, expected):
-    cfg = OmegaConf.create({"data": {"name": data}, "evaluator": {"dual_encoder": "auto"}})
-    found = dual_encoders(cfg, source)
+    found = dual_encoders("auto", data, source)
     assert [encoder.name for encoder in found] == expected
 
 
 def test_an_encoder_is_named_or_switched_off():
     for wanted, expected in ((None, []), ("shapes-clip-v1", ["shapes-clip-v1"])):
-        cfg = OmegaConf.create({"data": {"name": "x"}, "evaluator": {"dual_encoder": wanted}})
-        found = dual_encoders(cfg, "x")
+        found = dual_encoders(wanted, "x", "x")
         assert [encoder.name for encoder in found] == expected

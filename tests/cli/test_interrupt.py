@@ -5,21 +5,21 @@ import signal
 import time
 
 import pytest
-from t2ibench.cli.interrupt import Interrupted, interruptible, outcome
-from t2ibench.cli.pipeline import find_run
-from t2ibench.cli.train import train_and_score
+from by_words import run_of
 
-from t2ibench.cli import score_run
-from t2ibench.cli.compose import compose_config
+from t2ibench.cli.compose import compose_spec
 from t2ibench.cli.main import main
 from t2ibench.core.errors import ConfigError, RunError
+from t2ibench.engine import sampling
+from t2ibench.engine.interrupt import Interrupted, interruptible, outcome
+from t2ibench.engine.study import train_and_score
 from t2ibench.runs.folder import Run
 from t2ibench.training.preemption import SIGNALS
 
 
 @pytest.fixture
 def run(tmp_path):
-    return Run.of(tmp_path, "toy", {}, "")
+    return Run.of(tmp_path, "toy", {}, {})
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -115,22 +115,22 @@ CELL = [
 
 
 def test_a_signal_while_scoring_keeps_the_training(tmp_path, shared_cache, monkeypatch):
-    cfg = compose_config([*CELL, f"paths.runs={tmp_path}", f"paths.cache={shared_cache}"])
-    drawn = score_run.drawn
+    words = [*CELL, f"paths.runs={tmp_path}", f"paths.cache={shared_cache}"]
+    spec, generate = compose_spec(words), sampling.generate_pixels
 
     def preempted(*arguments):
         os.kill(os.getpid(), signal.SIGUSR1)
-        return drawn(*arguments)
+        return generate(*arguments)
 
-    monkeypatch.setattr(score_run, "drawn", preempted)
+    monkeypatch.setattr(sampling, "generate_pixels", preempted)
     with pytest.raises(Interrupted) as stop:
-        train_and_score(cfg)
-    run = find_run(cfg)
+        train_and_score(spec)
+    run = run_of(words)
     assert stop.value.signal == signal.SIGUSR1
     assert run.state == "interrupted" and run.trained
     weights = run.weights.stat().st_mtime_ns
-    monkeypatch.setattr(score_run, "drawn", drawn)
-    train_and_score(cfg)
+    monkeypatch.setattr(sampling, "generate_pixels", generate)
+    train_and_score(spec)
     assert run.state == "finished" and run.weights.stat().st_mtime_ns == weights
 
 

@@ -5,18 +5,19 @@ import os
 
 import numpy as np
 import pytest
-from omegaconf import OmegaConf
 from PIL import Image
-from t2ibench.cli.instruments import make_protocol
-from t2ibench.cli.score import skills_text, take_protocols
-from t2ibench.cli.score_run import front_settings, told_knobs
 
-from t2ibench.cli.compose import compose_config, config_dir
+from t2ibench.cli.compose import compose_spec, config_dir, rescored
 from t2ibench.cli.main import main
+from t2ibench.cli.verbs.score import skills_text, take_protocols
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.files import read_json
 from t2ibench.core.knobs import Knob
+from t2ibench.engine import judges
+from t2ibench.engine.assemble import read_spec
+from t2ibench.engine.score import fixed_knobs, front_settings
 from t2ibench.evaluation.results import RunScores
+from t2ibench.runs.folder import Run
 
 SMALL = [
     "model=diffusion/fast_unet",
@@ -167,43 +168,54 @@ def test_every_protocol_composes_and_says_what_it_is():
     assert {"quick", "dev", "standard", "coco30k_gigagan", "coco10k_sd", "coco30k_ldm",
             "coco30k_gan", "cub_gan"} <= set(names)  # fmt: skip
     for name in names:
-        cfg = compose_config([f"protocol={name}"])
-        test, front = make_protocol(cfg, "test"), make_protocol(cfg, "front")
+        spec = compose_spec([f"protocol={name}"]).protocol
+        test, front = judges.test_protocol(spec), judges.front_protocol(spec)
         assert test.name == name and front.split == "val" and test.split == "test"
         text = (config_dir() / "protocol" / f"{name}.yaml").read_text()
         assert "# Command:" in text
         if test.extractor:
             assert "# Source:" in text and "# Differs:" in text
             assert test.resolution >= 256 and test.crop and test.resize
-    sizes = {n: make_protocol(compose_config([f"protocol={n}"]), "test").num_images for n in names}
+    specs = {name: compose_spec([f"protocol={name}"]).protocol for name in names}
+    sizes = {name: judges.test_protocol(spec).num_images for name, spec in specs.items()}
     assert (sizes["quick"], sizes["dev"], sizes["standard"]) == (500, 2000, 10000)
     assert sizes["coco10k_sd"] == 10000
     assert all(size == 30000 for n, size in sizes.items() if "30k" in n or n == "cub_gan")
 
 
 def test_a_protocols_knobs_hold_where_a_family_has_them_and_the_user_rules():
-    cfg = compose_config(["protocol=coco30k_ldm"])
-    assert told_knobs(cfg, KNOBS) == {"num_steps": 250, "guidance_scale": 1.5}
+    spec = compose_spec(["protocol=coco30k_ldm"])
+    assert fixed_knobs(spec, KNOBS) == {"num_steps": 250, "guidance_scale": 1.5}
     psi = (Knob("truncation_psi", 1.0, 0.0, 1.5, True, (0.5, 1.0)),)
-    assert told_knobs(cfg, psi) == {}
-    cfg = compose_config(["protocol=coco30k_ldm", "knobs.guidance_scale=1"])
-    assert told_knobs(cfg, KNOBS)["guidance_scale"] == 1
+    assert fixed_knobs(spec, psi) == {}
+    spec = compose_spec(["protocol=coco30k_ldm", "knobs.guidance_scale=1"])
+    assert fixed_knobs(spec, KNOBS)["guidance_scale"] == 1
 
 
 def test_settings_of_the_front():
     asked = {"guidance_scale": 2.0, "num_steps": 20}
-    cfg = OmegaConf.create({"protocol": {"knob_sweep": None, "steps_sweep": None}})
-    assert front_settings(cfg, KNOBS[0], asked) == [
+    protocol = compose_spec([]).protocol
+
+    def swept(steps):
+        return protocol.model_copy(update={"knob_sweep": None, "steps_sweep": steps})
+
+    assert front_settings(swept(None), KNOBS[0], asked) == [
         {"guidance_scale": value, "num_steps": 20} for value in (1.0, 3.0)
     ]
-    cfg.protocol.steps_sweep = [5]
-    found = front_settings(cfg, KNOBS[0], asked)
+    found = front_settings(swept([5]), KNOBS[0], asked)
     assert [p["num_steps"] for p in found] == [5, 5, 20, 20]
     psi = Knob("truncation_psi", 1.0, 0.0, 1.5, True, (0.5,))
-    assert front_settings(cfg, psi, {"truncation_psi": 1.0}) == [{"truncation_psi": 0.5}]
-    cfg.protocol.steps_sweep = [0.5]
-    with pytest.raises(ConfigError, match=r"steps_sweep has 0\.5"):
-        front_settings(cfg, KNOBS[0], asked)
+    assert front_settings(swept([5]), psi, {"truncation_psi": 1.0}) == [{"truncation_psi": 0.5}]
+    with pytest.raises(ConfigError, match=r"protocol.steps_sweep\[0\]=0\.5"):
+        compose_spec(["protocol.steps_sweep=[0.5]"])
+
+
+def test_a_word_changes_that_setting_and_leaves_the_runs_others(run):
+    own, changed = read_spec(Run.at(run)), rescored(Run.at(run), ["protocol.knob_sweep=[3]"])
+    assert changed.protocol.test == own.protocol.test
+    assert changed.protocol.model_dump() == own.protocol.model_dump() | {"knob_sweep": [3.0]}
+    other = rescored(Run.at(run), ["protocol.test.num_images=40", "protocol=dev"]).protocol
+    assert (other.name, other.test.num_images) == ("dev", 40)
 
 
 def test_words_of_protocols():

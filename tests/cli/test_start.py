@@ -2,31 +2,28 @@
 
 import pytest
 import torch
+from by_words import run_of, trained
 from safetensors.torch import load_file
-from t2ibench.cli.pipeline import find_run, train_run
 
-from t2ibench.cli.compose import compose_config
 from t2ibench.core.errors import CheckpointError, ConfigError
 from t2ibench.core.noise import SeededNoise
 
 
-def config(root, *extra):
-    return compose_config(
-        [
-            "model=diffusion/fast_unet",
-            "data.source.num_train=32",
-            "data.source.num_val=32",
-            "data.source.num_test=8",
-            f"paths.cache={root}/cache",
-            f"paths.runs={root}/runs",
-            "trainer=cpu",
-            "trainer.progress=false",
-            "budget.first_stage_images=16",
-            "budget=images",
-            "budget.amount=32",
-            *extra,
-        ]
-    )
+def words(root, *extra):
+    return [
+        "model=diffusion/fast_unet",
+        "data.source.num_train=32",
+        "data.source.num_val=32",
+        "data.source.num_test=8",
+        f"paths.cache={root}/cache",
+        f"paths.runs={root}/runs",
+        "trainer=cpu",
+        "trainer.progress=false",
+        "budget.first_stage_images=16",
+        "budget=images",
+        "budget.amount=32",
+        *extra,
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +33,12 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def small(root):
-    return train_run(config(root, "data.resolution=16"))
+    return trained(words(root, "data.resolution=16"))
 
 
 def test_a_larger_resolution_begins_with_the_weights_of_a_smaller(small, root):
     still = ["model.module.optimizer.lr=0.0", "model.module.optimizer.adam_lr=0.0"]
-    large = train_run(config(root, f"start={small.run.path.name}", "data.resolution=32", *still))
+    large = trained(words(root, f"start={small.run.path.name}", "data.resolution=32", *still))
     theirs = load_file(small.run.weights)
     mine = load_file(large.run.weights)
     assert mine.keys() == theirs.keys()
@@ -52,13 +49,13 @@ def test_a_larger_resolution_begins_with_the_weights_of_a_smaller(small, root):
 
 
 def test_what_it_begins_with_is_part_of_its_identity(small, root):
-    by_name = find_run(config(root, f"start={small.run.path.name}"))
-    by_hash = find_run(config(root, f"start={small.run.identity}"))
-    assert by_name.identity == by_hash.identity != find_run(config(root)).identity
+    by_name = run_of(words(root, f"start={small.run.path.name}"))
+    by_hash = run_of(words(root, f"start={small.run.identity}"))
+    assert by_name.identity == by_hash.identity != run_of(words(root)).identity
 
 
 def test_mistakes_are_one_sentence(small, root):
     with pytest.raises(ConfigError, match="start=nowhere is no run in"):
-        train_run(config(root, "start=nowhere"))
+        trained(words(root, "start=nowhere"))
     with pytest.raises(CheckpointError, match=r"start=.* does not fit .* tensors differ"):
-        train_run(config(root, f"start={small.run.identity}", "size.diffusion.channels=16"))
+        trained(words(root, f"start={small.run.identity}", "model.module.network.channels=16"))

@@ -157,10 +157,7 @@ class PublishedClip(Part):
 
     def _towers(self, context: Context) -> Any:
         """The towers, loaded at first use and kept."""
-        kept = context.modules.get("clip towers")
-        if kept is None:
-            kept = context.modules["clip towers"] = instantiate(self.towers)
-        return kept
+        return self.read_once(context, lambda: instantiate(self.towers))
 
 
 def train_clip(part: TrainedClip, context: Context, run: Run) -> None:

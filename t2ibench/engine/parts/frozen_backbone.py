@@ -72,6 +72,11 @@ class FrozenBackbone(Part):
         """Phrase for the leaderboard: the network, and that it is pretrained or random."""
         return (f"{'pretrained' if self.path else 'random'} backbone {self.name}",)
 
-    def _network(self, context: Context) -> FrozenNetwork:
-        torch.manual_seed(derive_seed("init backbone", self.seed))
-        return FrozenNetwork(instantiate(self.network))
+    def _network(self, context: Context) -> Any:
+        """The network, read at first use and kept."""
+
+        def make() -> FrozenNetwork:
+            torch.manual_seed(derive_seed("init backbone", self.seed))
+            return FrozenNetwork(instantiate(self.network))
+
+        return self.read_once(context, make)

@@ -8,13 +8,14 @@ well, under ``text``. Training loops over the parts; a new kind is a new file he
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
 from torch import nn
 
 from t2ibench.core.frozen import content_hash
+from t2ibench.core.hashing import hash_json
 from t2ibench.engine.components import TARGET, Effect
 from t2ibench.engine.context import Context
 from t2ibench.engine.spec import Neither, Settings, Trained
@@ -108,6 +109,13 @@ class Part(Settings, ABC):
     def given(self, module: nn.Module) -> tuple[str, ...]:
         """Extra inputs that it gives the model beyond captions and images, a phrase each."""
         return ()
+
+    def read_once(self, context: Context, make: Callable[[], nn.Module]) -> Any:
+        """Result of ``make``, called at first use in a context and kept."""
+        key = hash_json(self.config())
+        if key not in context.loaded:
+            context.loaded[key] = make()
+        return context.loaded[key]
 
     def config(self) -> dict[str, Any]:
         """Mapping that the part was read from."""

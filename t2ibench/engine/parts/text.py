@@ -98,14 +98,14 @@ class ConfiguredTextEncoder(TextPart):
 
     def _encoder(self, context: Context) -> Any:
         """The encoder, made at first use and kept."""
-        kept = context.modules.get(CARRIED)
-        if kept is None:
+
+        def make() -> Any:
             words = None
             if self.encoder.cls.needs_vocabulary:
                 words = training_vocabulary(context.source.split("train"))
-            kept = built_encoder(self.encoder, words, context.spec.seed)
-            context.modules[CARRIED] = kept
-        return kept
+            return built_encoder(self.encoder, words, context.spec.seed)
+
+        return self.read_once(context, make)
 
 
 class TextEncoderOfBase(TextPart):
