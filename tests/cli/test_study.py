@@ -89,7 +89,7 @@ def score_of(scores, start):
 
 def test_leaderboard_and_page_are_written(study):
     page = (study / "runs" / "demo" / "report.html").read_text(encoding="utf-8")
-    assert "gan_int_cls" in page
+    assert "fast_painter" in page
     assert not re.findall(r"https?://(?!www\.w3\.org)", page)
     assert (study / "runs" / "demo" / "leaderboard.csv").exists()
     assert "| " in (study / "runs" / "demo" / "leaderboard.md").read_text(encoding="utf-8")
@@ -104,7 +104,7 @@ def test_the_same_command_does_nothing_twice(study):
 def test_compare_says_what_is_not_distinguishable(study, capsys):
     assert main(["compare", *map(str, runs(study))]) == 0
     text = capsys.readouterr().out
-    assert "gan_int_cls" in text and "model" in text
+    assert "fast_painter" in text and "model" in text
 
 
 def test_sample_writes_the_same_picture_again(study, tmp_path):
@@ -162,26 +162,3 @@ def test_kill_at_any_moment_and_type_again_gives_the_same_scores(study, tmp_path
         one, two = (json.loads((r / "scores.json").read_text()) for r in (whole, run))
         assert one["chosen"] == two["chosen"] and one["front"] == two["front"]
         assert one["reference"] == two["reference"]
-
-
-def test_the_readmes_worked_example_trains(tmp_path):
-    example = ROOT / "examples" / "colour_field"
-    done = subprocess.run(
-        [
-            sys.executable, "-m", "t2ibench", "train", "--config-dir", str(example / "conf"),
-            "model=examples/colour_field", *SMALL,
-        ],
-        env=os.environ | {
-            "PYTHONPATH": str(example),
-            "T2IBENCH_RUNS": str(tmp_path / "runs"),
-            "T2IBENCH_CACHE": str(tmp_path / "cache"),
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert {path.name for path in tmp_path.iterdir()} == {"runs", "cache"}
-    scores = read_json(next((tmp_path / "runs").glob("*/scores.json")))
-    assert scores["model"]["family"] == "colour_field"

@@ -30,7 +30,7 @@ SMALL = [
 MODELS = {
     "gan": "gan/fast_painter",
     "autoregressive": "autoregressive/fast_gpt",
-    "diffusion": "diffusion/ldm",
+    "diffusion": "diffusion/fast_unet",
 }
 
 

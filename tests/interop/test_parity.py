@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from by_words import module_of
 from interop.models import PROMPTS, SCALED_LINEAR, save_compvis, stable_diffusion_v1
-from t2ibench.cli.pipeline import load_module
 
 from t2ibench.cli.main import main
 from t2ibench.core.noise import SeededNoise
@@ -22,7 +22,7 @@ DPM_SOLVER = [
 def imported(source, out, *overrides):
     """The module of a run that `t2ibench import` wrote, with CLIP's own vocabulary."""
     assert main(["import", str(source), f"out={out}", *overrides]) == 0
-    return load_module(Run.at(out))
+    return module_of(Run.at(out))
 
 
 @pytest.fixture(scope="module")
