@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -31,9 +31,9 @@ def describe(context: Context) -> dict[str, Any]:
 
     A model of a billion weights is described in seconds, without their memory.
     """
-    spec = context.spec
-    with torch.device("meta"):
-        module = untrained_module(context)
+    spec, meta = context.spec, torch.device("meta")
+    with meta:
+        module = untrained_module(replace(context, device=meta))
     caption = context.source.split("train").records[0].captions[0]
     knobs = resolve_knobs(module.knobs, spec.knobs)
 
