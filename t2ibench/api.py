@@ -100,7 +100,7 @@ def score(
     """Scores a run, anybody's images, or features, under a protocol.
 
     Args:
-        images: a run's folder; a folder, ``.npz`` or ``.safetensors`` as ``t2ibench score`` reads
+        images: a trained run or its folder; a folder, ``.npz`` or ``.safetensors`` as ``t2ibench score`` reads
             them; ``Pictures`` of a run; or images in memory: PIL images, or uint8 of
             (N, H, W, 3) or (N, 3, H, W).
         prompts: one an image, or a file of prompts; None: those that the images carry.
@@ -125,6 +125,7 @@ def score(
         True
     """
     overrides = [*words, *as_words(settings)]
+    images = images.path if isinstance(images, Generator) else images
     if isinstance(images, (str, Path)) and (Path(images) / "status.json").exists():
         if prompts is not None:
             raise ConfigError("a run is scored on the prompts of its protocol; leave prompts out.")
@@ -167,12 +168,12 @@ class Comparison:
 
 
 def compare(
-    *runs: str | Path, study: str = "", runs_folder: str | Path = "", metrics: Sequence[str] = ()
+    *runs: str | Path | Generator, study: str = "", runs_folder: str | Path = "", metrics: Sequence[str] = ()
 ) -> Comparison:
     """Leaderboard and tests over runs, or over a study.
 
     Args:
-        *runs: folders with ``scores.json``.
+        *runs: trained runs, or folders with ``scores.json``.
         study: its name, in place of folders.
         runs_folder: where the study lies; empty: ``paths.runs``.
         metrics: these scores alone; empty: all.
@@ -190,14 +191,14 @@ def compare(
     from t2ibench.cli.verbs.compare import analyse_runs
 
     options = {"study": study, "runs": str(runs_folder), "metric": ",".join(metrics)}
-    return Comparison(analyse_runs([str(run) for run in runs], options)[1])
+    return Comparison(analyse_runs([str(folder_of(run)) for run in runs], options)[1])
 
 
-def report(*runs: str | Path, out: str | Path, title: str = "t2ibench") -> Path:
+def report(*runs: str | Path | Generator, out: str | Path, title: str = "t2ibench") -> Path:
     """One self-contained HTML page over runs.
 
     Args:
-        *runs: folders with ``scores.json``.
+        *runs: trained runs, or folders with ``scores.json``.
         out: the page.
         title: its heading.
 
@@ -210,8 +211,13 @@ def report(*runs: str | Path, out: str | Path, title: str = "t2ibench") -> Path:
     """
     from t2ibench.cli.verbs.report import write_report
 
-    write_report([Path(run) for run in runs], Path(out), title)
+    write_report([folder_of(run) for run in runs], Path(out), title)
     return Path(out)
+
+
+def folder_of(run: str | Path | Generator) -> Path:
+    """The folder of a run that is given as such, or opened."""
+    return run.path if isinstance(run, Generator) else Path(run)
 
 
 def read_prompts_or_words(prompts: Sequence[str] | str | Path) -> list[Any]:

@@ -148,5 +148,6 @@ def table_text(table: Table) -> str:
     """Text of a table, as wide as the terminal; in a file as wide as it needs to be."""
     buffer = io.StringIO()
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 240
-    Console(file=buffer, width=width, force_terminal=sys.stdout.isatty()).print(table)
+    colour = sys.stdout.isatty()
+    Console(file=buffer, width=width, force_terminal=colour, force_jupyter=False).print(table)
     return buffer.getvalue()

@@ -10,9 +10,13 @@ from t2ibench.reporting.render.content import Content
 from t2ibench.reporting.render.table import Table
 from t2ibench.reporting.render.terminal_table import fitted_tables, instrument_letters
 from t2ibench.reporting.statistics.analysis import Analysis
+from t2ibench.reporting.statistics.comparisons import ABSENT
 
 PLAIN_LEAD = "•"
 """Mark of a leading score where there is no bold type."""
+
+SETTINGS_OF_ONE = 10
+"""More settings that only one of two models has are counted, not listed."""
 
 WIDTH_WITH_TEST = 118
 """A narrower terminal's verdicts go without how each score was tested."""
@@ -52,12 +56,26 @@ def verdict_text(analysis: Analysis, width: int = 120, colour: bool = False) -> 
     for pair in content.pairs:
         screen.show(pair.verdicts.where(lambda c: c.name != "test" or width >= WIDTH_WITH_TEST))
         screen.say(*filter(None, [pair.caveat]))
-        for row in pair.configuration.rows:
-            first, second = row.cells
-            screen.say(f"  {row.label}: {first.text} | {second.text}")
-        screen.say("")
+        screen.say(*setting_lines(pair.configuration), "")
     screen.say(*filter(None, [content.correction]))
     return screen.text
+
+
+def setting_lines(configuration: Table) -> list[str]:
+    """Lines of the settings in which two models differ; a page and JSON list them all.
+
+    Where they have more than ``SETTINGS_OF_ONE`` that the other does not have at all, as models of
+    two families do, those are counted.
+    """
+    values = [(row.label, *(cell.text for cell in row.cells)) for row in configuration.rows]
+    common = [found for found in values if ABSENT not in found[1:]]
+    left_out = len(values) - len(common)
+    if left_out <= SETTINGS_OF_ONE:
+        common, left_out = values, 0
+    lines = [f"  {key}: {first} | {second}" for key, first, second in common]
+    if left_out:
+        lines.append(f"  and {left_out} settings that only one of the two has")
+    return lines
 
 
 class _Screen:
@@ -67,7 +85,11 @@ class _Screen:
         self._mark = "" if colour else PLAIN_LEAD
         self._buffer = io.StringIO()
         self._console = Console(
-            file=self._buffer, width=width, force_terminal=colour, no_color=not colour
+            file=self._buffer,
+            width=width,
+            force_terminal=colour,
+            no_color=not colour,
+            force_jupyter=False,
         )
 
     @property

@@ -4,6 +4,7 @@ import pytest
 
 from t2ibench.reporting import terminal_text, verdict_text
 from t2ibench.reporting.render.table import Cell, Column, Row, Table
+from t2ibench.reporting.render.terminal import setting_lines
 from t2ibench.reporting.render.terminal_table import fitted_tables
 
 NUMBER = re.compile(r"-?\d+\.\d+")
@@ -50,3 +51,21 @@ def test_foreign_text_is_no_markup():
     (made,) = fitted_tables(table, 80)
     assert [str(cell) for cell in made.columns[0].cells] == ["[bold]a"]
     assert [str(cell) for cell in made.columns[1].cells] == ["[/]"]
+
+
+def test_settings_of_one_model_alone_are_counted_where_they_are_many():
+    columns = (Column("first", "a"), Column("second", "b"))
+
+    def lines(alone):
+        rows = [Row("seed", (Cell("0"), Cell("1")))]
+        rows += [Row(f"key{i}", (Cell("–"), Cell(str(i)))) for i in range(alone)]
+        return setting_lines(Table("t", "Key", columns, tuple(rows)))
+
+    assert lines(10)[:2] == ["  seed: 0 | 1", "  key0: – | 0"] and len(lines(10)) == 11
+    assert lines(11) == ["  seed: 0 | 1", "  and 11 settings that only one of the two has"]
+
+
+def test_text_stays_text_in_a_notebook(analysis, monkeypatch):
+    wanted = terminal_text(analysis, 100)
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    assert terminal_text(analysis, 100) == wanted
