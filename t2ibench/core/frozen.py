@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -30,7 +30,7 @@ class FrozenHolder(nn.Module):
         """The networks by name."""
         return dict(self._frozen)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenHolder:
         super()._apply(fn, recurse)
         for network in self._frozen.values():
             network._apply(fn, recurse)

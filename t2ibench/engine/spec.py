@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -445,7 +445,7 @@ class RunSpec(Settings):
         return f"{self.model.name.replace('/', '-')}-{self.size}-seed{self.seed}"
 
     @model_validator(mode="after")
-    def _choice_needs_an_extractor(self) -> Self:
+    def _choice_needs_an_extractor(self) -> RunSpec:
         if self.protocol.choose_by is not None and not self.evaluator.extractors:
             raise ConfigError(
                 f"protocol.choose_by={self.protocol.choose_by} needs an extractor and "
