@@ -1,7 +1,7 @@
 """Several devices: where this process stands among those of a run, and Lightning's strategy.
 
 A run on R devices is R processes of the same program, one a device. Schedulers start them (``srun``
-of SLURM, ``torchrun``); elsewhere ``cli/ranks.py`` does. They meet before any work, so that
+of SLURM, ``torchrun``); elsewhere ``engine/ranks.py`` does. They meet before any work, so that
 caches, sampling and scoring are shared as training is.
 """
 

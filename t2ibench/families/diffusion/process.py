@@ -59,7 +59,7 @@ class DiffusionProcess(nn.Module):
         last_level: where sampling ends, a ``LastLevel``.
         learned_variance: whether the network's second half of channels is the ddpm solver's
             variance, whose bound is then added to the loss.
-        variance: of the ddpm solver where it is not learned, a ``Variance``.
+        variance: of the ddpm solver where it is not learned, a ``FixedVariance``.
         clip_sample: whether each predicted x_0 is clipped to [-1, 1].
         threshold: default percentile of dynamic thresholding; 0 is none.
 

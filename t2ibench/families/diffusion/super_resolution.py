@@ -63,7 +63,7 @@ class SuperResolution(TextToImageModule):
     """Denoises an image beside its enlarged low-resolution version.
 
     Args:
-        text_encoder: of the base (``base_stage.BaseText``), frozen.
+        text_encoder: of the base (``frozen_base.BaseText``), frozen.
         base: the trained module that sampling starts from; frozen here, its weights are not in
             this module's state dict.
         network: factory of the denoiser, called with ``latent_channels``, ``extra_channels``,
