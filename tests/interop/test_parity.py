@@ -5,9 +5,8 @@ import torch
 from interop.models import PROMPTS, SCALED_LINEAR, save_compvis, stable_diffusion_v1
 
 from t2ibench.cli.main import main
-from t2ibench.cli.pipeline import load_module
 from t2ibench.core.noise import SeededNoise
-from t2ibench.runs.folder import Run
+from t2ibench.engine.load import open_folder
 from t2ibench.samplers.guidance import Guidance
 
 SEEDS = [3, 4]
@@ -22,7 +21,7 @@ DPM_SOLVER = [
 def imported(source, out, *overrides):
     """The module of a run that `t2ibench import` wrote, with CLIP's own vocabulary."""
     assert main(["import", str(source), f"out={out}", *overrides]) == 0
-    return load_module(Run.at(out))
+    return open_folder(out).module
 
 
 @pytest.fixture(scope="module")

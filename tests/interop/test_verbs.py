@@ -11,19 +11,20 @@ from interop.models import PROMPTS, compvis_state, pipeline, save_compvis
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from t2ibench.cli.build import create, training_vocabulary
-from t2ibench.cli.compose import compose_config
-from t2ibench.cli.exported import diffusers_model
+from t2ibench.cli.compose import compose_spec
 from t2ibench.cli.main import main
-from t2ibench.cli.pipeline import Trained, find_run, load_module, open_run, untrained_module
 from t2ibench.core.edits import Inpainting
 from t2ibench.core.errors import ConfigError
-from t2ibench.core.files import read_json, write_json
+from t2ibench.core.files import read_json
 from t2ibench.core.noise import SeededNoise
+from t2ibench.engine.build import instantiate
+from t2ibench.engine.components import read_component
+from t2ibench.engine.context import Context
+from t2ibench.engine.load import open_folder
+from t2ibench.engine.train import train
+from t2ibench.interop.diffusers_model import diffusers_model
 from t2ibench.interop.diffusers_writer import write_folder
-from t2ibench.runs.clock import Clock
 from t2ibench.runs.folder import Run
-from t2ibench.training.checkpoint import save_weights
 
 SEEDS = [5, 6]
 KNOBS = {"num_steps": 5, "guidance_scale": 3.0}
@@ -90,7 +91,7 @@ def test_an_imported_run_samples_and_says_where_it_came_from(run, compvis_file, 
     assert picture(found).shape == (32, 32, 3) and picture(found).std() > 1
     facts = read_json(run / "manifest.json")["imported"]
     assert facts["file"] == compvis_file.name and len(facts["sha256"]) == 64
-    module = load_module(Run.at(run))
+    module = open_folder(run).module
     torch.testing.assert_close(module.first_stage.latent_scale, torch.full((4,), 0.18215))
     assert Run.at(run).state == "trained"
 
@@ -118,7 +119,7 @@ def test_every_format_gives_the_same_run(run, pipe, diffusers_folder, tmp_path):
 
 def test_a_folder_tells_its_resolution(diffusers_folder, tmp_path):
     assert main(["import", str(diffusers_folder), f"out={tmp_path / 'run'}"]) == 0
-    assert load_module(Run.at(tmp_path / "run")).resolution == 32
+    assert open_folder(tmp_path / "run").module.resolution == 32
 
 
 @pytest.mark.parametrize("text_gone", [False, True])
@@ -191,7 +192,7 @@ def test_ldm_text_to_image_runs(pipe, tmp_path):
     words = ["import", str(tmp_path / "ldm.ckpt"), f"out={out}", "data.resolution=32"]
     assert main([*words, f"tokenizer={tmp_path / 'bert.txt'}"]) == 0
     (tmp_path / "bert.txt").unlink()
-    module = load_module(Run.at(out))
+    module = open_folder(out).module
     features = module.encode_captions(["a red ring"])
     ids = torch.tensor([[2, 5, 6, 7, 3, *[0] * 15]])
     with torch.no_grad():
@@ -207,7 +208,7 @@ def test_ldm_text_to_image_runs(pipe, tmp_path):
 def test_diffusers_draws_the_runs_images(run, tmp_path):
     assert main(["export", str(run), f"out={tmp_path / 'folder'}", "format=diffusers"]) == 0
     images = theirs(load(tmp_path / "folder"), start())
-    torch.testing.assert_close(ours(load_module(Run.at(run))), images, atol=1e-4, rtol=0)
+    torch.testing.assert_close(ours(open_folder(run).module), images, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -221,25 +222,26 @@ def test_diffusers_draws_the_runs_images(run, tmp_path):
     ],
 )
 def test_diffusers_takes_the_steps_of_every_solver_that_it_has(run, tmp_path, solver, changes):
-    trained = open_run(Run.at(run))
-    process = trained.cfg.model.module.process
-    process.update({"solver": solver} | changes)
-    trained.module.process = create(process)
-    write_folder(diffusers_model(trained), tmp_path / "folder")
+    loaded = open_folder(run)
+    module, config = loaded.module, loaded.spec.config()
+    process = config["model"]["module"]["process"]
+    process |= {"solver": solver} | changes
+    module.process = instantiate(read_component(process, "model.module.process"))
+    write_folder(diffusers_model(module, config), tmp_path / "folder")
     images = theirs(load(tmp_path / "folder"), start())
-    torch.testing.assert_close(ours(trained.module), images, atol=1e-4, rtol=0)
+    torch.testing.assert_close(ours(module), images, atol=1e-4, rtol=0)
 
 
 def test_import_export_import_keeps_every_tensor(run, tmp_path):
     folder, back = tmp_path / "folder", tmp_path / "back"
     assert main(["export", str(run), f"out={folder}", "format=diffusers"]) == 0
     assert main(["import", str(folder), f"out={back}"]) == 0
-    for part in ("checkpoints", "text_encoder"):
+    for part in ("checkpoints", "parts/text_encoder"):
         wanted = load_file(run / part / "model.safetensors")
         found = load_file(back / part / "model.safetensors")
         assert found.keys() == wanted.keys()
         assert all(torch.equal(found[name], wanted[name]) for name in wanted)
-    files = [f / "text_encoder" / "tokenizer.json" for f in (run, back)]
+    files = [f / "parts" / "text_encoder" / "tokenizer.json" for f in (run, back)]
     first, second = (json.loads(file.read_text())["model"] for file in files)
     assert first == second
     card = (folder / "README.md").read_text()
@@ -249,14 +251,14 @@ def test_import_export_import_keeps_every_tensor(run, tmp_path):
 
 
 def test_measured_statistics_by_channel_are_exported(run, tmp_path):
-    trained = open_run(Run.at(run))
+    loaded = open_folder(run)
     torch.manual_seed(2)
-    stage = trained.module.first_stage
+    stage = loaded.module.first_stage
     stage.latent_mean.copy_(torch.randn(4))
     stage.latent_std.mul_(torch.rand(4) + 0.5)
-    write_folder(diffusers_model(trained), tmp_path / "folder")
+    write_folder(diffusers_model(loaded.module, loaded.spec.config()), tmp_path / "folder")
     images = theirs(load(tmp_path / "folder"), start())
-    torch.testing.assert_close(ours(trained.module), images, atol=1e-4, rtol=0)
+    torch.testing.assert_close(ours(loaded.module), images, atol=1e-4, rtol=0)
 
 
 def test_inpainting_unets_go_both_ways(tmp_path, monkeypatch):
@@ -266,7 +268,7 @@ def test_inpainting_unets_go_both_ways(tmp_path, monkeypatch):
     out, folder = tmp_path / "run", tmp_path / "folder"
     assert main(["import", str(source), f"out={out}", "data.resolution=32"]) == 0
     assert main(["export", str(out), f"out={folder}", "format=diffusers"]) == 0
-    module = load_module(Run.at(out))
+    module = open_folder(out).module
     assert module.inpaints
     # Theirs draws the masked image's latents from the posterior, ours are its mean.
     monkeypatch.setattr(
@@ -296,39 +298,31 @@ def test_safetensors_are_the_run_without_its_history(run, tmp_path):
     assert main(["export", str(tmp_path / "run"), f"out={out}", "format=safetensors"]) == 0
     shutil.rmtree(tmp_path / "run")
     assert not (out / "checkpoints" / "last.ckpt").exists()
-    assert torch.equal(ours(load_module(Run.at(out))), ours(load_module(Run.at(run))))
+    assert torch.equal(ours(open_folder(out).module), ours(open_folder(run).module))
     assert "t2ibench sample FOLDER" in (out / "README.md").read_text()
 
 
 @pytest.fixture(scope="module")
 def gan(tmp_path_factory):
-    """A run of another family, as training would have left it."""
+    """A run of another family."""
     root = tmp_path_factory.mktemp("gan")
-    cfg = compose_config(
-        ["model=gan/gan_int_cls", f"paths.runs={root}", f"paths.cache={root}/cache"]
-        + ["data.source.num_train=16", "data.source.num_val=8", "data.source.num_test=8"]
-    )
-    found = find_run(cfg)
-    module, source = untrained_module(cfg)
-    words = training_vocabulary(cfg, source.split("train"))
-    write_json(found.path / "vocabulary.json", words)
-    save_weights(module, found.weights)
-    found.write_manifest()
-    found.set_status("trained", clock=Clock(images_seen=16).state_dict())
-    return Trained(found, cfg, source, module, Clock())
+    words = ["model=gan/fast_painter", f"paths.runs={root}", f"paths.cache={root}/cache"]
+    words += ["data.source.num_train=32", "data.source.num_val=8", "data.source.num_test=8"]
+    words += ["budget=images", "budget.amount=32", "trainer=cpu", "trainer.progress=false"]
+    return train(Context.of(compose_spec(words)))
 
 
 def test_any_family_is_exported_as_safetensors(gan, tmp_path):
     out = tmp_path / "weights"
     assert main(["export", str(gan.run.path), f"out={out}", "format=safetensors"]) == 0
-    again = load_module(Run.at(out)).state_dict()
+    again = open_folder(out).module.state_dict()
     assert all(torch.equal(again[n], t) for n, t in gan.module.state_dict().items())
-    assert "| images seen | 16 |" in (out / "README.md").read_text()
+    assert "| images seen | 32 |" in (out / "README.md").read_text()
 
 
 def test_another_family_is_no_diffusers_pipeline(gan, tmp_path, capsys):
     told = refused(["export", gan.run.path, f"out={tmp_path / 'x'}", "format=diffusers"], capsys)
-    assert "gan/gan_int_cls has no place" in told and "format=safetensors" in told
+    assert "gan/fast_painter has no place" in told and "format=safetensors" in told
     assert not list(tmp_path.iterdir())
 
 
@@ -345,12 +339,14 @@ def test_another_family_is_no_diffusers_pipeline(gan, tmp_path, capsys):
     ],
 )
 def test_what_diffusers_does_not_have_is_told(run, key, value, words):
-    from omegaconf import OmegaConf
-
-    trained = open_run(Run.at(run))
-    OmegaConf.update(trained.cfg, key, value, force_add=True)
+    loaded = open_folder(run)
+    config = node = loaded.spec.config()
+    *path, last = key.split(".")
+    for name in path:
+        node = node[name]
+    node[last] = value
     with pytest.raises(ConfigError, match=f"{words} has no place"):
-        diffusers_model(trained)
+        diffusers_model(loaded.module, config)
 
 
 @pytest.mark.parametrize(
