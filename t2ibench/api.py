@@ -168,7 +168,10 @@ class Comparison:
 
 
 def compare(
-    *runs: str | Path | Generator, study: str = "", runs_folder: str | Path = "", metrics: Sequence[str] = ()
+    *runs: str | Path | Generator,
+    study: str = "",
+    runs_folder: str | Path = "",
+    metrics: Sequence[str] = (),
 ) -> Comparison:
     """Leaderboard and tests over runs, or over a study.
 

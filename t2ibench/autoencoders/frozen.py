@@ -185,8 +185,8 @@ class FrozenFirstStage(nn.Module):
     def _vq(self) -> CodebookAutoencoder:
         if not isinstance(self.autoencoder, CodebookAutoencoder):
             raise ConfigError(
-                f"a first stage of kind {self.kind!r} has no codes; set model.first_stage to one "
-                "of kind vq, for example vq_f4."
+                f"a first stage of kind {self.kind!r} has no codes; choose one of kind vq, "
+                "for example autoencoder=vq_f4."
             )
         return self.autoencoder
 

@@ -41,18 +41,18 @@ def check(context: Context) -> None:
     """
     spec = context.spec
     check_parts(spec)
-    multiple = spec.model.resolution_multiple
-    if spec.data.resolution % multiple:
-        raise ConfigError(
-            f"data.resolution={spec.data.resolution} is not a multiple of {multiple}, which "
-            f"model={spec.model.name} needs; choose such a resolution."
-        )
     sizes = [spec.model.training.batch_size]
     sizes += [p.training.batch_size for p in spec.parts.values() if hasattr(p, "training")]
     check_devices(spec.trainer, sizes)
     start = initial_weights(context)
     for part in [*spec.parts.values(), spec.text, *([] if start is None else [start])]:
         part.check(context)
+    multiple = spec.model.resolution_multiple
+    if spec.data.resolution % multiple:
+        raise ConfigError(
+            f"data.resolution={spec.data.resolution} is not a multiple of {multiple}, which "
+            f"model={spec.model.name} needs; choose such a resolution."
+        )
 
 
 @interruptible()

@@ -13,7 +13,8 @@ from t2ibench.core.noise import Noise
 from t2ibench.samplers.deterministic import Between, Denoiser, Latent, unchanged
 from t2ibench.samplers.levels import Levels
 
-Variance = Literal["small", "large", "learned"]
+FixedVariance = Literal["small", "large"]
+Variance = Literal[FixedVariance, "learned"]
 
 
 def ddim(
@@ -137,12 +138,13 @@ def posterior_deviations(levels: Levels) -> list[float]:
 
 
 def check_variance(name: str) -> None:
-    """Refuses a name that is no ``Variance``.
+    """Refuses a name that is no ``FixedVariance``.
 
     Raises:
         ConfigError: so.
     """
-    if name not in get_args(Variance):
+    if name not in get_args(FixedVariance):
         raise ConfigError(
-            f"process.variance={name} is unknown; choose {', '.join(get_args(Variance))}."
+            f"process.variance={name} is unknown; choose {', '.join(get_args(FixedVariance))}, or "
+            "process.learned_variance=true."
         )

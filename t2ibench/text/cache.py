@@ -47,7 +47,7 @@ class FrozenTextCache:
         if encoder.trainable:
             raise ConfigError(
                 f"{type(encoder).__name__} is trained with the generator, so its features cannot "
-                "be cached; set text.cached=false."
+                "be cached; give it a frozen one."
             )
         self.encoder = encoder
         self.folder = Path(root) / encoder.fingerprint

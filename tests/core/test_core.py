@@ -107,10 +107,11 @@ def test_an_embedding_goes_where_its_caption_goes():
 
 
 def test_batch_moves_without_touching_integers():
-    batch = Batch(
-        torch.zeros(2, 3, 4, 4), ["a", "b"], torch.tensor([1, 2]), codes=torch.tensor([[1], [2]])
-    ).to(torch.float64)
-    assert batch.image.dtype == torch.float64 and batch.codes.dtype == torch.int64
+    targets = {"codes": torch.tensor([[1], [2]]), "latents": torch.zeros(2, 4, 1, 1)}
+    batch = Batch(torch.zeros(2, 3, 4, 4), ["a", "b"], torch.tensor([1, 2]), targets=targets)
+    moved = batch.to(torch.float64)
+    assert moved.image.dtype == moved.targets["latents"].dtype == torch.float64
+    assert moved.index.dtype == moved.targets["codes"].dtype == torch.int64
 
 
 def test_score_round_trip_and_metric():

@@ -238,6 +238,20 @@ def test_fingerprints_differ_by_what_differs(tmp_path):
     assert len(prints) == 4
 
 
+def test_splits_are_known_by_what_was_prepared(prepared, tmp_path):
+    root, styles, labels, _ = prepared
+    source = open_source(prepared)
+    known = {name: source.split_fingerprint(name) for name in source.splits}
+    assert len(set(known.values())) == len(source.splits)
+    for other in ({"holdout": "zeroshot"}, {"resolution": 64}):
+        assert open_source(prepared, **other).split_fingerprint("train") != known["train"]
+    shutil.copytree(root, tmp_path / "moved")
+    moved = EmojiStylesSource(tmp_path / "moved", styles=styles, labels=labels)
+    assert {name: moved.split_fingerprint(name) for name in moved.splits} == known
+    with pytest.raises(DataError, match="no split 'dev'"):
+        source.split_fingerprint("dev")
+
+
 PINNED = Package("pkg", "1.0.0", "0" * 64, "x", "MIT", "Nobody", "https://example.org")
 
 

@@ -1,5 +1,7 @@
 import csv
 import json
+import os
+import shutil
 
 import numpy as np
 import pyarrow
@@ -8,7 +10,10 @@ import pytest
 from PIL import Image
 
 from t2ibench.core.errors import ConfigError, DataError
+from t2ibench.core.hashing import hash_file
+from t2ibench.data import file_hashes as file_hashes_module
 from t2ibench.data.check import check_source
+from t2ibench.data.file_hashes import file_hashes
 from t2ibench.data.folder import FolderSource
 from t2ibench.data.records import DataSource
 
@@ -181,11 +186,58 @@ def test_the_prepared_set_is_kept_until_the_folder_changes(tmp_path):
     first = open_source(root, tmp_path, **options)
     pixels = first.split("train").images.copy()
     assert np.array_equal(open_source(root, tmp_path, **options).split("train").images, pixels)
-    assert len(list((tmp_path / "cache/folder").iterdir())) == 1
+    assert len(list((tmp_path / "cache/folder").glob("*/dataset.json"))) == 1
     (root / "a.txt").write_text("second")
     second = open_source(root, tmp_path, **options)
     assert second.fingerprint != first.fingerprint
     assert second.split("train").records[0].captions == ("second",)
+
+
+def test_a_split_is_known_by_its_content_wherever_it_lies(tmp_path):
+    root = tmp_path / "set"
+    for name in ("train", "val", "test"):
+        for i in range(3):
+            save(root / name / f"{i}.png", len(name) * 10 + i)
+            (root / name / f"{i}.txt").write_text(f"picture {i}")
+    source = open_source(root, tmp_path)
+    known = {name: source.split_fingerprint(name) for name in source.splits}
+    assert len(set(known.values())) == 3
+    shutil.copytree(root, tmp_path / "copy", copy_function=shutil.copyfile)
+    moved = open_source(tmp_path / "copy", tmp_path, name="set")
+    assert {name: moved.split_fingerprint(name) for name in moved.splits} == known
+    assert moved.fingerprint == source.fingerprint
+    save(tmp_path / "copy/val/1.png", 77)
+    changed = open_source(tmp_path / "copy", tmp_path, name="set")
+    differing = [n for n in known if changed.split_fingerprint(n) != known[n]]
+    assert differing == ["val"] and changed.fingerprint != source.fingerprint
+    with pytest.raises(DataError, match="no split 'dev'"):
+        source.split_fingerprint("dev")
+
+
+def test_files_are_hashed_once_and_again_when_they_change(tmp_path, monkeypatch, caplog):
+    files = {name: tmp_path / name for name in ("a", "b")}
+    for name, path in files.items():
+        path.write_text(name)
+    files["gone"] = tmp_path / "gone"
+    read = []
+
+    def counted(path, digits):
+        read.append(path.name)
+        return hash_file(path, digits)
+
+    monkeypatch.setattr(file_hashes_module, "hash_file", counted)
+    memory = tmp_path / "memory"
+    first = file_hashes(tmp_path, files, memory)
+    assert sorted(read) == ["a", "b"] and first["gone"] == "" and first["a"] != first["b"]
+    assert file_hashes(tmp_path, files, memory) == first and len(read) == 2
+    files["a"].write_text("A")
+    os.utime(files["a"], ns=(1, 1))
+    assert file_hashes(tmp_path, files, memory)["a"] != first["a"]
+    assert read[2:] == ["a"]
+    (memo,) = memory.iterdir()
+    memo.write_text("{")
+    assert file_hashes(tmp_path, files, memory)["b"] == first["b"]
+    assert len(read) == 5 and "hashed again" in caplog.text
 
 
 def test_clear_errors(tmp_path):

@@ -70,6 +70,15 @@ def test_fingerprints_tell_sources_apart_without_rendering(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_more_test_images_leave_the_training_split_what_it_is(tmp_path):
+    few, many = make(tmp_path), make(tmp_path / "elsewhere", num_test=9)
+    assert few.split_fingerprint("train") == many.split_fingerprint("train")
+    assert few.split_fingerprint("test") != many.split_fingerprint("test")
+    assert few.split_fingerprint("train") != make(tmp_path, seed=1).split_fingerprint("train")
+    with pytest.raises(DataError, match="no split 'tset'"):
+        few.split_fingerprint("tset")
+
+
 def test_impossible_settings_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="num|train"):
         make(tmp_path, num_train=0)

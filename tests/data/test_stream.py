@@ -72,13 +72,16 @@ def test_batch_holds_the_rows_of_every_cache():
         ones = torch.ones(len(captions), 1, 2)
         return TextFeatures(ones, torch.ones(len(captions), 1, dtype=torch.bool), ones[:, 0])
 
-    stream = BatchStream(split, batch_size=4, seed=0, latents=latents, codes=codes, text=encode)
+    targets = {"latents": latents, "codes": codes}
+    stream = BatchStream(split, batch_size=4, seed=0, targets=targets, text=encode)
     batch = next(stream)
     assert batch.image.min() >= -1 and batch.image.max() <= 1
     assert torch.equal(to_pixels(batch.image), split.pixels(batch.index.numpy()))
-    assert np.array_equal(batch.latents.numpy(), latents[batch.index.numpy()].astype(np.float32))
-    assert batch.latents.dtype == torch.float32
-    assert torch.equal(batch.codes, codes[batch.index].long())
+    assert set(batch.targets) == set(targets)
+    rows = latents[batch.index.numpy()].astype(np.float32)
+    assert np.array_equal(batch.targets["latents"].numpy(), rows)
+    assert batch.targets["latents"].dtype == torch.float32
+    assert torch.equal(batch.targets["codes"], codes[batch.index].long())
     assert len(batch.text) == 4
 
 
@@ -98,9 +101,10 @@ def test_impossible_requests_are_refused():
     split = make_split(4)
     with pytest.raises(ConfigError, match="multiple"):
         BatchStream(split, batch_size=5, seed=0, world_size=2)
-    with pytest.raises(ConfigError, match="flip"):
-        BatchStream(split, batch_size=2, seed=0, flip=True, codes=np.zeros((4, 1), np.int64))
+    with pytest.raises(ConfigError, match="cached codes cannot be flipped; set data.flip=false"):
+        codes = {"codes": np.zeros((4, 1), np.int64)}
+        BatchStream(split, batch_size=2, seed=0, flip=True, targets=codes)
     with pytest.raises(DataError, match="3 cached latents"):
-        BatchStream(split, batch_size=2, seed=0, latents=np.zeros((3, 1, 1, 1)))
+        BatchStream(split, batch_size=2, seed=0, targets={"latents": np.zeros((3, 1, 1, 1))})
     with pytest.raises(DataError, match="empty"):
         BatchStream(make_split(0), batch_size=2, seed=0)

@@ -49,7 +49,8 @@ def make_module(conditioning="concat", **changes):
 
 def make_batch(codes=None):
     images = torch.rand(4, 3, 16, 16) * 2 - 1
-    return Batch(images, CAPTIONS, torch.arange(4), codes=codes)
+    targets = {} if codes is None else {"codes": codes}
+    return Batch(images, CAPTIONS, torch.arange(4), targets=targets)
 
 
 def all_codes(seed=0):

@@ -6,15 +6,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from t2ibench.cli.build import create
 from torch import nn
 
-from t2ibench.cli.compose import compose_config
+from t2ibench.cli.compose import compose_spec
 from t2ibench.core.edits import Upscaling
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.knobs import Knob, front_knob
 from t2ibench.core.noise import SeededNoise
 from t2ibench.core.types import Batch, TextFeatures
+from t2ibench.engine.build import instantiate
 from t2ibench.families.contract import TextToImageModule
 from t2ibench.families.diffusion.imagen import EfficientUNet
 from t2ibench.families.diffusion.process import DiffusionProcess
@@ -290,7 +290,7 @@ PAPER = [
     # model, side, what else is asked, our count; published: 2e9, 6e8, 4e8, 6.25e8
     ("imagen", 64, [], 1_689_736_195),
     ("imagen_sr", 256, [], 611_783_811),
-    ("imagen_sr", 1024, ["size.imagen_sr.attention_levels=[]"], 603_389_059),
+    ("imagen_sr", 1024, ["model.module.network.attention_levels=[]"], 603_389_059),
     ("sr3", 256, [], 617_093_891),
 ]
 
@@ -298,7 +298,7 @@ PAPER = [
 @pytest.mark.parametrize(("model", "side", "extra", "count"), PAPER)
 def test_paper_layouts_are_configured(model, side, extra, count):
     asked = [f"model=diffusion/{model}", "size=paper", f"data.resolution={side}"]
-    cfg = compose_config([*asked, "conditioning=cross_attention", *extra])
+    spec = compose_spec([*asked, "conditioning=cross_attention", *extra])
     inputs = {"latent_channels": 3}
     if model != "sr3":
         inputs["text_width"] = 4096  # T5-XXL
@@ -307,7 +307,7 @@ def test_paper_layouts_are_configured(model, side, extra, count):
     if model == "imagen_sr":
         inputs["vector_width"] = LEVEL_WIDTH
     with torch.device("meta"):
-        network = create(cfg.model.module.network)(**inputs)
+        network = instantiate(spec.model.module.arguments["network"])(**inputs)
     assert sum(p.numel() for p in network.parameters()) == count
 
 

@@ -44,7 +44,7 @@ def make_module(conditioning="cross_attention", extra_channels=0, **changes):
         ),
         "first_stage": FrozenFirstStage(autoencoder),
         "network": functools.partial(
-            UNet,
+            FastUNet,
             channels=16,
             channel_multipliers=[1, 2],
             blocks_per_level=1,
@@ -71,7 +71,8 @@ def make_module(conditioning="cross_attention", extra_channels=0, **changes):
 
 def make_batch(count=4, latents=None):
     images = torch.rand(count, 3, 32, 32) * 2 - 1
-    return Batch(images, CAPTIONS[:count], torch.arange(count), latents=latents)
+    targets = {} if latents is None else {"latents": latents}
+    return Batch(images, CAPTIONS[:count], torch.arange(count), targets=targets)
 
 
 def train(module, steps=3):
@@ -176,7 +177,7 @@ def test_rescaling_acts_where_guidance_does():
 
 def test_pixels_are_diffused_without_a_first_stage():
     module = make_module(first_stage=None, prediction_type="x0", threshold=0.995)
-    assert module.trains_on == "image" and make_module().trains_on == "latents"
+    assert not module.targets() and list(make_module().targets()) == ["latents"]
     shapes = []
     module.network.register_forward_hook(lambda net, args, out: shapes.append(args[0].shape))
     train(module, 2)
@@ -218,10 +219,11 @@ def test_cached_latents_train_as_images_do():
     losses = []
     for cached in (False, True):
         module = make_module()
-        latents = module.first_stage.encode(batch.image) if cached else None
+        target = module.targets()["latents"]
+        assert target.fingerprint == module.first_stage.fingerprint
+        targets = {"latents": target.make(batch.image)} if cached else {}
         torch.manual_seed(3)
-        given = Batch(batch.image, batch.caption, batch.index, latents=latents)
-        losses.append(module.training_step(given, 0)["loss"])
+        losses.append(module.training_step(replace(batch, targets=targets), 0)["loss"])
     assert torch.equal(*losses)
 
 

@@ -1,7 +1,5 @@
 """The diffusion transformer: its published form, and text by each way into it."""
 
-import functools
-
 import pytest
 import torch
 from diffusers import DiTTransformer2DModel
@@ -10,10 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from t2ibench.cli.build import check_config
-from t2ibench.cli.compose import compose_config, resolve_conditioning
+from t2ibench.cli.compose import compose_spec
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.types import TextFeatures
+from t2ibench.engine.build import instantiate
+from t2ibench.engine.context import Context
+from t2ibench.engine.train import check
 from t2ibench.families.diffusion.dit import DiT, grid_positions
 
 CONDITIONINGS = ("concat", "modulation", "cross_attention")
@@ -159,10 +159,9 @@ def test_impossible_sizes_are_refused_in_one_sentence():
         make_network(width=30)
     with pytest.raises(ConfigError, match=r"heads=3"):
         make_network(width=32, heads=3)
-    cfg = compose_config(["model=diffusion/dit", "size.dit.patch=3"])
-    resolve_conditioning(cfg)
+    spec = compose_spec(["model=diffusion/fast_dit", "model.module.network.patch=3"])
     with pytest.raises(ConfigError, match=r"data.resolution=32 is not a multiple of 6"):
-        check_config(cfg)
+        check(Context(spec))
 
 
 @torch.no_grad()
@@ -238,10 +237,10 @@ def test_long_skips_join_twins(depth):
 
 
 def test_paper_size_has_the_published_weights_but_for_the_text():
-    size = compose_config(["model=diffusion/dit", "size=paper"]).size.dit
-    build = functools.partial(DiT, latent_channels=4, text_width=768, learned_variance=True, **size)
+    spec = compose_spec(["model=diffusion/dit", "size=paper", "data.resolution=256"])
+    build = instantiate(spec.model.module.arguments["network"])
     with torch.device("meta"):
-        network = build(conditioning="modulation")
+        network = build(latent_channels=4, text_width=768)
     count = sum(p.numel() for p in network.parameters())
     fixed = POSITIONS * 1152
     text = 768 * 1152 + 1152

@@ -199,7 +199,7 @@ def learned_network(x, t):
 
 def test_a_learned_variance_is_trained_by_its_bound_alone():
     own = process(
-        variance="learned", prediction_type="epsilon", schedule="linear", betas=[1e-4, 0.02]
+        learned_variance=True, prediction_type="epsilon", schedule="linear", betas=[1e-4, 0.02]
     )
     x0 = torch.rand(4, 2, 5) * 2 - 1
     mean, variance = (torch.zeros(4, 2, 5, requires_grad=True) for _ in range(2))
@@ -215,7 +215,7 @@ def test_a_learned_variance_is_trained_by_its_bound_alone():
 
 @pytest.mark.parametrize("solver", ["ddpm", "ddim", "dpm_solver_pp"])
 def test_guidance_leaves_a_learned_variance_as_it_is(solver):
-    own = process(variance="learned", solver=solver)
+    own = process(learned_variance=True, solver=solver)
     guide, calls = Guidance(3.0), []
 
     def predict(x, t):
@@ -360,7 +360,7 @@ def test_knobs_are_the_solvers():
 
 
 def test_a_process_has_no_weights_and_moves():
-    own = process(variance="learned")
+    own = process(learned_variance=True)
     assert not own.state_dict() and not list(own.parameters())
     assert own.to("meta").alpha.device.type == "meta"
     with torch.device("meta"):
@@ -378,10 +378,11 @@ def test_a_process_has_no_weights_and_moves():
         ({"prediction_type": "score"}, "prediction_type=score is unknown"),
         ({"schedule": "sigmoid"}, "schedule=sigmoid is unknown"),
         ({"variance": "medium"}, "variance=medium is unknown; choose small"),
+        ({"variance": "learned"}, "variance=learned is unknown; choose small"),
         (FLOW | {"solver": "ddim"}, "solver=ddim is for variance-preserving .* choose euler"),
         (FLOW | {"solver": "plms"}, "solver=plms is for variance-preserving"),
         (FLOW | {"prediction_type": "epsilon"}, "epsilon says nothing of the image"),
-        (FLOW | {"variance": "learned"}, "variance=learned is for variance-preserving"),
+        (FLOW | {"learned_variance": True}, "learned_variance=true is for variance-preserving"),
         ({"zero_terminal_snr": True, "prediction_type": "epsilon"}, "epsilon says nothing"),
         ({"zero_terminal_snr": True, "solver": "heun"}, "solver=heun needs some of the image"),
         ({"zero_terminal_snr": True, "spacing": "karras"}, "karras does not start in pure noise"),

@@ -97,7 +97,7 @@ def make_module(prior="diffusion", conditioning="cross_attention", pixels=False,
         "first_stage": None if pixels else FrozenFirstStage(autoencoder),
         "prior": make_prior(prior),
         "network": functools.partial(
-            UNet,
+            FastUNet,
             channels=16,
             channel_multipliers=[1, 2],
             blocks_per_level=1,
@@ -416,7 +416,7 @@ def test_an_image_belongs_to_its_prompt_and_seed(prior, conditioning):
 
 def test_pixels_without_a_first_stage():
     module = make_module(pixels=True)
-    assert module.trains_on == "image" and make_module().trains_on == "latents"
+    assert not module.targets() and list(make_module().targets()) == ["latents"]
     train(module, 2)
     assert module.generate(CAPTIONS[:1], SeededNoise([0])).shape == (1, 3, 16, 16)
 

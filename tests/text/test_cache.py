@@ -105,5 +105,5 @@ def test_nothing_is_left_of_a_write_that_fails(encoder, tmp_path, monkeypatch):
 
 def test_a_trained_encoder_cannot_be_cached(tmp_path):
     encoder = WordTransformer(vocabulary=["a"], width=8, depth=1, heads=1, max_length=4)
-    with pytest.raises(ConfigError, match="text.cached=false"):
+    with pytest.raises(ConfigError, match="give it a frozen one"):
         FrozenTextCache(encoder, tmp_path)

@@ -7,9 +7,9 @@ from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import (
     LDMBertModel,
 )
 
-from t2ibench.cli.build import build_text_encoder
-from t2ibench.cli.compose import compose_config
+from t2ibench.cli.compose import compose_spec
 from t2ibench.core.errors import ConfigError, MissingWeightsError
+from t2ibench.engine.context import Context
 from t2ibench.text.ldm_bert import LDMBert, Transformer
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "ring", "##s", "un", "##red"]
@@ -105,14 +105,13 @@ def test_it_is_trained_and_its_fingerprint_is_layout_and_vocabulary(encoder, voc
 
 
 def test_the_configuration_builds_it_and_names_a_missing_file(vocabulary):
-    cfg = compose_config(
-        ["text=ldm_bert", f"text.path={vocabulary}", "text.encoder.width=24"]
-        + ["text.encoder.depth=1", "text.encoder.heads=2"]
-    )
-    built = build_text_encoder(cfg, None)
+    layout = ["text.encoder.width=24", "text.encoder.depth=1", "text.encoder.heads=2"]
+    spec = compose_spec(["text=ldm_bert", f"text.path={vocabulary}", *layout])
+    built = spec.text.restore(Context(spec), None)
     assert (built.width, built.max_length, len(built.model.layers)) == (24, 77, 1)
     with pytest.raises(MissingWeightsError, match=r"text.path=None.*vocab.txt"):
-        build_text_encoder(compose_config(["text=ldm_bert"]), None)
+        lacking = compose_spec(["text=ldm_bert"])
+        lacking.text.check(Context(lacking))
     with pytest.raises(MissingWeightsError, match="nowhere/vocab.txt"):
         LDMBert(path="nowhere/vocab.txt", **LAYOUT)
 

@@ -30,6 +30,23 @@ def test_images_budget_stops_exactly(split, tmp_path):
     assert fitted.clock.flops_per_image > 0
 
 
+class Watching(Painter):
+    """Notes the clock that it may read in its steps."""
+
+    def training_step(self, batch, batch_idx):
+        self.told.append(self.images_seen)
+        return super().training_step(batch, batch_idx)
+
+
+def test_a_module_reads_the_clock_also_when_it_goes_on(split, tmp_path):
+    told = []
+    for wrap in (interrupt_after(signal.SIGUSR1, 2), None):
+        module = painter()
+        module.__class__, module.told = Watching, told
+        train(split, tmp_path, Budget("images", 40), module=module, each_batch=wrap)
+    assert told == [0, 8, 16, 24, 32]
+
+
 def test_flops_budget_charges_the_first_stage(split, tmp_path):
     _, _, probe = train(split, tmp_path, Budget("images", 8), "probe")
     per_image = probe.clock.flops_per_image

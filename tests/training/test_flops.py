@@ -4,27 +4,27 @@ import math
 
 import pytest
 import torch
-from t2ibench.cli.build import training_options
-from t2ibench.cli.first_stage import cached_targets
-from t2ibench.cli.pipeline import untrained_module
 from torch import nn
 
 import t2ibench.nn.attention
 import t2ibench.text.word
-from t2ibench.cli.compose import compose_config, resolve_conditioning
+from t2ibench.cli.compose import compose_spec
 from t2ibench.core.noise import SeededNoise
 from t2ibench.data.stream import BatchStream
+from t2ibench.engine.assemble import untrained_module
+from t2ibench.engine.context import Context
+from t2ibench.engine.fitting import cached_targets, options_of
 from t2ibench.evaluation.cost import count_flops
-from t2ibench.families.autoregressive import vqgan_gpt
+from t2ibench.families.autoregressive import fast_gpt
 from t2ibench.runs.clock import Budget
 from t2ibench.runs.folder import Run
 from t2ibench.training.fit import fit
 
-SPINE = ["gan/gan_int_cls", "autoregressive/vqgan_gpt", "diffusion/ldm"]
+SPINE = ["gan/fast_painter", "autoregressive/fast_gpt", "diffusion/fast_unet"]
 
 
 def built(model, cache):
-    cfg = compose_config(
+    spec = compose_spec(
         [
             f"model={model}",
             "data.source.num_train=16",
@@ -35,8 +35,8 @@ def built(model, cache):
             "trainer.progress=false",
         ]
     )
-    resolve_conditioning(cfg)
-    return cfg, *untrained_module(cfg)
+    context = Context(spec)
+    return context, untrained_module(context)
 
 
 class Analytic:
@@ -59,7 +59,7 @@ class Analytic:
             self.flops += 2 * 2 * math.prod(q.shape[:-1]) * k.shape[-2] * q.shape[-1]
             return attention(q, k, *args, **kwargs)
 
-        for room in (t2ibench.nn.attention, t2ibench.text.word, vqgan_gpt):
+        for room in (t2ibench.nn.attention, t2ibench.text.word, fast_gpt):
             monkeypatch.setattr(room, attention.__name__, counted)
 
     def layer(self, layer, given, found):
@@ -71,14 +71,14 @@ class Analytic:
 
 
 def test_a_guided_sample_is_what_the_layers_say(shared_cache, monkeypatch):
-    _, module, _ = built("diffusion/ldm", shared_cache)
+    _, module = built("diffusion/fast_unet", shared_cache)
     analytic = Analytic(module, monkeypatch)
     counted = count_flops(lambda: module.generate(["a ring"], SeededNoise([0]), {"num_steps": 2}))
     assert counted == analytic.flops
 
 
 def test_a_gan_sample_is_what_the_layers_say(shared_cache, monkeypatch):
-    _, module, _ = built("gan/gan_int_cls", shared_cache)
+    _, module = built("gan/fast_painter", shared_cache)
     analytic = Analytic(module, monkeypatch)
     counted = count_flops(lambda: module.generate(["a ring", "a star"], SeededNoise([0, 1])))
     waves = module.generator.canvas.frequencies
@@ -87,7 +87,7 @@ def test_a_gan_sample_is_what_the_layers_say(shared_cache, monkeypatch):
 
 
 def test_teacher_forcing_is_what_the_layers_say(shared_cache, monkeypatch):
-    _, module, _ = built("autoregressive/vqgan_gpt", shared_cache)
+    _, module = built("autoregressive/fast_gpt", shared_cache)
     text = module.encode_captions(["a ring", "a star"])
     codes = torch.randint(0, 8, (2, module.network.length))
     analytic = Analytic(module.network, monkeypatch)
@@ -96,16 +96,15 @@ def test_teacher_forcing_is_what_the_layers_say(shared_cache, monkeypatch):
 
 @pytest.mark.parametrize("model", SPINE)
 def test_training_is_told_by_part(model, shared_cache, tmp_path):
-    cfg, module, source = built(model, shared_cache)
-    train, targets = source.split("train"), {}
-    if module.trains_on != "image":
-        targets = cached_targets(cfg, module.first_stage, train, module.trains_on)
+    context, module = built(model, shared_cache)
+    train = context.source.split("train")
+    targets = cached_targets(context, module, train)
 
     def stream(images_seen, rank, world_size):
-        return BatchStream(train, batch_size=8, seed=0, images_seen=images_seen, **targets)
+        return BatchStream(train, batch_size=8, seed=0, images_seen=images_seen, targets=targets)
 
-    options = training_options(cfg, cfg.model.training)
-    run = Run.of(tmp_path, "flops", {}, "")
+    options = options_of(context, context.spec.model.training)
+    run = Run.of(tmp_path, "flops", {}, {})
     clock = fit(module, stream, run, Budget("images", 8), options, seed=0).clock
     players = {"generator", "discriminator"} if model.startswith("gan/") else {"network"}
     assert players | {"text_encoder"} <= set(clock.flops_by_part)
@@ -116,7 +115,7 @@ def test_training_is_told_by_part(model, shared_cache, tmp_path):
 
 def test_a_denoiser_trains_with_three_times_its_forward_flops(shared_cache, monkeypatch, tmp_path):
     """Forward, gradients of weights, gradients of inputs; the first layer's input needs none."""
-    cfg, module, source = built("diffusion/ldm", shared_cache)
+    _, module = built("diffusion/fast_unet", shared_cache)
     text = module.encode_captions(["a red ring"])
     network, latents = module.network, torch.randn(1, 4, 16, 16)
     forward = count_flops(

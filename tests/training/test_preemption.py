@@ -147,7 +147,7 @@ def test_submitit_requeues_its_job(tmp_path, monkeypatch):
     executor.update_parameters(timeout_min=60)
 
     def preempted_once(marker):  # nested, so that it is sent by value
-        from t2ibench.cli.interrupt import Interrupted, interruptible
+        from t2ibench.engine.interrupt import Interrupted, interruptible
 
         if marker.exists():
             return "resumed"

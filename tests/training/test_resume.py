@@ -5,14 +5,15 @@ import signal
 
 import pytest
 import torch
-from omegaconf import OmegaConf
-from t2ibench.cli.build import build_source, create, first_stage_plan, training_options
-from t2ibench.cli.first_stage import cached_targets
-from t2ibench.cli.pipeline import untrained_module, validation_batch
+import yaml
+from contract.models import MODELS, Case
 from training.resuming import Ticking, cut_at, differences, kept_state, rows
 
-from t2ibench.cli.compose import compose_config, config_dir, resolve_conditioning
+from t2ibench.cli.compose import compose_spec, config_files
 from t2ibench.data.stream import BatchStream
+from t2ibench.engine.build import instantiate
+from t2ibench.engine.context import Context
+from t2ibench.engine.fitting import cached_targets, options_of, validation_batch
 from t2ibench.runs.clock import Budget, Clock
 from t2ibench.runs.folder import Run
 from t2ibench.training import callbacks
@@ -22,28 +23,12 @@ BATCH, STEPS = 4, 7
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
-def names(folder):
-    root = config_dir() / folder
-    return sorted(str(p.relative_to(root).with_suffix("")) for p in root.rglob("*.yaml"))
-
-
-def config(cache, *chosen):
-    cfg = compose_config(
-        [
-            *chosen,
-            "data.source.num_train=20",
-            "data.source.num_val=4",
-            "data.source.num_test=4",
-            f"paths.cache={cache}",
-            f"paths.runs={cache}/runs",
-            "trainer=cpu",
-            "trainer.progress=false",
-            f"trainer.log_every_images={3 * BATCH}",
-            f"trainer.validate_every_images={2 * BATCH}",
-        ]
-    )
-    resolve_conditioning(cfg)
-    return cfg
+STAGES = {
+    name: yaml.safe_load(path.read_text())["module"]
+    for name, path in config_files("autoencoder").items()
+    if name != "none"
+}
+OFTEN = [f"trainer.log_every_images={3 * BATCH}", f"trainer.validate_every_images={2 * BATCH}"]
 
 
 def random_cuts(name):
@@ -55,7 +40,7 @@ def random_cuts(name):
 
 def trained(make, root, options, cuts, validation, budget, monkeypatch):
     """Trains, each time with a new module as a new process would, until the budget is spent."""
-    run, seen, ends = Run.of(root, "resume", {}, ""), {}, []
+    run, seen, ends = Run.of(root, "resume", {}, {}), {}, []
     monkeypatch.setattr(callbacks, "time", Ticking())
     for _ in range(1 + len(cuts)):
         module, batches = make()
@@ -91,48 +76,51 @@ def check_resumed(make, options, tmp_path, monkeypatch, name, validation=None, b
     assert [int(row["images_seen"]) for row in rows(cut, "metrics.csv")] == [12, 24, 28]
 
 
-@pytest.mark.parametrize("model", names("model"))
+@pytest.mark.parametrize("model", MODELS)
 def test_every_model(model, shared_cache, tmp_path, monkeypatch):
-    cfg = config(shared_cache, f"model={model}")
+    case = Case(model, None, shared_cache, *OFTEN)
+    train = case.source.split("train").first(20)
 
     def make():
-        module, source = untrained_module(cfg)
-        train, targets = source.split("train"), {}
-        if module.trains_on != "image":
-            targets = cached_targets(cfg, module.first_stage, train, module.trains_on)
+        module = case.module()
+        targets = cached_targets(case.composed, module, train)
 
         def batches(images_seen):
-            return BatchStream(train, batch_size=BATCH, seed=0, images_seen=images_seen, **targets)
+            return BatchStream(
+                train, batch_size=BATCH, seed=0, images_seen=images_seen, targets=targets
+            )
 
         return module, batches
 
-    options = training_options(cfg, cfg.model.training)
-    validation = validation_batch(untrained_module(cfg)[1])
+    options = options_of(case.composed, case.spec.model.training)
+    validation = validation_batch(case.source, 4)
     check_resumed(make, options, tmp_path, monkeypatch, model, validation)
 
 
 def small_stage(stage):
     """Choices of a first stage with narrow networks and an adversary that enters in the middle."""
-    family = "diffusion/ldm" if stage.startswith("kl") else "autoregressive/vqgan_gpt"
-    module = OmegaConf.load(config_dir() / "autoencoder" / f"{stage}.yaml").module
+    family = "diffusion/fast_unet" if stage.startswith("kl") else "autoregressive/fast_gpt"
+    module = STAGES[stage]
     changed = {"discriminator_start_images": 10}
-    if "Published" in module.autoencoder._target_:
+    if "Published" in module["autoencoder"]["_target_"]:
         changed |= {"autoencoder.groups": 4, "autoencoder.blocks": 1, "discriminator.channels": 4}
-        changed["autoencoder.channels"] = [8] * len(module.autoencoder.channels)
-    if module.discriminator is None:
+        changed["autoencoder.channels"] = [8] * len(module["autoencoder"]["channels"])
+    if module["discriminator"] is None:
         changed = {}
-    overrides = [f"first_stage.override.module.{key}={value}" for key, value in changed.items()]
-    return [f"model={family}", f"model.first_stage={stage}", *overrides]
+    overrides = [f"parts.first_stage.module.{key}={value}" for key, value in changed.items()]
+    return [f"model={family}", f"autoencoder={stage}", *overrides]
 
 
-@pytest.mark.parametrize("stage", names("autoencoder"))
+@pytest.mark.parametrize("stage", STAGES)
 def test_every_first_stage(stage, shared_cache, tmp_path, monkeypatch):
-    cfg = config(shared_cache, *small_stage(stage))
-    plan, source = first_stage_plan(cfg), build_source(cfg)
+    small = ["trainer=cpu", "trainer.progress=false", *OFTEN, f"paths.cache={shared_cache}"]
+    small += ["data.source.num_train=20", "data.source.num_val=4", "data.source.num_test=4"]
+    context = Context(compose_spec([*small_stage(stage), *small]))
+    part, source = context.spec.parts["first_stage"], context.source
 
     def make():
         torch.manual_seed(1)
-        module = create(plan.config["module"], resolution=source.resolution)
+        module = instantiate(part.module, resolution=source.resolution)
 
         def batches(images_seen):
             return BatchStream(
@@ -141,23 +129,22 @@ def test_every_first_stage(stage, shared_cache, tmp_path, monkeypatch):
 
         return module, batches
 
-    options = training_options(cfg, plan.config["training"])
+    options = options_of(context, part.training)
     check_resumed(make, options, tmp_path, monkeypatch, stage)
 
 
 @pytest.mark.parametrize("unit", ["seconds", "flops"])
 def test_every_budget(unit, shared_cache, tmp_path, monkeypatch):
-    cfg = config(shared_cache, "model=gan/gan_int_cls")
-    module, source = untrained_module(cfg)
+    case = Case("gan/fast_painter", None, shared_cache, *OFTEN)
+    train = case.source.split("train").first(20)
 
     def make():
         def batches(images_seen):
-            split = source.split("train")
-            return BatchStream(split, batch_size=BATCH, seed=0, images_seen=images_seen)
+            return BatchStream(train, batch_size=BATCH, seed=0, images_seen=images_seen)
 
-        return untrained_module(cfg)[0], batches
+        return case.module(), batches
 
-    options = training_options(cfg, cfg.model.training)
+    options = options_of(case.composed, case.spec.model.training)
     amount = 1.0 + STEPS * 0.25  # the first stage's second and as many ticks as there are steps
     if unit == "flops":
         probe = trained(

@@ -79,8 +79,8 @@ def parted(output: Tensor, x: Tensor, *, learned: bool) -> tuple[Tensor, Tensor 
     wanted = 2 * x.shape[1] if learned else x.shape[1]
     if output.shape[1] != wanted:
         raise ConfigError(
-            f"process.variance={'learned' if learned else 'small'} needs a network of {wanted} "
-            f"output channels for {x.shape[1]}, and this one has {output.shape[1]}; change either."
+            f"process.learned_variance={str(learned).lower()} needs a network of {wanted} output "
+            f"channels for {x.shape[1]}, and this one has {output.shape[1]}; change either."
         )
     if not learned:
         return output, None

@@ -58,7 +58,7 @@ class DiffusionProcess(nn.Module):
         last_level: noise level at which sampling ends, a ``LastLevel``.
         learned_variance: True where the network's second half of channels is the ddpm solver's
             variance, whose bound is then added to the loss.
-        variance: variance of the ddpm solver where it is not learned, a ``Variance``.
+        variance: variance of the ddpm solver where it is not learned, a ``FixedVariance``.
         clip_sample: True to clip each predicted x_0 to [-1, 1].
         threshold: default percentile of dynamic thresholding; 0 is none.
 

@@ -165,7 +165,7 @@ class Generator(nn.Module):
         super().__init__()
         if channels % 2 or channels % groups:
             raise ConfigError(
-                f"size.gan.generator_channels={channels} must be even and a multiple of "
+                f"model.module.generator.channels={channels} must be even and a multiple of "
                 f"groups={groups}."
             )
         self.noise_width = noise_width
