@@ -100,9 +100,9 @@ def score(
     """Scores a run, anybody's images, or features, under a protocol.
 
     Args:
-        images: a trained run or its folder; a folder, ``.npz`` or ``.safetensors`` as ``t2ibench score`` reads
-            them; ``Pictures`` of a run; or images in memory: PIL images, or uint8 of
-            (N, H, W, 3) or (N, 3, H, W).
+        images: a trained run or its folder; a folder, ``.npz`` or ``.safetensors`` as
+            ``t2ibench score`` reads them; ``Pictures`` of a run; or images in memory: PIL images,
+            or uint8 of (N, H, W, 3) or (N, 3, H, W).
         prompts: one an image, or a file of prompts; None: those that the images carry.
         *words: as typed after ``t2ibench score``.
         name: in leaderboards.

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from metrics.random_inception import pictures, write_random_weights
-from t2ibench.reporting.columns import metric_of
+from t2ibench.reporting.statistics.metrics import metric_of
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.metric_isc import isc_features_to_metric
 

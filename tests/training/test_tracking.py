@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from PIL import Image
-from report.run_folders import KEYS, write_run
+from reporting.run_folders import KEYS, write_run
 from training.wandb_file import sessions
 
 from t2ibench.core import launch
