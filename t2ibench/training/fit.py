@@ -18,7 +18,6 @@ from pytorch_lightning.plugins.environments import (
     SLURMEnvironment,
 )
 
-from t2ibench.core.errors import ConfigError
 from t2ibench.core.launch import process_rank
 from t2ibench.core.ranks import together
 from t2ibench.core.types import Batch
@@ -59,9 +58,9 @@ class TrainingOptions:
         ema_half_life_images: half-life of the weight average.
         log_every_images: interval of the learning curves.
         checkpoint_every_seconds: interval of checkpoints.
-        accelerator: Lightning's accelerator, ``auto`` by default in conf/trainer.
+        accelerator: Lightning's accelerator, ``cpu`` or ``gpu``.
         devices: number of devices on each machine.
-        precision: ``auto`` is bf16-mixed on a GPU and 32-true on a CPU.
+        precision: Lightning's precision, for example ``bf16-mixed``.
         progress: True to show a progress bar.
         validate_every_images: interval of the losses on the fixed validation batch; 0: none.
         compile: True to compile the trained networks (``CompileNetworks``).
@@ -206,23 +205,6 @@ def _export(module: Any, run: Run) -> None:
         previous(run.checkpoint).unlink(missing_ok=True)
 
 
-def check_accelerator(accelerator: str, devices: int) -> None:
-    """Checks, before any work, that this machine has the accelerator that is configured.
-
-    Raises:
-        ConfigError: there are fewer GPUs than configured.
-    """
-    if accelerator not in ("gpu", "cuda"):
-        return
-    seen = torch.cuda.device_count()
-    if seen < devices:
-        raise ConfigError(
-            f"trainer.accelerator={accelerator} with trainer.devices={devices} needs as many "
-            f"GPUs, and this process sees {seen}; ask the scheduler for them, or choose "
-            "trainer=cpu."
-        )
-
-
 def cluster_environment(devices: int) -> list[ClusterEnvironment]:
     """Lightning's plugin for the cluster that this process runs on; none outside SLURM.
 
@@ -244,11 +226,7 @@ def make_trainer(options: TrainingOptions, callbacks: list[pl.Callback], module:
     warnings.filterwarnings("ignore", message=".*broadcast_buffers. is deprecated.*")
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec.*")
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    check_accelerator(options.accelerator, options.devices)
-    on_gpu = options.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     precision: Any = options.precision
-    if precision == "auto":
-        precision = "bf16-mixed" if on_gpu else "32-true"
     strategy = strategy_for(module, options.strategy, options.devices, options.num_nodes)
     return pl.Trainer(
         accelerator=options.accelerator,

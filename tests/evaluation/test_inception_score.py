@@ -3,7 +3,6 @@
 import pytest
 import torch
 from metrics.random_inception import pictures, write_random_weights
-from t2ibench.reporting.statistics.metrics import metric_of
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.metric_isc import isc_features_to_metric
 
@@ -14,6 +13,7 @@ from t2ibench.evaluation.protocol import Protocol
 from t2ibench.evaluation.results import by_metric
 from t2ibench.metrics.extractors import inception
 from t2ibench.metrics.extractors.inception import InceptionV3
+from t2ibench.reporting.statistics.metrics import metric_of
 
 N = 24
 

@@ -11,11 +11,10 @@ from dataclasses import replace
 import pytest
 from training.painter import OPTIONS, make_split, train
 
-from t2ibench.core.errors import CheckpointError, ConfigError, RunError
+from t2ibench.core.errors import CheckpointError, RunError
 from t2ibench.core.files import ASIDE, atomic_path, remove_leftovers, write_json
 from t2ibench.runs.clock import Budget
 from t2ibench.training.checkpoint import newest_whole, previous, read_clock
-from t2ibench.training.fit import check_accelerator
 
 EACH_STEP = replace(OPTIONS, checkpoint_every_seconds=0.0)
 BUDGET = Budget("images", 64)
@@ -189,11 +188,3 @@ def test_leftovers_of_dead_processes_alone_are_removed(tmp_path):
         aside.write_text("1")
         remove_leftovers(tmp_path)
         assert aside.exists() and not dead.exists() and other.exists()
-
-
-def test_a_missing_gpu_is_said_before_any_work(monkeypatch):
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    check_accelerator("gpu", 1)
-    check_accelerator("auto", 8)
-    with pytest.raises(ConfigError, match="devices=2 needs as many GPUs, and this process sees 1"):
-        check_accelerator("gpu", 2)
