@@ -74,8 +74,8 @@ def open_run(run: Run, context: Context | None = None) -> LoadedRun:
         T2IBenchError: a part is missing, or has changed since training.
     """
     if context is None:
-        spec = read_spec(run)
-        context = Context(spec, chosen_device(spec.trainer.accelerator_anywhere))
+        # Wherever it was trained: this machine's accelerator, where there is one.
+        context = Context(read_spec(run), chosen_device("auto"))
     prepare_device(context.device)
     return LoadedRun(run, context, load_module(context, run), cost_of(run))
 

@@ -38,9 +38,7 @@ def rescored_spec(run: Run, config: Mapping[str, Any], named: Sequence[str]) -> 
     """
     spec = read_spec(run)
     own = spec.config()
-    own["trainer"] |= {"devices": 1, "num_nodes": 1}
-    if own["trainer"]["accelerator"] != "cpu":
-        own["trainer"]["accelerator"] = "auto"
+    own["trainer"] |= {"devices": 1, "num_nodes": 1, "accelerator": "auto"}
     own["paths"] = config["paths"]
     effects = effects_by_key(spec)
     for key in sorted(named, key=lambda key: "." in key):  # groups first, then what is in them

@@ -259,11 +259,6 @@ class TrainerSpec(Settings):
     validate_every_images: Annotated[int, Field(ge=0), Neither]
     compile: Annotated[bool, Neither]
 
-    @property
-    def accelerator_anywhere(self) -> str:
-        """The accelerator for opening a trained run on any machine."""
-        return "cpu" if self.accelerator == "cpu" else "auto"
-
 
 class PromptSetSpec(Settings):
     """Prompts that a protocol draws and images that it compares with (``evaluation.Protocol``)."""
