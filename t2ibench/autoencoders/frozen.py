@@ -7,8 +7,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from t2ibench.autoencoders.contract import Autoencoder, Codes, Latents
@@ -16,6 +15,7 @@ from t2ibench.autoencoders.vq import CodebookAutoencoder
 from t2ibench.core.errors import CheckpointError, ConfigError
 from t2ibench.core.files import atomic_path
 from t2ibench.core.hashing import hash_tensors
+from t2ibench.core.tensors import read_safetensors
 from t2ibench.core.types import Images
 
 
@@ -162,13 +162,7 @@ class FrozenFirstStage(nn.Module):
             CheckpointError: the file is absent, unreadable, or of another architecture.
         """
         stage = cls(autoencoder)
-        try:
-            tensors = load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(
-                f"the first stage {path} cannot be read ({error}); delete its run folder and "
-                "train again."
-            ) from error
+        tensors = read_safetensors(path)
         own = {name: tensor.shape for name, tensor in stage.state_dict().items()}
         wrong = sorted(set(own) ^ set(tensors)) or [
             name for name, tensor in tensors.items() if tensor.shape != own[name]

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from t2ibench import __version__
-from t2ibench.core.errors import T2IBenchError
+from t2ibench.core.errors import T2IBenchError, printable
 
 VERBS = {
     "train": "train (and sample, and score) one model or a sweep: Hydra overrides, -m",
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = module.run(rest)
     except T2IBenchError as error:
-        sys.stderr.write(f"t2ibench {verb}: {error}\n")
+        sys.stderr.write(f"t2ibench {verb}: {printable(str(error))}\n")
         return 2
     except KeyboardInterrupt:
         sys.stderr.write(f"t2ibench {verb}: interrupted; type the same command to go on.\n")

@@ -5,6 +5,15 @@ where it is set and what to do; the command line prints it without a traceback.
 """
 
 
+def printable(text: str) -> str:
+    r"""The text without characters that steer a terminal, as a file of others may hold.
+
+    >>> printable("red\x1b[31m")
+    'red�[31m'
+    """
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 class T2IBenchError(Exception):
     """Base of every error that a user can cause and mend."""
 
@@ -23,6 +32,10 @@ class DeviceError(T2IBenchError):
 
 class DataError(T2IBenchError):
     """A data set is absent, corrupt beyond its policy, or breaks its own contract."""
+
+
+class ContentError(DataError, ValueError):
+    """A file does not hold what its name says."""
 
 
 class CheckpointError(T2IBenchError):

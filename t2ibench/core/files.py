@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from t2ibench.core.errors import RunError
+from t2ibench.core.errors import ContentError, RunError
 
 STORAGE = {
     errno.ENOSPC: "the disk is full: free some space",
@@ -123,5 +123,30 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    """Reads JSON."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """Reads JSON.
+
+    Raises:
+        ContentError: it is not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ContentError(f"{path} is not JSON ({error}); restore it or make it anew.") from error
+
+
+def read_json_object(path: str | Path, *names: str) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Args:
+        path: the file.
+        names: names that it must have.
+
+    Raises:
+        ContentError: it is not JSON, no object, or lacks a name.
+    """
+    found = read_json(path)
+    lacking = [name for name in names if not isinstance(found, dict) or name not in found]
+    if not isinstance(found, dict) or lacking:
+        expected = f"an object with {', '.join(names)}" if names else "an object"
+        raise ContentError(f"{path} must hold {expected}; restore it or make it anew.")
+    return found

@@ -98,9 +98,14 @@ def check_content(run: Run, now: dict[str, str]) -> None:
         now: ``content_of`` the parts as they are found now.
 
     Raises:
-        CheckpointError: a part has other content.
+        CheckpointError: a part has other content, or the run does not say which it had.
     """
-    kept = run.manifest().get("content", {})
+    kept = run.manifest().get("content") if run.trained else {}
+    if not isinstance(kept, dict):
+        raise CheckpointError(
+            f"{run.path / 'manifest.json'} does not say what the run was trained on (its "
+            "content); restore it or train the run again."
+        )
     for name, content in now.items():
         if name in kept and kept[name] != content:
             raise CheckpointError(

@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 
 from t2ibench.core.errors import ConfigError, RunBusyError, T2IBenchError
-from t2ibench.core.files import read_json
+from t2ibench.core.files import read_json_object
 from t2ibench.core.launch import process_rank
 from t2ibench.engine.context import Context
 from t2ibench.engine.identity import named_run, sampling_key
@@ -227,7 +227,7 @@ def measured_rates(root: Path) -> dict[tuple[str, str], dict[str, float]]:
     """Rates (FLOPs an image, images a second) of the latest trained run of each (model, size)."""
     found: dict[tuple[str, str], dict[str, float]] = {}
     for path in sorted(root.glob("*/status.json"), key=lambda p: p.stat().st_mtime):
-        clock = read_json(path).get("clock")
+        clock = read_json_object(path).get("clock")
         if not clock or not clock["images_seen"] or not clock["seconds"]:
             continue
         config = yaml.safe_load((path.parent / "config.yaml").read_text(encoding="utf-8"))

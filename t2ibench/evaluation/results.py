@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from t2ibench.core.errors import RunError, ScoreError
+from t2ibench.core.errors import RunError, ScoreError, printable
 from t2ibench.core.files import read_json, write_json
 from t2ibench.core.types import Score
 
@@ -134,11 +134,20 @@ class RunScores:
                 f"{path} has schema {found}, this version reads {SCHEMA}; score the run again."
             )
         try:
-            return _from_dict(fields)
+            return _from_dict(_printable(fields))
         except (KeyError, TypeError, AttributeError) as error:
             raise RunError(
                 f"{path} lacks or misplaces {error}; score the run again with this version."
             ) from error
+
+
+def _printable(value: Any) -> Any:
+    """The value with every text in it printable."""
+    if isinstance(value, dict):
+        return {_printable(name): _printable(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_printable(inner) for inner in value]
+    return printable(value) if isinstance(value, str) else value
 
 
 def _from_dict(fields: Mapping[str, Any]) -> RunScores:

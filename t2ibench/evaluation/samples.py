@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from t2ibench.core.errors import ScoreError
-from t2ibench.core.files import atomic_path, read_json, write_json
+from t2ibench.core.files import atomic_path, read_json_object, write_json
 from t2ibench.core.types import PixelImages
 
 SCHEMA = 1
@@ -124,7 +124,7 @@ class SampleSet:
                 f"{folder} holds no whole sample set ({', '.join(missing)} missing); "
                 "sample the run again."
             )
-        described = read_json(folder / "set.json")
+        described = read_json_object(folder / "set.json", "meta", "hash")
         text = (folder / "manifest.jsonl").read_text(encoding="utf-8")
         rows = [json.loads(line) for line in text.split("\n") if line]
         samples = SampleSet(

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from t2ibench.core.errors import CheckpointError, MissingWeightsError
-from t2ibench.core.files import atomic_path, read_json, write_json
+from t2ibench.core.files import atomic_path, read_json, read_json_object, write_json
 from t2ibench.core.hashing import hash_file
 from t2ibench.core.pixels import from_pixels
 from t2ibench.core.types import PixelImages
@@ -200,7 +200,7 @@ class DualEncoder(FeatureExtractor):
             CheckpointError: the weights are not those of the card, or do not fit the
                 configuration.
         """
-        from safetensors.torch import load_file
+        from t2ibench.core.tensors import read_safetensors
 
         folder = Path(folder) if folder is not None else WEIGHTS / name
         if not (folder / "model.safetensors").is_file():
@@ -209,16 +209,16 @@ class DualEncoder(FeatureExtractor):
                 f"there is no dual encoder {name!r} in {folder}; this package ships "
                 f"{shipped or 'none'}, and 't2ibench evaluator train' makes one."
             )
-        card = read_json(folder / "card.json")
+        card = read_json_object(folder / "card.json", "name", "sha256")
         sha256 = hash_file(folder / "model.safetensors")
         if sha256 != card["sha256"]:
             raise CheckpointError(
                 f"{folder / 'model.safetensors'} has SHA-256 {sha256[:12]}, its card says "
                 f"{card['sha256'][:12]}; restore the file or train the encoder again."
             )
-        config = read_json(folder / "config.json")
+        config = read_json_object(folder / "config.json")
         words = read_json(folder / "vocabulary.json")
         vocabulary = Vocabulary(words, config["text"]["context_length"])
         encoder = DualEncoder(card["name"], config, vocabulary, sha256)
-        encoder.clip.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
+        encoder.clip.load_state_dict(read_safetensors(folder / "model.safetensors"), strict=True)
         return encoder.eval().requires_grad_(False)

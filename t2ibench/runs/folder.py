@@ -30,8 +30,8 @@ from typing import Any, Literal
 import yaml
 
 from t2ibench import __version__
-from t2ibench.core.errors import RunError
-from t2ibench.core.files import atomic_path, read_json, write_json
+from t2ibench.core.errors import ContentError, RunError
+from t2ibench.core.files import atomic_path, read_json_object, write_json
 from t2ibench.core.hashing import hash_json
 from t2ibench.core.launch import process_rank
 from t2ibench.runs.lock import Owner, OwnerLock
@@ -39,6 +39,9 @@ from t2ibench.runs.lock import Owner, OwnerLock
 State = Literal["created", "running", "interrupted", "trained", "finished", "failed"]
 
 PACKAGES = ("torch", "pytorch-lightning", "transformers", "open_clip_torch", "hydra-core", "numpy")
+
+STATUS_NAMES = ("state", "identity")
+"""Names that each status.json has."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ class Run:
         identity = hash_json(identifying, length=16)
         kept = Path(root) / f"{label}-{identity[:8]}"
         for status in sorted(Path(root).glob(f"*-{identity[:8]}/status.json")):
-            if read_json(status)["identity"] == identity:
+            if read_json_object(status, "identity")["identity"] == identity:
                 kept = status.parent
         return Run(kept, identity)
 
@@ -94,6 +97,7 @@ class Run:
 
         Raises:
             RunError: there is no run at ``path``.
+            ContentError: its status.json holds no status.
         """
         path = Path(path)
         if not (path / "status.json").exists():
@@ -101,7 +105,10 @@ class Run:
                 f"{path} is not a run folder (it has no status.json); give the folder that "
                 "`t2ibench train` printed."
             )
-        return Run(path, read_json(path / "status.json")["identity"])
+        identity = read_json_object(path / "status.json", *STATUS_NAMES)["identity"]
+        if not isinstance(identity, str):
+            raise ContentError(f"{path / 'status.json'} has no identity but {identity!r}.")
+        return Run(path, identity)
 
     @property
     def checkpoint(self) -> Path:
@@ -120,12 +127,12 @@ class Run:
 
     def status(self) -> dict[str, Any]:
         """The content of status.json."""
-        return read_json(self.path / "status.json")
+        return read_json_object(self.path / "status.json", *STATUS_NAMES)
 
     def manifest(self) -> dict[str, Any]:
         """The content of manifest.json; empty before training has begun."""
         path = self.path / "manifest.json"
-        return read_json(path) if path.exists() else {}
+        return read_json_object(path) if path.exists() else {}
 
     @property
     def state(self) -> State:
@@ -142,7 +149,7 @@ class Run:
         if process_rank() != 0:
             return
         path = self.path / "status.json"
-        failures = read_json(path).get("failures") if path.exists() else None
+        failures = read_json_object(path).get("failures") if path.exists() else None
         facts = {"state": state, "identity": self.identity, "pid": os.getpid(), "time": time.time()}
         write_json(path, facts | ({} if failures is None else {"failures": failures}) | extra)
 

@@ -14,10 +14,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from t2ibench.core.errors import RunError
-from t2ibench.core.files import read_json, write_json
+from t2ibench.core.files import read_json_object, write_json
 from t2ibench.runs.folder import Run
 
 FOLDER = "studies"
@@ -120,7 +120,7 @@ class Ledger:
         """
         for cell in cells:
             path = self.folder / f"{cell.run}.json"
-            known = read_json(path) if path.exists() else {"registered": time.time()}
+            known = read_json_object(path) if path.exists() else {"registered": time.time()}
             facts = asdict(cell) | {"overrides": list(cell.overrides)}
             facts["label"] = cell.label or known.get("label", "")
             if known != known | facts:
@@ -142,7 +142,8 @@ class Ledger:
 
     def cell(self, run: str) -> Cell:
         """One cell by the name of its run."""
-        facts: dict[str, Any] = read_json(self.folder / f"{run}.json")
+        path = self.folder / f"{run}.json"
+        facts = read_json_object(path, "run", "identity", "overrides", "label")
         overrides = tuple(str(override) for override in facts["overrides"])
         return Cell(facts["run"], facts["identity"], overrides, facts["label"])
 

@@ -17,13 +17,14 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins import CheckpointIO
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from t2ibench.core.errors import CheckpointError
 from t2ibench.core.files import atomic_path, flush
 from t2ibench.core.launch import process_rank
 from t2ibench.core.ranks import barrier
+from t2ibench.core.tensors import read_safetensors
 from t2ibench.training.preemption import DeferredSignal, install_handler
 from t2ibench.training.sharding import unsharded
 
@@ -223,11 +224,11 @@ def load_weights(module: nn.Module, path: Path) -> None:
     """Loads safetensors strictly.
 
     Raises:
-        CheckpointError: the file is absent, or its names or shapes are not the module's.
+        CheckpointError: the file is absent or damaged, or its names or shapes are not the module's.
     """
     if not path.exists():
         raise CheckpointError(f"{path} is missing; train the run first (`t2ibench train …`).")
-    tensors = load_file(path)
+    tensors = read_safetensors(path)
     own = module.state_dict()
     missing, surplus = sorted(set(own) - set(tensors)), sorted(set(tensors) - set(own))
     shapes = [n for n in own if n in tensors and own[n].shape != tensors[n].shape]

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from t2ibench.core.files import read_json, write_json
+from t2ibench.core.files import read_json_object, write_json
 from t2ibench.core.hashing import hash_json
 from t2ibench.core.launch import process_rank
 from t2ibench.evaluation.results import RunScores
@@ -304,7 +304,7 @@ def _last_image(run: Run) -> int:
 def _last_logged(run: Run) -> int:
     """The image up to which the curves are in W&B's folders; -1 where none are."""
     path = run.path / PROGRESS_FILE
-    return int(read_json(path)["images_seen"]) if path.exists() else -1
+    return int(read_json_object(path, "images_seen")["images_seen"]) if path.exists() else -1
 
 
 def _set_last_logged(run: Run, images_seen: int) -> None:

@@ -53,7 +53,7 @@ def unsaid(component):
 # Given by the module that makes the network, where the model wants them.
 INJECTED = {"extra_channels", "vector_width", "text_width", "first_stage"}
 # Where published files lie and what they are called; their content is hashed.
-FILES = {"weights", "name", "styles", "labels"}
+FILES = {"weights", "folder", "name", "styles", "labels"}
 
 
 @pytest.mark.parametrize("words", CHOICES, ids=" ".join)

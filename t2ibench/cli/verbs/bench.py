@@ -13,6 +13,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+OPTIONS = ("rounds",)
+
 
 def run(arguments: Sequence[str]) -> int:
     """Prints speed and FLOP/s of training and sampling."""

@@ -17,6 +17,8 @@ from pathlib import Path
 
 from t2ibench.core.errors import ConfigError
 
+OPTIONS = ("out",)
+
 
 def run(arguments: Sequence[str]) -> int:
     """Trains and scores every model of the study, then writes leaderboard and page."""

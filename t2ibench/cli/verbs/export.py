@@ -20,10 +20,12 @@ from t2ibench.core.errors import ConfigError
 
 FORMATS = ("diffusers", "safetensors")
 
+OPTIONS = {"out": "", "format": ""}
+
 
 def run(arguments: Sequence[str]) -> int:
     """Writes the folder ``out``, which is whole or absent."""
-    given = parse_arguments("export", arguments, {"out": "", "format": ""})
+    given = parse_arguments("export", arguments, OPTIONS)
     if len(given.words) != 1 or given.knobs:
         raise ConfigError("export needs one run folder: t2ibench export RUN out=FOLDER format=…")
     out, kind = given.options["out"], given.options["format"]

@@ -11,10 +11,12 @@ from pathlib import Path
 
 from t2ibench.cli.arguments import parse_arguments
 
+OPTIONS = {"out": "report.html", "title": "t2ibench"}
+
 
 def run(arguments: Sequence[str]) -> int:
     """Writes the page and prints its path."""
-    given = parse_arguments("report", arguments, {"out": "report.html", "title": "t2ibench"})
+    given = parse_arguments("report", arguments, OPTIONS)
     target = Path(given.options["out"])
     write_report([Path(word) for word in given.words], target, given.options["title"])
     sys.stdout.write(f"{target}\n")

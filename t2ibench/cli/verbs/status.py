@@ -22,7 +22,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from t2ibench.cli.arguments import parse_arguments
-from t2ibench.core.errors import ConfigError
+from t2ibench.core.errors import ConfigError, printable
 
 if TYPE_CHECKING:
     from t2ibench.engine.study import Estimate, Planned
@@ -36,13 +36,15 @@ COLOURS = {
     "missing": "dim",
 }
 
+OPTIONS = {"runs": "", "json": "false"}
+
 
 def run(arguments: Sequence[str]) -> int:
     """Prints the cells of a study, or the names of all studies."""
     from t2ibench.cli.compose import compose_config
     from t2ibench.runs.ledger import Ledger, studies, summary
 
-    given = parse_arguments("status", arguments, {"runs": "", "json": "false"})
+    given = parse_arguments("status", arguments, OPTIONS)
     if len(given.words) > 1:
         raise ConfigError(f"status takes the name of one study, got {len(given.words)}.")
     root = Path(given.options["runs"] or compose_config([])["paths"]["runs"])
@@ -91,7 +93,7 @@ def ledger_text(
             str(progress.failures or ""),
             escape(cell.label),
             cell.run,
-            escape(progress.detail),
+            escape(printable(progress.detail)),
         )
     return table_text(table)
 

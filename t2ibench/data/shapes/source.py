@@ -7,7 +7,6 @@ without a matching seal is built again.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -175,7 +174,7 @@ def _read(stem: Path, name: str) -> PreparedSplit | None:
         content = seal["content"]
     except FileNotFoundError:
         return None
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         whole = False
     if not whole:
         log.warning("The cached split %s is corrupt; it is rendered again.", seal_path)

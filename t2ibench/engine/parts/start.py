@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from safetensors.torch import load_file
 from torch import nn
 
 from t2ibench.core.errors import CheckpointError
+from t2ibench.core.tensors import read_safetensors
 from t2ibench.engine.assemble import cost_of
 from t2ibench.engine.context import Context
 from t2ibench.engine.parts.part import Part, Prepared
@@ -70,7 +70,7 @@ def load_initial_weights(module: nn.Module, run: Run) -> None:
     Raises:
         CheckpointError: the models differ; the message counts the tensors that do.
     """
-    weights = load_file(run.weights)
+    weights = read_safetensors(run.weights)
     own = {name: tensor.shape for name, tensor in module.state_dict().items()}
     theirs = {name: tensor.shape for name, tensor in weights.items()}
     wrong = sorted(name for name in own | theirs if own.get(name) != theirs.get(name))

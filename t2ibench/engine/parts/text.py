@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import torch
 from torch import nn
 
-from t2ibench.core.errors import ConfigError
+from t2ibench.core.errors import ConfigError, ContentError
 from t2ibench.core.files import read_json, write_json
 from t2ibench.core.hashing import derive_seed
 from t2ibench.core.ranks import rank
@@ -89,7 +89,8 @@ class ConfiguredTextEncoder(TextPart):
             return self._encoder(context)
         carried = folder_of_part(run, CARRIED)
         component = at_path(self.encoder, carried) if carried.is_dir() else self.encoder
-        words = read_json(run.path / VOCABULARY) if self.encoder.cls.needs_vocabulary else None
+        needed = self.encoder.cls.needs_vocabulary
+        words = read_vocabulary(run.path / VOCABULARY) if needed else None
         return built_encoder(component, words, context.spec.seed).to(context.device)
 
     def given(self, module: nn.Module) -> tuple[str, ...]:
@@ -177,6 +178,18 @@ class TextEncoderOfRun(TextPart):
 def training_vocabulary(train: PreparedSplit) -> list[str]:
     """Words of the training captions."""
     return list(build_vocabulary(c for record in train.records for c in record.captions))
+
+
+def read_vocabulary(path: Path) -> list[str]:
+    """A run's words in order.
+
+    Raises:
+        ContentError: the file holds no list of words.
+    """
+    words = read_json(path)
+    if not (isinstance(words, list) and words and all(isinstance(word, str) for word in words)):
+        raise ContentError(f"{path} must hold a list of words; restore it or train the run again.")
+    return words
 
 
 def built_encoder(component: Component, vocabulary: Sequence[str] | None, seed: int) -> Any:

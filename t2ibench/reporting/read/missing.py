@@ -14,8 +14,8 @@ from typing import Any
 
 import yaml
 
-from t2ibench.core.errors import RunError
-from t2ibench.core.files import read_json
+from t2ibench.core.errors import RunError, printable
+from t2ibench.core.files import read_json_object
 from t2ibench.reporting.read.runs import ScoredRun, configuration_key
 
 ABSENT = "missing"
@@ -85,10 +85,11 @@ def read_missing(path: str | Path) -> MissingRun | None:
         return None
     try:
         found = yaml.safe_load(config.read_text("utf-8"))
-        progress = read_json(status) if status.exists() else {"state": "created"}
+        progress = read_json_object(status, "state") if status.exists() else {"state": "created"}
     except (ValueError, yaml.YAMLError) as error:
         raise RunError(f"{path} holds a file that cannot be read: {error}") from error
     if not isinstance(found, Mapping) or "name" not in (found.get("model") or {}):
         return None
     reason = str(progress.get("reason") or "").strip()
-    return MissingRun(path.name, progress["state"], reason.split("\n", 1)[0], dict(found))
+    state, reason = str(progress["state"]), printable(reason.split("\n", 1)[0])
+    return MissingRun(path.name, state, reason, dict(found))
