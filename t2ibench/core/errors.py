@@ -8,8 +8,9 @@ where it is set and what to do; the command line prints it without a traceback.
 def printable(text: str) -> str:
     r"""The text without characters that steer a terminal, as a file of others may hold.
 
-    >>> printable("red\x1b[31m")
-    'red�[31m'
+    Example:
+        >>> printable("red\x1b[31m")
+        'red�[31m'
     """
     return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
