@@ -240,6 +240,21 @@ def to_container(cfg: DictConfig) -> dict[str, Any]:
     return found
 
 
+class ResolvedTask:
+    """A task of Hydra that is given the resolved configuration; launchers pickle it for their jobs.
+
+    Args:
+        task: function of the resolved configuration, which can be imported by name.
+    """
+
+    def __init__(self, task: Callable[[Mapping[str, Any]], object]) -> None:
+        self.task = task
+
+    def __call__(self, cfg: DictConfig) -> object:
+        """Runs the task."""
+        return self.task(to_container(cfg))
+
+
 def run_hydra(task: Callable[[Mapping[str, Any]], object], arguments: Sequence[str]) -> None:
     """Runs ``task`` under Hydra's own command line (``-m``, ``--cfg``, ``--help``).
 
@@ -257,12 +272,9 @@ def run_hydra(task: Callable[[Mapping[str, Any]], object], arguments: Sequence[s
     previous = sys.argv
     sys.argv = ["t2ibench train", *for_hydra(arguments)]
 
-    def resolved(cfg: DictConfig) -> object:
-        return task(to_container(cfg))
-
     decorate = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")
     try:
-        decorate(resolved)()
+        decorate(ResolvedTask(task))()
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(one_sentence(error)) from error
     finally:

@@ -11,6 +11,7 @@ from t2ibench.core.errors import ConfigError
 from t2ibench.core.knobs import front_knob
 from t2ibench.core.noise import SeededNoise
 from t2ibench.core.types import Batch
+from t2ibench.families.diffusion.fast_unet import FastUNet
 from t2ibench.families.diffusion.losses import weighted_errors
 from t2ibench.families.diffusion.module import Diffusion
 from t2ibench.families.diffusion.process import DiffusionProcess

@@ -19,7 +19,7 @@ from t2ibench.core.edits import Inpainting
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.files import read_json, write_json
 from t2ibench.core.noise import SeededNoise
-from t2ibench.engine.assemble import untrained_module
+from t2ibench.engine.assemble import content_of, untrained_module
 from t2ibench.engine.build import instantiate
 from t2ibench.engine.components import read_component
 from t2ibench.engine.identity import find_or_make_run
@@ -318,7 +318,8 @@ def gan(tmp_path_factory):
     found, module = find_or_make_run(context), untrained_module(context)
     write_json(found.path / "vocabulary.json", training_vocabulary(context.source.split("train")))
     save_weights(module, found.weights)
-    found.write_manifest()
+    modules = {"text_encoder": module.text_encoder}
+    found.write_manifest(content=content_of(context.spec, modules))
     found.set_status("trained", clock=Clock(images_seen=16).state_dict())
     return LoadedRun(found, context, module, Clock())
 
