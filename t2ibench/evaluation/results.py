@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from t2ibench.core.errors import RunError, ScoreError, printable
+from t2ibench.core.errors import RunError, printable
 from t2ibench.core.files import read_json, write_json
 from t2ibench.core.types import Score
 
@@ -15,9 +15,6 @@ SCHEMA = 2
 
 Scores = dict[str, Score]
 """Mapping from score key to score."""
-
-ALIGNMENT = "clip_score"
-"""The score that decides between operating points of equal distance."""
 
 MODEL_FIELDS = ("name", "family", "data", "seed", "run")
 
@@ -71,7 +68,8 @@ class RunScores:
             parts_seconds, parameters (part -> count) and the sampling cost
             (``CostReport.to_dict``).
         knob: name and default of the fidelity-alignment knob and ``chosen_by``, the metric that
-            chose its value on the front's prompts (None: the user or the default did); or empty.
+            chose its value on the front's prompts (None: the user or the default did), with
+            ``lowest``, ``reason`` and ``edge`` of ``operating_point.Choice``; or empty.
         chosen: the operating point on the protocol's own prompts, which tables show.
         front: the sweep over the knob, on validation prompts.
         reference: ``floor`` (real against real at the same N), ``ceiling`` (the first
@@ -204,35 +202,6 @@ def by_metric(scores: Mapping[str, Score]) -> dict[str, Score]:
             name = f"{name}:{inner.split('@', 1)[0].split('|', 1)[0]}"
         named[name] = score
     return named
-
-
-def best_point(points: Sequence[OperatingPoint], metric: str) -> OperatingPoint:
-    """The operating point of a front: the lowest distance, and of its equals the best alignment.
-
-    Equal are the points whose distance lies in the 95% interval of the lowest: on them the
-    CLIP-score decides, where it is measured. So a knob is not left at a value that costs
-    alignment for a gain in distance that is noise.
-
-    Args:
-        points: of one front.
-        metric: a distance (``fd``, ``kid``), under the first extractor that has it.
-
-    Raises:
-        ScoreError: the points have no such score.
-    """
-    missing = [point.value for point in points if metric not in by_metric(point.scores)]
-    if missing or not points:
-        raise ScoreError(
-            f"protocol.choose_by={metric} is not measured on the front; set "
-            "protocol.choose_by=null to keep the family's default, or give an extractor."
-        )
-    distances = [by_metric(point.scores)[metric] for point in points]
-    lowest = min(distances, key=lambda score: score.value)
-    equals = [p for p, d in zip(points, distances, strict=True) if d.value <= lowest.ci_high]
-    aligned = [p for p in equals if ALIGNMENT in by_metric(p.scores)]
-    if len(aligned) < len(equals):
-        return points[distances.index(lowest)]
-    return max(aligned, key=lambda point: by_metric(point.scores)[ALIGNMENT].value)
 
 
 def metrics_of(many: Iterable[Mapping[str, Score]]) -> list[str]:
