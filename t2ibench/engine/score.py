@@ -30,7 +30,7 @@ from t2ibench.engine.judges import (
 from t2ibench.engine.likelihood import likelihood_scores
 from t2ibench.engine.load import LoadedRun
 from t2ibench.engine.parts.first_stage import reconstructions
-from t2ibench.engine.sampling import sampled
+from t2ibench.engine.sampling import sampled, timed_sampling
 from t2ibench.engine.spec import ProtocolSpec, RunSpec
 from t2ibench.evaluation.cost import count_flops, measure_cost
 from t2ibench.evaluation.evaluator import Evaluation, Evaluator
@@ -127,8 +127,9 @@ def score_run(loaded: LoadedRun) -> RunScores:
     points, evaluations = front_points(loaded, plan, judges, leaks)
     knobs, chosen_by = chosen_knobs(loaded, points, evaluations, plan, judges)
     evaluator = judges.evaluator(plan.test)
+    chosen = sampled(loaded, plan.test, knobs, "chosen")
     jobs: list[Callable[[], Any]] = [
-        partial(evaluate_folder, evaluator.evaluate, sampled(loaded, plan.test, knobs, "chosen")),
+        partial(evaluate_folder, evaluator.evaluate, chosen),
         partial(references, loaded, evaluator, plan.test),
         partial(likelihood_scores, loaded, plan.test),
     ]
@@ -144,7 +145,7 @@ def score_run(loaded: LoadedRun) -> RunScores:
         protocol=plan.test.to_dict(),
         chosen=OperatingPoint(knobs, flag(found, leaks), knobs[plan.knob.name], "samples/chosen"),
         budget=spec.budget.model_dump(mode="json"),
-        cost=from_first(cost_facts, loaded, knobs),
+        cost=from_first(cost_facts, loaded, knobs, chosen),
         knob={
             "name": plan.knob.name,
             "default": plan.knob.default,
@@ -342,8 +343,8 @@ def frozen_flops(loaded: LoadedRun) -> dict[str, float]:
     return found
 
 
-def cost_facts(loaded: LoadedRun, knobs: Mapping[str, float]) -> dict[str, Any]:
-    """Training cost from the clock and sampling cost measured now."""
+def cost_facts(loaded: LoadedRun, knobs: Mapping[str, float], folder: Path) -> dict[str, Any]:
+    """Training cost from the clock, sampling cost measured now and while ``folder`` was drawn."""
     module, clock, device = loaded.module, loaded.clock, loaded.context.device
     captions = [r.captions[0] for r in loaded.source.split("train").records[:256]]
 
@@ -351,8 +352,10 @@ def cost_facts(loaded: LoadedRun, knobs: Mapping[str, float]) -> dict[str, Any]:
         prompts = list(islice(cycle(captions), count))
         return module.generate(prompts, SeededNoise(range(count), device), knobs)
 
-    seconds = loaded.spec.protocol.cost_seconds
-    report = measure_cost(sample, module.parts(), device, seconds=seconds)
+    seconds, known = loaded.spec.protocol.cost_seconds, timed_sampling(folder, device)
+    report = measure_cost(sample, module.parts(), device, seconds=seconds, known=known)
+    if report.to_dict()["busy"]:
+        log.warning("%s: %s.", loaded.run.path.name, report.to_dict()["busy"])
     return {
         "train_images": clock.images_seen,
         "train_flops": clock.flops,
