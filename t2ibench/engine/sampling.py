@@ -8,7 +8,7 @@ was interrupted goes on with the parts that are missing.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import torch
 from t2ibench.core.files import atomic_path, read_json, write_json
 from t2ibench.core.hashing import hash_json
 from t2ibench.core.ranks import barrier, from_first, rank, world_size
+from t2ibench.core.types import PixelImages
 from t2ibench.engine.identity import sampling_settings
 from t2ibench.engine.load import LoadedRun
 from t2ibench.engine.progress import progress_bar
@@ -49,8 +50,7 @@ def sampled(loaded: LoadedRun, protocol: Protocol, knobs: Mapping[str, float], n
         sample_parts(loaded, prompts, knobs, size, parts)
         barrier()
         if rank() == 0:
-            pieces = [np.load(path, allow_pickle=False) for path in sorted(parts.glob("*.npy"))]
-            pixels = torch.from_numpy(np.concatenate(pieces))
+            pixels = joined(sorted(parts.glob("*.npy")), parts / "joined")
             prompts.answered_by(pixels, meta | {"timing": times_of(parts)}).save(folder)
             for old in folder.glob("parts-*"):
                 shutil.rmtree(old)
@@ -95,6 +95,20 @@ def sample_parts(
                 with atomic_path(path) as aside, open(aside, "wb") as file:
                     np.save(file, pixels.numpy(), allow_pickle=False)
             advance(min((number + 1) * size, len(prompts)))
+
+
+def joined(parts: Sequence[Path], place: Path) -> PixelImages:
+    """All parts in one tensor that lies in a file, so that memory holds one part at a time.
+
+    Args:
+        parts: npy files of (B, 3, H, W) uint8, in order.
+        place: the file, made anew.
+    """
+    with open(place, "wb") as file:
+        for path in parts:
+            piece = np.load(path, allow_pickle=False)
+            piece.tofile(file)
+    return torch.from_numpy(np.memmap(place, np.uint8, "c").reshape(-1, *piece.shape[1:]))
 
 
 def times_of(parts: Path) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ import torch
 from toy_networks import BrightnessGrader, PictureAligner, Projection, make_split
 
 from t2ibench.core.errors import ScoreError
+from t2ibench.data.records import PreparedSplit
 from t2ibench.evaluation.evaluator import Evaluator
 from t2ibench.evaluation.measures import HardNegatives
 from t2ibench.evaluation.protocol import Protocol
@@ -141,6 +142,35 @@ def test_ground_truth_gives_alignment_on_the_same_prompts(test_split):
     made = scorer.evaluate(drawn(test_split)).scores
     assert {"clip_score", "r_precision", "grader_colour"} == set(by_metric(truth))
     assert all(truth[key].value == made[key].value for key in truth)
+
+
+class Watched(PreparedSplit):
+    """A split that remembers the most images that were asked of it at once."""
+
+    most = 0
+
+    def pixels(self, indices):
+        found = super().pixels(indices)
+        self.most = max(self.most, len(found))
+        return found
+
+
+def test_real_images_are_read_a_few_at_a_time():
+    whole, other = make_split("test", 700), make_split("train", 700)
+    split, train = (Watched(s.name, s.images, s.records) for s in (whole, other))
+    asked = Protocol("dev", "test", 600, 0, reference_records="shared", reference_size=-1)
+    scorer = evaluator(split, protocol=asked)
+    scorer.floor(train)
+    scorer.ground_truth(split)
+    asked_rows = []
+
+    def rebuilt(rows):
+        asked_rows.append(rows)
+        return split.pixels(prompts.indices[rows])
+
+    prompts = asked.prompts(split)
+    assert scorer.answers(prompts, rebuilt).scores.keys() >= scorer.floor(train).keys()
+    assert len(asked_rows) == 3 and split.most == train.most == 256
 
 
 class Store:
