@@ -156,6 +156,7 @@ def score_run(loaded: LoadedRun) -> RunScores:
         reference=reference,
         leakage=tuple(leak.to_dict() for leak in leaks),
         size_curves={k: [asdict(p) for p in ps] for k, ps in evaluation.curves.items()},
+        atomicity=tuple(asdict(point) for point in evaluation.atomicity),
     )
     if rank() == 0:
         scores.write(run.scores)

@@ -18,6 +18,7 @@ from torch import Tensor
 from t2ibench.core.errors import ScoreError
 from t2ibench.core.types import PixelImages
 from t2ibench.data.records import PreparedSplit
+from t2ibench.evaluation.atomicity import EXACT, atomicity_curve
 from t2ibench.evaluation.interfaces import ExactGrader, FeatureCache, ImageTextEncoder
 from t2ibench.evaluation.measures import (
     Evaluation,
@@ -371,6 +372,9 @@ class Evaluator:
             if self.grader is not None and not np.isnan(values).all():
                 key = f"grader_{skill}[{self.grader.key}|{self._prompt_key(samples)}]"
                 evaluation.add_mean(key, values, samples.keys)
+        if self.grader is not None and EXACT in skills:
+            objects = self.grader.objects(samples.captions)
+            evaluation.atomicity.extend(atomicity_curve(skills[EXACT], objects, samples.keys))
 
     def _distance_key(self, network: str, fingerprint: str, n: int) -> str:
         name = f"{self.reference.name}[{self._first}:]" if self._first else self.reference.name

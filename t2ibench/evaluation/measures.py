@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from t2ibench.core.types import Score
+from t2ibench.evaluation.atomicity import AtomicityPoint
 from t2ibench.evaluation.results import Scores
 from t2ibench.metrics.alignment import (
     DISTRACTORS,
@@ -49,6 +50,7 @@ class Evaluation:
         scores: score key -> score.
         columns: score key -> one number an image, for scores that are means over images.
         curves: key of a Fréchet distance -> its values for subsets of the images.
+        atomicity: the grader's exact grades by the number of objects.
         halves: key of a distance -> its values for halves of the images; two sets of the same
             prompts have the same halves, so that their differences are paired.
     """
@@ -56,6 +58,7 @@ class Evaluation:
     scores: Scores = field(default_factory=dict)
     columns: dict[str, np.ndarray] = field(default_factory=dict)
     curves: dict[str, list[SizePoint]] = field(default_factory=dict)
+    atomicity: list[AtomicityPoint] = field(default_factory=list)
     halves: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
     def add(self, key: str, estimate: Estimate, n: int) -> None:

@@ -77,6 +77,8 @@ class RunScores:
         leakage: the leakage guard's findings.
         size_curves: key of a Fréchet distance -> its mean ``value`` and ``sd`` over subsets of
             ``n`` of the chosen point's images, from few to all.
+        atomicity: fields of ``AtomicityPoint`` for the chosen point's images, from few objects to
+            many; empty without a grader.
     """
 
     model: dict[str, Any]
@@ -89,6 +91,7 @@ class RunScores:
     reference: dict[str, Scores] = field(default_factory=dict)
     leakage: tuple[dict[str, Any], ...] = ()
     size_curves: dict[str, list[dict[str, float]]] = field(default_factory=dict)
+    atomicity: tuple[dict[str, Any], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The content of ``scores.json``."""
@@ -104,6 +107,7 @@ class RunScores:
             "reference": {name: scores_to_dict(s) for name, s in self.reference.items()},
             "leakage": list(self.leakage),
             "size_curves": self.size_curves,
+            "atomicity": list(self.atomicity),
         }
 
     def write(self, path: str | Path) -> None:
@@ -163,6 +167,7 @@ def _from_dict(fields: Mapping[str, Any]) -> RunScores:
         reference={name: scores_from_dict(s) for name, s in fields["reference"].items()},
         leakage=tuple(dict(leak) for leak in fields["leakage"]),
         size_curves={k: [dict(p) for p in ps] for k, ps in fields.get("size_curves", {}).items()},
+        atomicity=tuple(dict(point) for point in fields.get("atomicity", ())),
     )
 
 

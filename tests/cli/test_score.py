@@ -99,6 +99,8 @@ def test_costs_reuse_the_times_of_sampling_and_have_a_spread(run):
 def test_held_out_compositions_stand_beside_the_iid_skills(run, capsys):
     scores = RunScores.read(run / "scores.json").chosen.scores
     skills = {s.metric for s in scores.values() if s.metric.startswith("grader_")}
+    curve = RunScores.read(run / "scores.json").atomicity
+    assert sum(point["n"] for point in curve) == 48 and curve[0]["objects"] == 1
     iid = {name for name in skills if not name.endswith("_heldout")}
     assert {"grader_colour", "grader_shape", "grader_exact"} <= iid
     assert skills - iid == {f"{name}_heldout" for name in iid}

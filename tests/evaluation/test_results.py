@@ -24,6 +24,7 @@ def run_scores():
         chosen=point,
         front=(point, point),
         reference={"floor": scores},
+        atomicity=({"objects": 1, "value": 0.9, "ci_low": 0.8, "ci_high": 1.0, "n": 40},),
         leakage=({"part": "text_encoder", "instrument": "x", "shared_tensors": 3},),
     )
 
