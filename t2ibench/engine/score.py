@@ -122,6 +122,12 @@ def score_run(loaded: LoadedRun) -> RunScores:
     kept = from_first(kept_scores, run, spec, inputs)
     if kept is not None:
         return kept
+    if rank() == 0 and shared_for_want(spec.protocol, plan.test):
+        log.warning(
+            "%s: split %s has too few images for %d prompts and a reference without them; the "
+            "reference holds the prompts' own images, and a model can score below the floor.",
+            *(run.path.name, plan.test.split, plan.test.num_images),
+        )
     judges = make_judges(spec, loaded.source, loaded.context.device)
     leaks = find_leaks(loaded.module.guarded_parts(), judges.networks())
     points, evaluations = front_points(loaded, plan, judges, leaks)
@@ -280,6 +286,11 @@ def folder_of(knob: str, setting: Mapping[str, float], knobs: Mapping[str, float
 def resolved(protocol: Protocol, source: DataSource) -> Protocol:
     """The protocol with its choice of reference records made for a data set."""
     return protocol.resolved(source.split(protocol.reference_split))
+
+
+def shared_for_want(asked: ProtocolSpec, protocol: Protocol) -> bool:
+    """True where the reference shares the prompts' records only for want of others."""
+    return asked.test.reference_records == "auto" and protocol.reference_records == "shared"
 
 
 def references(loaded: LoadedRun, evaluator: Evaluator, protocol: Protocol) -> dict[str, Scores]:

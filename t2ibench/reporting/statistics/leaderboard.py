@@ -18,8 +18,8 @@ from t2ibench.reporting.statistics.keys import check_shared, shared_keys
 from t2ibench.reporting.statistics.metrics import MAIN, QUALITY, in_order, metric_of
 
 DISJOINT_FLOOR = (
-    "Real images of the same prompts, none of them in the reference: what a perfect model scores "
-    "in the mean."
+    "Real images that are not in the reference, those of the prompts themselves where there are "
+    "as many: what a perfect model scores in the mean."
 )
 SHARED_FLOOR = (
     "Real images of other prompts, as many. The reference holds the prompts' own images, so a "
