@@ -138,7 +138,7 @@ def scores_of(
             "seed": 0,
             "run": out.name if out is not None else where,
         },
-        protocol=protocol.to_dict(),
+        protocol=evaluator.protocol.to_dict(),
         chosen=point,
         reference=_floor(evaluator, source),
     )

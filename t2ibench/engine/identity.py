@@ -15,7 +15,7 @@ from t2ibench.engine.parts.start import initial_weights
 from t2ibench.engine.spec import RunSpec, Sampling, Trained
 from t2ibench.runs.folder import Run
 
-SCORES_VERSION = 4
+SCORES_VERSION = 5
 """Version of the evaluator's results; raised when scored runs must be scored again."""
 
 

@@ -8,21 +8,25 @@ was interrupted goes on with the parts that are missing.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from t2ibench.core.files import atomic_path
+from t2ibench.core.files import atomic_path, read_json, write_json
 from t2ibench.core.hashing import hash_json
 from t2ibench.core.ranks import barrier, from_first, rank, world_size
+from t2ibench.core.types import PixelImages
 from t2ibench.engine.identity import sampling_settings
 from t2ibench.engine.load import LoadedRun
 from t2ibench.engine.progress import progress_bar
+from t2ibench.evaluation.cost import hardware
 from t2ibench.evaluation.protocol import Prompts, Protocol
 from t2ibench.evaluation.samples import SampleSet
+from t2ibench.evaluation.timing import FEWEST_CALLS, Call, Latency, timed_call
 from t2ibench.families.contract import generate_pixels
 
 SAME = ("knobs", "settings", "run")
@@ -46,9 +50,8 @@ def sampled(loaded: LoadedRun, protocol: Protocol, knobs: Mapping[str, float], n
         sample_parts(loaded, prompts, knobs, size, parts)
         barrier()
         if rank() == 0:
-            pieces = [np.load(path, allow_pickle=False) for path in sorted(parts.glob("*.npy"))]
-            pixels = torch.from_numpy(np.concatenate(pieces))
-            prompts.answered_by(pixels, meta).save(folder)
+            pixels = joined(sorted(parts.glob("*.npy")), parts / "joined")
+            prompts.answered_by(pixels, meta | {"timing": times_of(parts)}).save(folder)
             for old in folder.glob("parts-*"):
                 shutil.rmtree(old)
         barrier()
@@ -71,16 +74,57 @@ def is_whole(folder: Path, meta: Mapping[str, Any], prompts: Prompts) -> bool:
 def sample_parts(
     loaded: LoadedRun, prompts: Prompts, knobs: Mapping[str, float], size: int, parts: Path
 ) -> None:
-    """Draws this rank's missing parts; the first rank shows the progress."""
+    """Draws this rank's missing parts; the first rank shows the progress.
+
+    Where one process draws, whole batches after its first are timed, each into a file of its own.
+    """
     starts = range(0, len(prompts), size)
     label = f"sample {loaded.run.path.name} {parts.parent.name}"
+    device, calls = loaded.context.device, list[Call]()
     with progress_bar(label, len(prompts), shown=rank() == 0) as advance:
         for number in range(rank(), len(starts), world_size()):
             path = parts / f"{number:06d}.npy"
             if not path.exists():
                 rows = slice(starts[number], starts[number] + size)
                 captions, seeds = list(prompts.captions[rows]), list(prompts.seeds[rows])
-                pixels = generate_pixels(loaded.module, captions, seeds, knobs, size)
+                with timed_call(calls, device):
+                    pixels = generate_pixels(loaded.module, captions, seeds, knobs, size)
+                if len(calls) > 1 and len(seeds) == size and world_size() == 1:
+                    facts = {"batch_size": size, "hardware": hardware(device)} | asdict(calls[-1])
+                    write_json(path.with_suffix(".json"), facts)
                 with atomic_path(path) as aside, open(aside, "wb") as file:
                     np.save(file, pixels.numpy(), allow_pickle=False)
             advance(min((number + 1) * size, len(prompts)))
+
+
+def joined(parts: Sequence[Path], place: Path) -> PixelImages:
+    """All parts in one tensor that lies in a file, so that memory holds one part at a time.
+
+    Args:
+        parts: npy files of (B, 3, H, W) uint8, in order.
+        place: the file, made anew.
+    """
+    with open(place, "wb") as file:
+        for path in parts:
+            piece = np.load(path, allow_pickle=False)
+            piece.tofile(file)
+    return torch.from_numpy(np.memmap(place, np.uint8, "c").reshape(-1, *piece.shape[1:]))
+
+
+def times_of(parts: Path) -> list[dict[str, Any]]:
+    """Timed batches of a set, as ``sample_parts`` wrote them beside its parts."""
+    return [read_json(path) for path in sorted(parts.glob("*.json"))]
+
+
+def timed_sampling(folder: Path, device: torch.device) -> Latency | None:
+    """Seconds an image of a set's batches while it was drawn; None with too few of this machine."""
+    here = hardware(device)
+    times = [
+        time
+        for time in read_json(folder / "set.json")["meta"].get("timing", [])
+        if time["hardware"] == here
+    ]
+    if len(times) < FEWEST_CALLS:
+        return None
+    calls = [Call(time["seconds"], time["waited"]) for time in times]
+    return Latency.of(times[0]["batch_size"], calls)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -16,6 +17,8 @@ from t2ibench.core.knobs import Knob, front_knob, resolve_knobs
 from t2ibench.core.noise import SeededNoise
 from t2ibench.core.pixels import from_pixels, to_pixels
 from t2ibench.core.ranks import from_first, rank, spread
+from t2ibench.core.types import PixelImages
+from t2ibench.data.records import DataSource
 from t2ibench.engine.identity import SCORES_VERSION, sampling_key, sampling_settings
 from t2ibench.engine.judges import (
     Judges,
@@ -27,16 +30,19 @@ from t2ibench.engine.judges import (
 from t2ibench.engine.likelihood import likelihood_scores
 from t2ibench.engine.load import LoadedRun
 from t2ibench.engine.parts.first_stage import reconstructions
-from t2ibench.engine.sampling import sampled
+from t2ibench.engine.sampling import sampled, timed_sampling
 from t2ibench.engine.spec import ProtocolSpec, RunSpec
 from t2ibench.evaluation.cost import count_flops, measure_cost
 from t2ibench.evaluation.evaluator import Evaluation, Evaluator
 from t2ibench.evaluation.leakage import Leak, find_leaks, flag
+from t2ibench.evaluation.operating_point import Candidate, choose_point
 from t2ibench.evaluation.protocol import Protocol
-from t2ibench.evaluation.results import OperatingPoint, RunScores, Scores, best_point
+from t2ibench.evaluation.results import OperatingPoint, RunScores, Scores
 from t2ibench.evaluation.samples import SampleSet, save_values
 from t2ibench.runs.folder import Run
 from t2ibench.training.tracking import track_scores
+
+log = logging.getLogger(__name__)
 
 STEPS = "num_steps"
 """The knob that ``protocol.steps_sweep`` sweeps, where a family has it."""
@@ -74,14 +80,14 @@ class ScoringPlan:
         Raises:
             ConfigError: a knob that the family does not have, or out of range.
         """
-        spec, module = loaded.spec, loaded.module
+        spec, module, source = loaded.spec, loaded.module, loaded.source
         fixed = fixed_knobs(spec, module.knobs)
         knobs = resolve_knobs(module.knobs, fixed)
         knob = front_knob(module.knobs)
         return ScoringPlan(
-            test_protocol(spec.protocol),
-            front_protocol(spec.protocol),
-            heldout_protocol(spec.protocol, loaded.source),
+            resolved(test_protocol(spec.protocol), source),
+            resolved(front_protocol(spec.protocol), source),
+            heldout_protocol(spec.protocol, source),
             knob,
             knobs,
             front_settings(spec.protocol, knob, knobs),
@@ -108,21 +114,28 @@ def score_run(loaded: LoadedRun) -> RunScores:
     """Samples and scores a trained run; results that exist already are kept.
 
     The fidelity-alignment knob is swept on the front's (validation) prompts; the protocol's own
-    prompts are then drawn at the value with the best ``protocol.choose_by`` there, unless the user
-    or the protocol fixed the value (``knobs.guidance_scale=2``).
+    prompts are then drawn at the value that ``choose_point`` chooses there by
+    ``protocol.choose_by``, unless the user or the protocol fixed it (``knobs.guidance_scale=2``).
     """
     run, spec, plan = loaded.run, loaded.spec, ScoringPlan.of(loaded)
     inputs = plan.inputs(loaded)
     kept = from_first(kept_scores, run, spec, inputs)
     if kept is not None:
         return kept
+    if rank() == 0 and shared_for_want(spec.protocol, plan.test):
+        log.warning(
+            "%s: split %s has too few images for %d prompts and a reference without them; the "
+            "reference holds the prompts' own images, and a model can score below the floor.",
+            *(run.path.name, plan.test.split, plan.test.num_images),
+        )
     judges = make_judges(spec, loaded.source, loaded.context.device)
     leaks = find_leaks(loaded.module.guarded_parts(), judges.networks())
-    points = front_points(loaded, plan, judges, leaks)
-    knobs = chosen_knobs(points, plan)
+    points, evaluations = front_points(loaded, plan, judges, leaks)
+    knobs, chosen_by = chosen_knobs(loaded, points, evaluations, plan, judges)
     evaluator = judges.evaluator(plan.test)
+    chosen = sampled(loaded, plan.test, knobs, "chosen")
     jobs: list[Callable[[], Any]] = [
-        partial(evaluate_folder, evaluator.evaluate, sampled(loaded, plan.test, knobs, "chosen")),
+        partial(evaluate_folder, evaluator.evaluate, chosen),
         partial(references, loaded, evaluator, plan.test),
         partial(likelihood_scores, loaded, plan.test),
     ]
@@ -138,16 +151,18 @@ def score_run(loaded: LoadedRun) -> RunScores:
         protocol=plan.test.to_dict(),
         chosen=OperatingPoint(knobs, flag(found, leaks), knobs[plan.knob.name], "samples/chosen"),
         budget=spec.budget.model_dump(mode="json"),
-        cost=from_first(cost_facts, loaded, knobs),
+        cost=from_first(cost_facts, loaded, knobs, chosen),
         knob={
             "name": plan.knob.name,
             "default": plan.knob.default,
             "chosen_by": plan.choose_by,
+            **chosen_by,
         },
         front=tuple(points),
         reference=reference,
         leakage=tuple(leak.to_dict() for leak in leaks),
         size_curves={k: [asdict(p) for p in ps] for k, ps in evaluation.curves.items()},
+        atomicity=tuple(asdict(point) for point in evaluation.atomicity),
     )
     if rank() == 0:
         scores.write(run.scores)
@@ -169,7 +184,7 @@ def kept_scores(run: Run, spec: RunSpec, inputs: str) -> RunScores | None:
 
 def front_points(
     loaded: LoadedRun, plan: ScoringPlan, judges: Judges, leaks: Sequence[Leak]
-) -> list[OperatingPoint]:
+) -> tuple[list[OperatingPoint], list[Evaluation]]:
     """Samples and scores every point of the front."""
     evaluator = judges.evaluator(plan.front)
     names = [folder_of(plan.knob.name, setting, plan.knobs) for setting in plan.settings]
@@ -177,25 +192,49 @@ def front_points(
         sampled(loaded, plan.front, setting, name)
         for setting, name in zip(plan.settings, names, strict=True)
     ]
-    found = spread([partial(scores_in, evaluator, folder) for folder in sets])
-    return [
-        OperatingPoint(setting, flag(scores, leaks), setting[plan.knob.name], f"samples/{name}")
-        for setting, name, scores in zip(plan.settings, names, found, strict=True)
+    found = spread([partial(evaluation_of, evaluator, folder) for folder in sets])
+    points = [
+        OperatingPoint(setting, flag(e.scores, leaks), setting[plan.knob.name], f"samples/{name}")
+        for setting, name, e in zip(plan.settings, names, found, strict=True)
     ]
+    return points, found
 
 
-def chosen_knobs(points: Sequence[OperatingPoint], plan: ScoringPlan) -> dict[str, float]:
-    """Knobs at which the test prompts are drawn."""
+def chosen_knobs(
+    loaded: LoadedRun,
+    points: Sequence[OperatingPoint],
+    evaluations: Sequence[Evaluation],
+    plan: ScoringPlan,
+    judges: Judges,
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Knobs at which the test prompts are drawn, and how their value was chosen.
+
+    The distance that decides is that of the evaluator's first extractor; a choice at the sweep's
+    edge is said.
+    """
     if plan.choose_by is None:
-        return plan.knobs
+        return plan.knobs, {}
     # Among the steps that are asked for: more steps are a cost, not a better knob.
-    alike = [p for p in points if p.knobs.get(STEPS) == plan.knobs.get(STEPS)]
-    return best_point(alike, plan.choose_by).knobs
+    alike = [i for i, p in enumerate(points) if p.knobs.get(STEPS) == plan.knobs.get(STEPS)]
+    knob, main = plan.knob, judges.extractors[0]
+    candidates = [Candidate(points[i].knobs[knob.name], evaluations[i]) for i in alike]
+    keys = plan.front.prompts(loaded.source.split(plan.front.split)).keys
+    metric = main.distance_name if plan.choose_by == "fd" else plan.choose_by
+    choice = choose_point(candidates, keys, metric, main.key, knob)
+    knobs = points[alike[choice.row]].knobs
+    if choice.edge and rank() == 0:
+        log.warning(
+            "%s: %s=%g was chosen at the %s end of its sweep, a better value may lie beyond: add "
+            "some to protocol.knob_sweep.",
+            *(loaded.run.path.name, knob.name, knobs[knob.name], choice.edge),
+        )
+    facts = {"lowest": choice.lowest, "reason": choice.reason, "edge": choice.edge}
+    return knobs, facts
 
 
-def scores_in(evaluator: Evaluator, folder: Path) -> Scores:
-    """Scores of a set on disk."""
-    return evaluator.evaluate(SampleSet.load(folder)).scores
+def evaluation_of(evaluator: Evaluator, folder: Path) -> Evaluation:
+    """Evaluation of a set on disk."""
+    return evaluator.evaluate(SampleSet.load(folder))
 
 
 def evaluate_folder(evaluate: Callable[[SampleSet], Evaluation], folder: Path) -> Evaluation:
@@ -244,20 +283,33 @@ def folder_of(knob: str, setting: Mapping[str, float], knobs: Mapping[str, float
     return name if steps == knobs.get(STEPS) else f"{name}-{STEPS}-{steps:g}"
 
 
+def resolved(protocol: Protocol, source: DataSource) -> Protocol:
+    """The protocol with its choice of reference records made for a data set."""
+    return protocol.resolved(source.split(protocol.reference_split))
+
+
+def shared_for_want(asked: ProtocolSpec, protocol: Protocol) -> bool:
+    """True where the reference shares the prompts' records only for want of others."""
+    return asked.test.reference_records == "auto" and protocol.reference_records == "shared"
+
+
 def references(loaded: LoadedRun, evaluator: Evaluator, protocol: Protocol) -> dict[str, Scores]:
     """Reference scores: floor, ground truth and, with a first stage, its ceiling."""
     source = loaded.source
     split = source.split(protocol.split)
     found = {
-        "floor": evaluator.floor(source.split("train")),
+        "floor": evaluator.floor(split, source.split("train")),
         "ground_truth": evaluator.ground_truth(split),
     }
     stage: Any = loaded.context.modules.get("first_stage")
     if stage is not None:
         prompts = protocol.prompts(split)
-        images = from_pixels(split.pixels(prompts.indices))
-        rebuilt = to_pixels(reconstructions(stage, images))
-        found["ceiling"] = evaluator.evaluate(prompts.answered_by(rebuilt)).scores
+
+        def rebuilt(rows: slice) -> PixelImages:
+            images = from_pixels(split.pixels(prompts.indices[rows]))
+            return to_pixels(reconstructions(stage, images))
+
+        found["ceiling"] = evaluator.answers(prompts, rebuilt).scores
     return found
 
 
@@ -303,8 +355,8 @@ def frozen_flops(loaded: LoadedRun) -> dict[str, float]:
     return found
 
 
-def cost_facts(loaded: LoadedRun, knobs: Mapping[str, float]) -> dict[str, Any]:
-    """Training cost from the clock and sampling cost measured now."""
+def cost_facts(loaded: LoadedRun, knobs: Mapping[str, float], folder: Path) -> dict[str, Any]:
+    """Training cost from the clock, sampling cost measured now and while ``folder`` was drawn."""
     module, clock, device = loaded.module, loaded.clock, loaded.context.device
     captions = [r.captions[0] for r in loaded.source.split("train").records[:256]]
 
@@ -312,8 +364,10 @@ def cost_facts(loaded: LoadedRun, knobs: Mapping[str, float]) -> dict[str, Any]:
         prompts = list(islice(cycle(captions), count))
         return module.generate(prompts, SeededNoise(range(count), device), knobs)
 
-    seconds = loaded.spec.protocol.cost_seconds
-    report = measure_cost(sample, module.parts(), device, seconds=seconds)
+    seconds, known = loaded.spec.protocol.cost_seconds, timed_sampling(folder, device)
+    report = measure_cost(sample, module.parts(), device, seconds=seconds, known=known)
+    if report.to_dict()["busy"]:
+        log.warning("%s: %s.", loaded.run.path.name, report.to_dict()["busy"])
     return {
         "train_images": clock.images_seen,
         "train_flops": clock.flops,

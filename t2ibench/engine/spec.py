@@ -269,6 +269,7 @@ class PromptSetSpec(Settings):
     sampling_seed: Annotated[int, Sampling]
     reference_split: Annotated[str, Sampling]
     reference_size: Annotated[int, Field(ge=-1), Sampling]
+    reference_records: Annotated[Literal["auto", "disjoint", "shared"], Sampling]
 
 
 class ImagesSpec(Settings):
@@ -443,5 +444,24 @@ class RunSpec(Settings):
             raise ConfigError(
                 f"protocol.choose_by={self.protocol.choose_by} needs an extractor and "
                 "evaluator.extractors is empty; set protocol.choose_by=null."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _frechet_choice_needs_images(self) -> RunSpec:
+        """Refuses a knob's choice by a Fréchet distance that prefers too little diversity."""
+        main = next(iter(self.evaluator.extractors.values()), None)
+        if self.protocol.choose_by != "fd" or not isinstance(main, Component):
+            return self
+        front, width = self.protocol.front, getattr(main.cls, "width", 0)
+        fewest = min(front.num_images, front.reference_size or front.num_images)
+        if front.reference_size == -1:
+            fewest = front.num_images
+        if fewest <= width:
+            raise ConfigError(
+                f"protocol.choose_by=fd needs more images than the {width} features of "
+                f"{main.key}, protocol.front has {fewest}: with fewer, this distance is lowest for "
+                "images less diverse than real ones; set protocol.choose_by=kid, or raise "
+                "protocol.front.num_images and protocol.front.reference_size."
             )
         return self

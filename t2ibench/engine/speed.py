@@ -16,6 +16,7 @@ from t2ibench.engine.assemble import untrained_module
 from t2ibench.engine.context import Context
 from t2ibench.engine.device import prepare_device, training_precision
 from t2ibench.evaluation.cost import count_flops
+from t2ibench.evaluation.timing import FEWEST_CALLS
 
 MATRIX = 1024
 """Side of the matrices whose product measures the device's rate."""
@@ -47,7 +48,7 @@ def measure_speed(context: Context, rounds: int) -> Speed:
 
     Args:
         context: context of the model, which need not be trained.
-        rounds: number of timed calls.
+        rounds: number of timed calls, at least five.
     """
     spec, device = context.spec, context.device
     prepare_device(device)
@@ -72,9 +73,7 @@ def measure_speed(context: Context, rounds: int) -> Speed:
     product, _ = timed(lambda: matrix @ matrix, rounds, device)
     captions = list(batch.caption)
     noise = range(len(captions))
-    sampling = timed(
-        lambda: module.generate(captions, SeededNoise(noise, device)), max(3, rounds // 2), device
-    )
+    sampling = timed(lambda: module.generate(captions, SeededNoise(noise, device)), rounds, device)
     return Speed(
         len(batch), timed(step, rounds, device), sampling, flops, 2 * MATRIX**3 / product, device
     )
@@ -89,7 +88,7 @@ def timed(call: Callable[[], object], rounds: int, device: torch.device) -> tupl
 
     call()
     took = []
-    for _ in range(max(rounds, 3)):
+    for _ in range(max(rounds, FEWEST_CALLS)):
         wait()
         start = time.perf_counter()
         call()

@@ -14,38 +14,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-SampleCall = Callable[[int], Any]
-"""Function that draws a batch of the given size, captions in, images out."""
+from t2ibench.evaluation.timing import Latency, SampleCall, synchronise, time_sampling
 
 BEST_BATCHES = (4, 16, 64)
 """Batch sizes tried for the best throughput, after batch 1."""
 
 OTHER, OPTIMIZER = "other", "optimizer"
 """Names of what is spent in no part of a model: losses, the optimiser's own products."""
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Seconds an image at one batch size.
-
-    Attributes:
-        batch_size: images a call.
-        median: seconds an image, median over calls.
-        iqr: spread between the quartiles, seconds an image.
-        calls: how many timed calls, after the warm-up.
-    """
-
-    batch_size: int
-    median: float
-    iqr: float
-    calls: int
 
 
 @dataclass(frozen=True)
@@ -77,6 +58,7 @@ class CostReport:
             "seconds_per_image_batch_1": self.latency.median,
             "seconds_per_image_best": self.throughput.median,
             "best_batch_size": self.throughput.batch_size,
+            "busy": self.throughput.busy or self.latency.busy,
         }
 
 
@@ -170,48 +152,14 @@ class _Naming(nn.Module):
         """Does nothing."""
 
 
-def time_sampling(
-    sample: SampleCall,
-    batch_size: int,
-    device: torch.device | str = "cpu",
-    *,
-    warmup_calls: int = 1,
-    calls: int = 5,
-    seconds: float = 10.0,
-) -> Latency:
-    """Median and spread of seconds an image, after a warm-up, synchronised.
-
-    Args:
-        sample: draws a batch.
-        batch_size: images a call.
-        device: what to wait for.
-        warmup_calls: calls that are not timed.
-        calls: timed calls at most.
-        seconds: stop early (after at least two calls) when the timed calls took this long.
-    """
-    device = torch.device(device)
-    for _ in range(warmup_calls):
-        sample(batch_size)
-    took: list[float] = []
-    while len(took) < calls and (len(took) < 2 or sum(took) < seconds):
-        _synchronise(device)
-        start = time.perf_counter()
-        sample(batch_size)
-        _synchronise(device)
-        took.append(time.perf_counter() - start)
-    each = np.array(took) / batch_size
-    low, median, high = np.quantile(each, [0.25, 0.5, 0.75])
-    return Latency(batch_size, float(median), float(high - low), len(took))
-
-
 def measure_cost(
     sample: SampleCall,
     parts: Mapping[str, nn.Module],
     device: torch.device | str = "cpu",
     *,
     best_batches: Sequence[int] = BEST_BATCHES,
-    calls: int = 5,
     seconds: float = 10.0,
+    known: Latency | None = None,
 ) -> CostReport:
     """Measures a sampler; larger batches are tried while they still help.
 
@@ -220,18 +168,23 @@ def measure_cost(
         parts: named networks whose parameters are counted.
         device: where the sampler runs.
         best_batches: batch sizes tried for the throughput, ascending.
-        calls: timed calls a batch size.
-        seconds: time limit a batch size.
+        seconds: time for more than the fewest calls, a batch size.
+        known: what was timed while the set was sampled on this machine; that batch size is not
+            timed again.
     """
     device = torch.device(device)
     flops = count_flops(lambda: sample(1))
-    latency = time_sampling(sample, 1, device, calls=calls, seconds=seconds)
+    latency = time_sampling(sample, 1, device, seconds=seconds)
     best = latency
     for batch_size in best_batches:
-        found = time_sampling(sample, batch_size, device, calls=calls, seconds=seconds)
+        if known is not None and batch_size == known.batch_size:
+            continue
+        found = time_sampling(sample, batch_size, device, seconds=seconds)
         if found.median >= best.median:
             break
         best = found
+    if known is not None and known.median < best.median:
+        best = known
     return CostReport(
         count_parameters(parts),
         flops,
@@ -260,11 +213,6 @@ def hardware(device: torch.device | str = "cpu") -> dict[str, Any]:
         "precision": str(torch.get_default_dtype()).removeprefix("torch."),
         "torch": torch.__version__,
     }
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 class LiveBytes(TorchDispatchMode):
@@ -364,12 +312,12 @@ def joules_per_image(
     try:
         uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
         handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
-        _synchronise(device)
+        synchronise(device)
         before, images = pynvml.nvmlDeviceGetTotalEnergyConsumption(handle), 0
         began = time.perf_counter()
         while time.perf_counter() - began < seconds:
             sample(batch_size)
-            _synchronise(device)
+            synchronise(device)
             images += batch_size
         spent = pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) - before
     except pynvml.NVMLError:

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from t2ibench.core.errors import ScoreError
-from t2ibench.core.hashing import hash_json
 from t2ibench.core.types import PixelImages
 from t2ibench.data.records import PreparedSplit
+from t2ibench.evaluation.atomicity import EXACT, atomicity_curve
 from t2ibench.evaluation.interfaces import ExactGrader, FeatureCache, ImageTextEncoder
 from t2ibench.evaluation.measures import (
     Evaluation,
@@ -29,17 +30,17 @@ from t2ibench.evaluation.measures import (
     memorisation,
     prompt_alignment,
 )
-from t2ibench.evaluation.protocol import Protocol, hashed_order
+from t2ibench.evaluation.protocol import Prompts, Protocol, hashed_order
+from t2ibench.evaluation.real_features import CHUNK, RealFeatures
 from t2ibench.evaluation.results import Scores
 from t2ibench.evaluation.samples import SampleSet
+from t2ibench.metrics.bootstrap import Estimate, bootstrap_mean
 from t2ibench.metrics.extractors.contract import FeatureExtractor
 from t2ibench.metrics.extractors.inception import InceptionV3
+from t2ibench.metrics.memorisation import nearest_training
 
-CHUNK = 256
-"""Images handed to each network at a time."""
-
-FEATURE_VERSION = 1
-"""Part of the cache key of reference features; raised when their meaning changes."""
+ReadPixels = Callable[[slice], PixelImages]
+"""Function from rows of a set to their images, made or read when they are asked for."""
 
 
 class Evaluator:
@@ -77,18 +78,18 @@ class Evaluator:
         cache: FeatureCache | None = None,
         train: PreparedSplit | None = None,
     ) -> None:
-        self.protocol = protocol
+        self.protocol = protocol.resolved(reference)
         self.reference = reference
         self.extractors = tuple(extractors)
         self.dual_encoders = tuple(dual_encoders)
         self.grader = grader
         self.meaning = meaning or str.casefold
         self.negatives = negatives
-        self.cache = cache
         self.train = train
         protocol.check_extractors([extractor.key for extractor in self.extractors])
+        self._first = protocol.first_reference(reference)
         self._indices = protocol.reference(reference)
-        self._split_features: dict[tuple[str, str, str], Tensor] = {}
+        self._real = RealFeatures(cache)
         self._caption_features: dict[tuple[str, str], Tensor] = {}
 
     def evaluate(self, samples: SampleSet) -> Evaluation:
@@ -98,19 +99,27 @@ class Evaluator:
             ScoreError: the set breaks the protocol, or its resolution is not the reference's.
         """
         self._check(samples)
+        return self.answers(samples, samples.pixels.__getitem__)
+
+    def answers(self, prompts: Prompts | SampleSet, read: ReadPixels) -> Evaluation:
+        """Every score of images that are made as they are read, such as reconstructions.
+
+        Args:
+            prompts: the prompts that they answer, in their order.
+            read: the images at some rows; called once for each chunk.
+        """
         evaluation = Evaluation()
-        extracted, aligned, skills = self._pass(samples.pixels, samples.captions)
+        extracted, aligned, skills = self._pass(read, len(prompts), prompts.captions)
         for extractor in self.extractors:
-            self._distances(evaluation, extractor, extracted[extractor.key], samples.keys)
+            self._distances(evaluation, extractor, extracted[extractor.key], prompts.keys)
         if self.train is not None and self.extractors:
-            main = self.extractors[0]
-            self._memorisation(evaluation, main, extracted[main.key], samples.keys)
+            self._memorisation(evaluation, extracted[self.extractors[0].key], prompts.keys)
         for dual_encoder in self.dual_encoders:
-            self._alignment(evaluation, dual_encoder, aligned[dual_encoder.key], samples)
+            self._alignment(evaluation, dual_encoder, aligned[dual_encoder.key], prompts)
             self._dual_encoder_distances(
-                evaluation, dual_encoder, aligned[dual_encoder.key], samples.keys
+                evaluation, dual_encoder, aligned[dual_encoder.key], prompts.keys
             )
-        self._skills(evaluation, skills, samples)
+        self._skills(evaluation, skills, prompts)
         return evaluation
 
     def prompted(self, samples: SampleSet) -> Evaluation:
@@ -120,12 +129,7 @@ class Evaluator:
             ScoreError: the set breaks the protocol, or its resolution is not the reference's.
         """
         self._check(samples)
-        evaluation = Evaluation()
-        _, aligned, skills = self._pass(samples.pixels, samples.captions)
-        for dual_encoder in self.dual_encoders:
-            self._alignment(evaluation, dual_encoder, aligned[dual_encoder.key], samples)
-        self._skills(evaluation, skills, samples)
-        return evaluation
+        return self._prompted(samples, samples.pixels.__getitem__)
 
     def unprompted(self, samples: SampleSet) -> Evaluation:
         """Distances alone, for images without captions.
@@ -134,7 +138,7 @@ class Evaluator:
             ScoreError: the set breaks the protocol, or its resolution is not the reference's.
         """
         self._check(samples)
-        return self._unprompted(samples)
+        return self._unprompted(samples.keys, samples.pixels.__getitem__)
 
     def of_features(self, extractor: str, features: Tensor, keys: Sequence[str]) -> Evaluation:
         """Distances from features that were extracted elsewhere.
@@ -174,45 +178,56 @@ class Evaluator:
                 f"{self.reference.resolution} px; sample or prepare both at one resolution."
             )
 
-    def _unprompted(self, samples: SampleSet) -> Evaluation:
+    def _prompted(self, prompts: Prompts | SampleSet, read: ReadPixels) -> Evaluation:
         evaluation = Evaluation()
-        extracted, aligned, _ = self._pass(samples.pixels, None)
-        for extractor in self.extractors:
-            self._distances(evaluation, extractor, extracted[extractor.key], samples.keys)
+        _, aligned, skills = self._pass(read, len(prompts), prompts.captions)
         for dual_encoder in self.dual_encoders:
-            self._dual_encoder_distances(
-                evaluation, dual_encoder, aligned[dual_encoder.key], samples.keys
-            )
+            self._alignment(evaluation, dual_encoder, aligned[dual_encoder.key], prompts)
+        self._skills(evaluation, skills, prompts)
         return evaluation
 
-    def floor(self, real: PreparedSplit) -> Scores:
-        """Real against real at the same N: what a perfect model would get.
+    def _unprompted(self, keys: Sequence[str], read: ReadPixels) -> Evaluation:
+        evaluation = Evaluation()
+        extracted, aligned, _ = self._pass(read, len(keys), None)
+        for extractor in self.extractors:
+            self._distances(evaluation, extractor, extracted[extractor.key], keys)
+        for dual_encoder in self.dual_encoders:
+            self._dual_encoder_distances(evaluation, dual_encoder, aligned[dual_encoder.key], keys)
+        return evaluation
+
+    def floor(self, *real: PreparedSplit) -> Scores:
+        """Distances of real images to the reference at the same N, and their AuthPct.
+
+        Under a disjoint reference and with as many records as prompts, they are the real images
+        of the protocol's own prompts: what a perfect model scores in the mean. Under a shared one
+        the reference holds images of the prompts and the floor does not, so that a model can
+        score below it.
 
         Args:
-            real: where the N images come from: another split (the training split), or the
-                reference split itself, then images outside the reference.
+            real: splits that the N images may come from: the first with N images outside the
+                reference gives them.
 
         Raises:
-            ScoreError: fewer than N images are left.
+            ScoreError: none has N.
         """
-        count = self.protocol.num_images
-        order = hashed_order(real)
-        if real.fingerprint == self.reference.fingerprint:
-            order = order[len(self._indices) :]
-        if len(order) < count:
-            raise ScoreError(
-                f"the real-against-real floor needs {count} images of {real.name} outside the "
-                f"reference, {len(order)} are left; give the training split."
-            )
-        chosen = order[:count]
-        records = [real.records[i] for i in chosen]
-        samples = SampleSet(
-            real.pixels(chosen),
-            tuple(record.captions[0] for record in records),
-            tuple(record.key for record in records),
-            tuple(range(count)),
+        count, reference, left = self.protocol.num_images, set(self._indices), []
+        for split in real:
+            order = hashed_order(split)
+            if split.fingerprint == self.reference.fingerprint:
+                order = [index for index in order if index not in reference]
+            if len(order) >= count:
+                return self._floor_of(split, order[:count])
+            left.append(f"{len(order)} of {split.name}")
+        raise ScoreError(
+            f"the real-against-real floor needs {count} images outside the reference, "
+            f"{' and '.join(left)} are left; lower protocol.test.num_images, or prepare more data."
         )
-        return self._unprompted(samples).scores
+
+    def _floor_of(self, split: PreparedSplit, chosen: Sequence[int]) -> Scores:
+        keys = [split.records[index].key for index in chosen]
+        found = self._unprompted(keys, lambda rows: split.pixels(chosen[rows]))
+        self._heldout_memorisation(found)
+        return found.scores
 
     def ground_truth(self, split: PreparedSplit) -> Scores:
         """Alignment and skills of the real images on the protocol's own prompts.
@@ -221,19 +236,19 @@ class Evaluator:
         it.
         """
         prompts = self.protocol.prompts(split)
-        return self.prompted(prompts.answered_by(split.pixels(prompts.indices))).scores
+        return self._prompted(prompts, lambda rows: split.pixels(prompts.indices[rows])).scores
 
     # ---- one pass over the pixels ----
 
     def _pass(
-        self, pixels: PixelImages, captions: Sequence[str] | None
+        self, read: ReadPixels, count: int, captions: Sequence[str] | None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, np.ndarray]]:
         """Features of every network and, with captions, the grader's skills."""
         extracted: dict[str, list[Tensor]] = {e.key: [] for e in self.extractors}
         aligned: dict[str, list[Tensor]] = {e.key: [] for e in self.dual_encoders}
         graded: dict[str, list[np.ndarray]] = {}
-        for start in range(0, len(pixels), CHUNK):
-            chunk = pixels[start : start + CHUNK]
+        for start in range(0, count, CHUNK):
+            chunk = read(slice(start, start + CHUNK))
             for extractor in self.extractors:
                 extracted[extractor.key].append(extractor.features(chunk))
             for dual_encoder in self.dual_encoders:
@@ -250,44 +265,7 @@ class Evaluator:
 
     def _reference_of(self, key: str, fingerprint: str, extract: Callable[..., Tensor]) -> Tensor:
         """The reference's features."""
-        return self._features_of(self.reference, self._indices, key, fingerprint, extract)
-
-    def _features_of(
-        self,
-        split: PreparedSplit,
-        indices: Sequence[int],
-        key: str,
-        fingerprint: str,
-        extract: Callable[..., Tensor],
-    ) -> Tensor:
-        """Features of some real images, from memory, the cache or one pass."""
-        chosen = hash_json(list(indices))
-        place = (split.fingerprint, chosen, key)
-        if place in self._split_features:
-            return self._split_features[place]
-
-        def build() -> dict[str, np.ndarray]:
-            parts = [
-                extract(split.pixels(indices[start : start + CHUNK])).float().cpu()
-                for start in range(0, len(indices), CHUNK)
-            ]
-            return {"features": torch.cat(parts).numpy()}
-
-        if self.cache is None:
-            arrays = build()
-        else:
-            identity = {
-                "what": "reference features",
-                "version": FEATURE_VERSION,
-                "split": split.fingerprint,
-                "indices": chosen,
-                "extractor": key,
-                "weights": fingerprint,
-            }
-            arrays = self.cache.get_or_build(f"reference-{hash_json(identity, 16)}", build)
-        features = torch.from_numpy(np.array(arrays["features"], dtype=np.float32))
-        self._split_features[place] = features
-        return features
+        return self._real.of(self.reference, self._indices, key, fingerprint, extract)
 
     def _encoded(self, dual_encoder: ImageTextEncoder, captions: Sequence[str]) -> Tensor:
         """Caption features (len(captions), D); each distinct caption is encoded once."""
@@ -319,17 +297,36 @@ class Evaluator:
             inner = f"{extractor.key}|{extractor.fingerprint[:8]}|{len(x)}"
             inception_score(evaluation, inner, extractor.logits(x), keys)
 
-    def _memorisation(
-        self, evaluation: Evaluation, extractor: FeatureExtractor, x: Tensor, keys: Sequence[str]
-    ) -> None:
-        """Scores of how near the images lie to training images."""
-        train = self.train
+    def _memorisation(self, evaluation: Evaluation, x: Tensor, keys: Sequence[str]) -> None:
+        """Scores of how near the images lie to training images, in the main extractor."""
+        inner, y = self._training()
+        memorisation(evaluation, inner, x.to(y.device), y, keys, self._heldout_authentic)
+
+    def _heldout_memorisation(self, evaluation: Evaluation) -> None:
+        """Files the AuthPct of held-out real images, beside which that of a model is read."""
+        if self.train is not None and self._heldout_authentic is not None:
+            key = f"authpct[{self._training()[0]}]"
+            evaluation.add(key, self._heldout_authentic, len(self._indices))
+
+    def _training(self) -> tuple[str, Tensor]:
+        """Inner key of comparisons with the training images, and their features."""
+        train, main = self.train, self.extractors[0]
         assert train is not None, "called only where there is a training split"
-        key, fingerprint = extractor.key, extractor.fingerprint
-        y = self._features_of(train, range(len(train)), key, fingerprint, extractor.features)
-        inner = distance_key(key, fingerprint, train, len(x), len(train))
-        device = device_of(extractor)
-        memorisation(evaluation, inner, x.to(device), y.to(device), keys)
+        y = self._real.of(train, range(len(train)), main.key, main.fingerprint, main.features)
+        count = self.protocol.num_images
+        inner = distance_key(main.key, main.fingerprint, train.name, train, count, len(train))
+        return inner, y.to(device_of(main))
+
+    @cached_property
+    def _heldout_authentic(self) -> Estimate | None:
+        """AuthPct of the reference's images; None where training has seen them."""
+        train = self.train
+        if train is None or not self.extractors or train.fingerprint == self.reference.fingerprint:
+            return None
+        main = self.extractors[0]
+        real = self._reference_of(main.key, main.fingerprint, main.features)
+        y = self._training()[1]
+        return bootstrap_mean(nearest_training(real.to(y.device), y).authentic.double().numpy())
 
     def _dual_encoder_distances(
         self, evaluation: Evaluation, dual_encoder: ImageTextEncoder, x: Tensor, keys: Sequence[str]
@@ -346,7 +343,7 @@ class Evaluator:
         evaluation: Evaluation,
         dual_encoder: ImageTextEncoder,
         image: Tensor,
-        samples: SampleSet,
+        samples: Prompts | SampleSet,
     ) -> None:
         """Alignment scores of one dual encoder for images and their own captions."""
         text = self._encoded(dual_encoder, samples.captions)
@@ -365,19 +362,26 @@ class Evaluator:
             hard_alignment(evaluation, inner, image, text, features, complete, name, samples.keys)
 
     def _skills(
-        self, evaluation: Evaluation, skills: Mapping[str, np.ndarray], samples: SampleSet
+        self,
+        evaluation: Evaluation,
+        skills: Mapping[str, np.ndarray],
+        samples: Prompts | SampleSet,
     ) -> None:
         """The grader's skills, each over the images whose captions ask for it."""
         for skill, values in skills.items():
             if self.grader is not None and not np.isnan(values).all():
                 key = f"grader_{skill}[{self.grader.key}|{self._prompt_key(samples)}]"
                 evaluation.add_mean(key, values, samples.keys)
+        if self.grader is not None and EXACT in skills:
+            objects = self.grader.objects(samples.captions)
+            evaluation.atomicity.extend(atomicity_curve(skills[EXACT], objects, samples.keys))
 
     def _distance_key(self, network: str, fingerprint: str, n: int) -> str:
-        return distance_key(network, fingerprint, self.reference, n, len(self._indices))
+        name = f"{self.reference.name}[{self._first}:]" if self._first else self.reference.name
+        return distance_key(network, fingerprint, name, self.reference, n, len(self._indices))
 
     @staticmethod
-    def _prompt_key(samples: SampleSet) -> str:
+    def _prompt_key(samples: Prompts | SampleSet) -> str:
         """The identity of the prompts themselves, and N."""
         digest = hashlib.sha256("\n".join(sorted(samples.captions)).encode()).hexdigest()
         return f"prompts:{digest[:8]}|{len(samples)}"
@@ -388,8 +392,20 @@ def device_of(extractor: FeatureExtractor) -> torch.device:
     return next((p.device for p in extractor.parameters()), torch.device("cpu"))
 
 
-def distance_key(network: str, fingerprint: str, reference: PreparedSplit, n: int, m: int) -> str:
-    """Text between the brackets of a distance's key: network, weights, reference, N and M."""
-    split = f"{reference.name}:{reference.fingerprint[:8]}"
+def distance_key(
+    network: str, fingerprint: str, name: str, reference: PreparedSplit, n: int, m: int
+) -> str:
+    """Text between the brackets of a distance's key: network, weights, reference, N and M.
+
+    Args:
+        network: key of the network.
+        fingerprint: of its weights.
+        name: of the real images: a split, or ``shapes/test[500:]`` where they begin after the
+            prompts' records in hashed order.
+        reference: the split.
+        n: number of images scored.
+        m: number of real images.
+    """
+    split = f"{name}:{reference.fingerprint[:8]}"
     size = str(n) if n == m else f"{n}/{m}"
     return f"{network}|{fingerprint[:8]}|{split}|{size}"

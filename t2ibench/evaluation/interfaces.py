@@ -42,6 +42,9 @@ class ExactGrader(Protocol):
     ) -> Mapping[str, Float[np.ndarray, " B"]]:
         """Grades by skill, one number an image; NaN where the caption asks for no such skill."""
 
+    def objects(self, captions: Sequence[str]) -> Sequence[int]:
+        """Number of objects that each caption asks for."""
+
 
 @runtime_checkable
 class FeatureCache(Protocol):

@@ -8,13 +8,14 @@ names network, weights, reference or prompts, and N. Means over images go throug
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from t2ibench.core.types import Score
+from t2ibench.evaluation.atomicity import AtomicityPoint
 from t2ibench.evaluation.results import Scores
 from t2ibench.metrics.alignment import (
     DISTRACTORS,
@@ -49,17 +50,24 @@ class Evaluation:
         scores: score key -> score.
         columns: score key -> one number an image, for scores that are means over images.
         curves: key of a Fréchet distance -> its values for subsets of the images.
+        atomicity: the grader's exact grades by the number of objects.
+        halves: key of a distance -> its values for halves of the images; two sets of the same
+            prompts have the same halves, so that their differences are paired.
     """
 
     scores: Scores = field(default_factory=dict)
     columns: dict[str, np.ndarray] = field(default_factory=dict)
     curves: dict[str, list[SizePoint]] = field(default_factory=dict)
+    atomicity: list[AtomicityPoint] = field(default_factory=list)
+    halves: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
     def add(self, key: str, estimate: Estimate, n: int) -> None:
         """Files an estimate that rests on n images."""
         self.scores[key] = Score(
             estimate.value, n, estimate.ci_low, estimate.ci_high, key, estimate.note
         )
+        if estimate.halves:
+            self.halves[key] = estimate.halves
 
     def add_mean(
         self, key: str, values: Float[np.ndarray, " N"], clusters: Sequence[Hashable]
@@ -141,10 +149,26 @@ def memorisation(
     x: Float[Tensor, "N D"],
     train: Float[Tensor, "T other"],
     clusters: Sequence[Hashable],
+    heldout: Estimate | None = None,
 ) -> None:
-    """AuthPct: the share of images that are no copies of training images."""
+    """AuthPct: the share of images that are no copies of training images.
+
+    Args:
+        found: evaluation that it joins.
+        inner: text between the brackets of its key.
+        x: (N, D) features of generated images.
+        train: (T, D) features of the training images.
+        clusters: N prompt keys.
+        heldout: AuthPct of real images that training has not seen, with which it is to be read:
+            it depends on the features and on the data, and is 50% only where a sphere around a
+            training image is as likely to hold another real image as not.
+    """
     values = nearest_training(x, train).authentic.double().numpy()
-    found.add_mean(f"authpct[{inner}]", values, clusters)
+    key = f"authpct[{inner}]"
+    found.add_mean(key, values, clusters)
+    if heldout is not None:
+        note = f"held-out real images have {100 * heldout.value:.1f}%"
+        found.scores[key] = replace(found.scores[key], note=note)
 
 
 def dual_encoder_distances(

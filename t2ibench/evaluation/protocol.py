@@ -7,7 +7,7 @@ chosen by a hash of their keys: by rule, not by taste, and the same for every mo
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 from t2ibench.core.errors import ScoreError
@@ -18,6 +18,8 @@ from t2ibench.data.records import DataSource, PreparedSplit, Record
 from t2ibench.evaluation.samples import SampleSet
 
 CaptionChoice = Literal["first", "seeded", "every"]
+
+ReferenceRecords = Literal["auto", "disjoint", "shared"]
 
 WHOLE_SPLIT = -1
 """A reference size: every image of the split."""
@@ -61,6 +63,10 @@ class Protocol:
         reference_split: the split whose real images the distances compare with; empty: the
             prompts' split.
         reference_size: M, how many of them; 0: N, as published comparisons have it; -1: all.
+        reference_records: whether images of the prompts' own records may be among them.
+            ``disjoint``: none, so that other real images of the prompts score what a perfect
+            model does; ``shared``: as they come, as published comparisons have it; ``auto``:
+            disjoint where the split is large enough.
         resolution: side in pixels at which images are compared; 0: the data set's.
         crop: how a real image becomes a square (``centre``); empty: as the data set has it.
         resize: filter to that resolution (``lanczos``); empty: as the data set has it.
@@ -79,6 +85,7 @@ class Protocol:
     caption: CaptionChoice = "first"
     reference_split: str = ""
     reference_size: int = 0
+    reference_records: ReferenceRecords = "auto"
     resolution: int = 0
     crop: str = ""
     resize: str = ""
@@ -105,14 +112,54 @@ class Protocol:
         """All fields, JSON-ready."""
         return asdict(self)
 
+    def resolved(self, split: PreparedSplit) -> Protocol:
+        """The protocol with ``reference_records`` decided for its reference split."""
+        if self.reference_records != "auto":
+            return self
+        fits = self.reference_split != self.split or self._prompt_records(len(split)) is not None
+        return replace(self, reference_records="disjoint" if fits else "shared")
+
+    def first_reference(self, split: PreparedSplit) -> int:
+        """Place in hashed order at which the reference begins: 0, or after the prompts' records.
+
+        Raises:
+            ScoreError: a disjoint reference is asked for and the split is too small for it.
+        """
+        if self.reference_split != self.split:
+            return 0
+        if self.resolved(split).reference_records == "shared":
+            return 0
+        records = self._prompt_records(len(split))
+        if records is None:
+            raise ScoreError(
+                f"split {split.name} has {len(split)} images, too few for {self.num_images} "
+                f"prompts and {self.reference_size} reference images that are not theirs; lower "
+                "protocol.test.num_images and protocol.test.reference_size, prepare more data, or "
+                "set protocol.test.reference_records=shared."
+            )
+        return records
+
+    def _prompt_records(self, size: int) -> int | None:
+        """Records that give the prompts beside a disjoint reference; None where they do not fit.
+
+        As many as there are images to draw, or the half of the split where it has fewer than
+        twice as many; prompts then repeat with new seeds.
+        """
+        half = min(self.num_images, size // 2)
+        if self.reference_size == WHOLE_SPLIT:
+            return half or None
+        rest = size - self.reference_size
+        return min(self.num_images, rest) if half and rest >= half else None
+
     def prompts(self, split: PreparedSplit) -> Prompts:
         """The protocol's prompts from its split.
 
-        Where N exceeds the split, prompts repeat with new seeds and keep their key, so that
-        intervals resample a prompt's images together.
+        Where N exceeds the records for prompts (the split's, or those that a disjoint reference
+        leaves), prompts repeat with new seeds and keep their key, so that intervals resample a
+        prompt's images together.
 
         Raises:
-            ScoreError: another split than the protocol's is given.
+            ScoreError: another split than the protocol's is given, or one that is too small.
         """
         if bare_name(split.name) != bare_name(self.split):
             raise ScoreError(
@@ -133,13 +180,14 @@ class Protocol:
 
     def _pool(self, split: PreparedSplit) -> list[tuple[str, int, str]]:
         """Name, position and caption of each prompt of the split, in the order of a hash."""
+        records, order = split.records, hashed_order(split)
+        order = order[: self.first_reference(split) or len(order)]
         if self.caption != "every":
-            records = split.records
-            return [(records[i].key, i, self._caption(records[i])) for i in hashed_order(split)]
+            return [(records[i].key, i, self._caption(records[i])) for i in order]
         named = [
-            (f"{record.key}/{number}", i, caption)
-            for i, record in enumerate(split.records)
-            for number, caption in enumerate(record.captions)
+            (f"{records[i].key}/{number}", i, caption)
+            for i in order
+            for number, caption in enumerate(records[i].captions)
         ]
         return sorted(named, key=lambda prompt: derive_seed("protocol", prompt[0]))
 
@@ -154,8 +202,10 @@ class Protocol:
                 f"protocol {self.name} compares with split {self.reference_split}, "
                 f"got {split.name}."
             )
-        whole = self.reference_size == WHOLE_SPLIT
-        return real_subset(split, len(split) if whole else self.reference_size)
+        first = self.first_reference(split)
+        if self.reference_size == WHOLE_SPLIT:
+            return tuple(hashed_order(split)[first:])
+        return real_subset(split, first + self.reference_size)[first:]
 
     def check_source(self, source: DataSource) -> None:
         """Refuses a data set whose images were not made into squares as the protocol says.
@@ -243,6 +293,7 @@ def real_subset(split: PreparedSplit, count: int) -> tuple[int, ...]:
     if len(split) < count:
         raise ScoreError(
             f"split {split.name} has {len(split)} images and {count} are asked for; lower "
-            "protocol.reference_size (and protocol.num_images) or prepare more data."
+            "protocol.test.reference_size and protocol.test.num_images (protocol.front for val) "
+            "or prepare more data."
         )
     return tuple(hashed_order(split)[:count])

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from t2ibench.core.errors import RunError, ScoreError, printable
+from t2ibench.core.errors import RunError, printable
 from t2ibench.core.files import read_json, write_json
 from t2ibench.core.types import Score
 
@@ -15,9 +15,6 @@ SCHEMA = 2
 
 Scores = dict[str, Score]
 """Mapping from score key to score."""
-
-ALIGNMENT = "clip_score"
-"""The score that decides between operating points of equal distance."""
 
 MODEL_FIELDS = ("name", "family", "data", "seed", "run")
 
@@ -71,7 +68,8 @@ class RunScores:
             parts_seconds, parameters (part -> count) and the sampling cost
             (``CostReport.to_dict``).
         knob: name and default of the fidelity-alignment knob and ``chosen_by``, the metric that
-            chose its value on the front's prompts (None: the user or the default did); or empty.
+            chose its value on the front's prompts (None: the user or the default did), with
+            ``lowest``, ``reason`` and ``edge`` of ``operating_point.Choice``; or empty.
         chosen: the operating point on the protocol's own prompts, which tables show.
         front: the sweep over the knob, on validation prompts.
         reference: ``floor`` (real against real at the same N), ``ceiling`` (the first
@@ -79,6 +77,8 @@ class RunScores:
         leakage: the leakage guard's findings.
         size_curves: key of a Fréchet distance -> its mean ``value`` and ``sd`` over subsets of
             ``n`` of the chosen point's images, from few to all.
+        atomicity: fields of ``AtomicityPoint`` for the chosen point's images, from few objects to
+            many; empty without a grader.
     """
 
     model: dict[str, Any]
@@ -91,6 +91,7 @@ class RunScores:
     reference: dict[str, Scores] = field(default_factory=dict)
     leakage: tuple[dict[str, Any], ...] = ()
     size_curves: dict[str, list[dict[str, float]]] = field(default_factory=dict)
+    atomicity: tuple[dict[str, Any], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The content of ``scores.json``."""
@@ -106,6 +107,7 @@ class RunScores:
             "reference": {name: scores_to_dict(s) for name, s in self.reference.items()},
             "leakage": list(self.leakage),
             "size_curves": self.size_curves,
+            "atomicity": list(self.atomicity),
         }
 
     def write(self, path: str | Path) -> None:
@@ -165,6 +167,7 @@ def _from_dict(fields: Mapping[str, Any]) -> RunScores:
         reference={name: scores_from_dict(s) for name, s in fields["reference"].items()},
         leakage=tuple(dict(leak) for leak in fields["leakage"]),
         size_curves={k: [dict(p) for p in ps] for k, ps in fields.get("size_curves", {}).items()},
+        atomicity=tuple(dict(point) for point in fields.get("atomicity", ())),
     )
 
 
@@ -204,35 +207,6 @@ def by_metric(scores: Mapping[str, Score]) -> dict[str, Score]:
             name = f"{name}:{inner.split('@', 1)[0].split('|', 1)[0]}"
         named[name] = score
     return named
-
-
-def best_point(points: Sequence[OperatingPoint], metric: str) -> OperatingPoint:
-    """The operating point of a front: the lowest distance, and of its equals the best alignment.
-
-    Equal are the points whose distance lies in the 95% interval of the lowest: on them the
-    CLIP-score decides, where it is measured. So a knob is not left at a value that costs
-    alignment for a gain in distance that is noise.
-
-    Args:
-        points: of one front.
-        metric: a distance (``fd``, ``kid``), under the first extractor that has it.
-
-    Raises:
-        ScoreError: the points have no such score.
-    """
-    missing = [point.value for point in points if metric not in by_metric(point.scores)]
-    if missing or not points:
-        raise ScoreError(
-            f"protocol.choose_by={metric} is not measured on the front; set "
-            "protocol.choose_by=null to keep the family's default, or give an extractor."
-        )
-    distances = [by_metric(point.scores)[metric] for point in points]
-    lowest = min(distances, key=lambda score: score.value)
-    equals = [p for p, d in zip(points, distances, strict=True) if d.value <= lowest.ci_high]
-    aligned = [p for p in equals if ALIGNMENT in by_metric(p.scores)]
-    if len(aligned) < len(equals):
-        return points[distances.index(lowest)]
-    return max(aligned, key=lambda point: by_metric(point.scores)[ALIGNMENT].value)
 
 
 def metrics_of(many: Iterable[Mapping[str, Score]]) -> list[str]:

@@ -27,6 +27,9 @@ from t2ibench.core.types import PixelImages
 
 SCHEMA = 1
 
+CHUNK = 256
+"""Images hashed and copied at a time."""
+
 
 @dataclass(frozen=True)
 class SampleSet:
@@ -70,7 +73,8 @@ class SampleSet:
     def hash(self) -> str:
         """First 16 hex digits of the SHA-256 of pixels, captions, keys and seeds."""
         digest = hashlib.sha256(str(tuple(self.pixels.shape)).encode())
-        digest.update(self.pixels.contiguous().numpy().tobytes())
+        for start in range(0, len(self), CHUNK):
+            digest.update(self.pixels[start : start + CHUNK].contiguous().numpy().tobytes())
         rows = list(zip(self.captions, self.keys, self.seeds, strict=True))
         digest.update(json.dumps(rows, ensure_ascii=False).encode())
         return digest.hexdigest()[:16]
@@ -110,7 +114,7 @@ class SampleSet:
 
     @staticmethod
     def load(folder: str | Path) -> SampleSet:
-        """Reads a set and checks its hash.
+        """Opens a set and checks its hash; its pixels are read where they are used.
 
         Raises:
             ScoreError: the folder holds no whole set, or its content has changed.
@@ -128,7 +132,8 @@ class SampleSet:
         text = (folder / "manifest.jsonl").read_text(encoding="utf-8")
         rows = [json.loads(line) for line in text.split("\n") if line]
         samples = SampleSet(
-            torch.from_numpy(np.load(folder / "pixels.npy", allow_pickle=False)),
+            # Copied on write: the file stays as it is, and the tensor is an ordinary one.
+            torch.from_numpy(np.load(folder / "pixels.npy", mmap_mode="c", allow_pickle=False)),
             tuple(row["caption"] for row in rows),
             tuple(row["key"] for row in rows),
             tuple(int(row["seed"]) for row in rows),

@@ -41,6 +41,14 @@ class ShapesGrader:
         """
         return self.grader.grade(pixels, [parse(caption) for caption in captions]).columns
 
+    def objects(self, captions: Sequence[str]) -> list[int]:
+        """Number of objects that each caption asks for.
+
+        Raises:
+            DataError: a caption outside the world's vocabulary.
+        """
+        return [sum(kind.count for kind in parse(caption).objects) for caption in captions]
+
     def meaning(self, caption: str) -> str:
         """Meaning of a caption, the same for all its paraphrases.
 

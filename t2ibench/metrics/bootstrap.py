@@ -30,12 +30,14 @@ class Estimate(NamedTuple):
         ci_low: lower end.
         ci_high: upper end.
         note: what a reader must know, else empty.
+        halves: values of the half-samples that the interval of a distance comes from.
     """
 
     value: float
     ci_low: float
     ci_high: float
     note: str = ""
+    halves: tuple[float, ...] = ()
 
 
 class Difference(NamedTuple):
@@ -184,15 +186,15 @@ def half_samples(
     return keep[:, ids]
 
 
-def half_sample_sd(
+def half_sample_values(
     statistic: Callable[[np.ndarray], float],
     n: int,
     *,
     replicates: int = 10,
     seed: int = 0,
     clusters: Sequence[Hashable] | None = None,
-) -> float:
-    """Standard deviation of a set statistic at size n, from halves without replacement.
+) -> Float[np.ndarray, " R"]:
+    """Values of a set statistic on halves without replacement; their spread is that at size n.
 
     With m = n/2 of n kept, Var(half) = (1 - m/n) s^2/m = s^2/n, so the spread of the halves is
     that of the statistic at the full n, without any rescaling and without duplicates.
@@ -209,11 +211,11 @@ def half_sample_sd(
     Differs: a random few halves rather than all of them.
     """
     keep = half_samples(n, replicates, seed, clusters)
-    return float(np.std([statistic(np.flatnonzero(row)) for row in keep], ddof=1))
+    return np.array([statistic(np.flatnonzero(row)) for row in keep])
 
 
-def sd_interval(value: float, sd: float, replicates: int, note: str = "") -> Estimate:
-    """95% interval ``value +- t sd`` of a distance between sets.
+def halves_interval(value: float, halves: Float[np.ndarray, " R"], note: str = "") -> Estimate:
+    """95% interval ``value +- t sd`` of a distance between sets, sd that of its R halves.
 
     The standard deviation is itself estimated, from few half-samples; Student's quantile with
     one degree of freedom less than half-samples pays for that (8 of them: 2.36 in place of
@@ -221,11 +223,42 @@ def sd_interval(value: float, sd: float, replicates: int, note: str = "") -> Est
 
     Args:
         value: point estimate.
-        sd: standard deviation from ``half_sample_sd``.
-        replicates: half-samples that it was estimated from.
+        halves: from ``half_sample_values``.
         note: what a reader must know.
     """
     from scipy.stats import t
 
-    half = float(t.ppf(0.975, replicates - 1)) * sd
-    return Estimate(value, value - half, value + half, note)
+    half = float(t.ppf(0.975, len(halves) - 1)) * float(np.std(halves, ddof=1))
+    kept = tuple(float(one) for one in halves)
+    return Estimate(value, value - half, value + half, note, kept)
+
+
+def halves_p_value(
+    a: float, b: float, a_halves: Sequence[float], b_halves: Sequence[float]
+) -> float:
+    """Two-sided p-value of equal distances of two sets that share prompts and seeds.
+
+    The halves of both were drawn by the same seed from the same prompts, so the spread of their
+    differences leaves out what the prompts do to both: ``t = (a - b) / sd(a_r - b_r)``, Student
+    with R - 1 degrees of freedom.
+
+    Args:
+        a: distance of the first set to the reference.
+        b: distance of the second to the same reference.
+        a_halves: values of the first on R halves (``Estimate.halves``).
+        b_halves: values of the second on the same halves.
+
+    Raises:
+        ScoreError: fewer than two halves, or another number of them.
+    """
+    if len(a_halves) != len(b_halves) or len(a_halves) < 2:
+        raise ScoreError(
+            f"a paired difference of distances needs the same halves of both sets, got "
+            f"{len(a_halves)} and {len(b_halves)}."
+        )
+    from scipy.stats import t
+
+    sd = float(np.std(np.subtract(a_halves, b_halves), ddof=1))
+    if sd == 0:
+        return 1.0 if a == b else 0.0
+    return float(2 * t.sf(abs(a - b) / sd, len(a_halves) - 1))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from t2ibench.core.errors import ScoreError
 from t2ibench.core.hashing import derive_seed
-from t2ibench.metrics.bootstrap import Estimate, bootstrap_mean, half_sample_sd, sd_interval
+from t2ibench.metrics.bootstrap import Estimate, bootstrap_mean, half_sample_values, halves_interval
 from t2ibench.metrics.features import checked
 
 INCEPTION_SPLITS = 10
@@ -67,14 +67,14 @@ def vendi_estimate(
     clusters: Sequence[Hashable] | None = None,
 ) -> Estimate:
     """Vendi score with its 95% interval over generated samples."""
-    sd = half_sample_sd(
+    halves = half_sample_values(
         lambda kept: vendi_score(features[torch.from_numpy(kept)]),
         len(features),
         replicates=replicates,
         seed=seed,
         clusters=clusters,
     )
-    return sd_interval(vendi_score(features), sd, replicates)
+    return halves_interval(vendi_score(features), halves)
 
 
 def vendi_by_prompt(features: Float[Tensor, "N D"], keys: Sequence[Hashable]) -> Estimate:
@@ -162,14 +162,14 @@ def inception_estimate(
     logits = logits[torch.from_numpy(order)]
     keys = None if clusters is None else [clusters[row] for row in order]
     mean, between_parts = inception_score(logits, splits)
-    sd = half_sample_sd(
+    halves = half_sample_values(
         lambda kept: inception_score(logits[torch.from_numpy(kept)], splits)[0],
         len(logits),
         replicates=replicates,
         seed=seed,
         clusters=keys,
     )
-    return sd_interval(mean, sd, replicates, f"sd of {splits} splits {between_parts:.4f}")
+    return halves_interval(mean, halves, f"sd of {splits} splits {between_parts:.4f}")
 
 
 def _by_hash(keys: Sequence[Hashable]) -> Int[np.ndarray, " N"]:

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from t2ibench.core.errors import ScoreError
-from t2ibench.metrics.bootstrap import Estimate, half_sample_sd, sd_interval
+from t2ibench.metrics.bootstrap import Estimate, half_sample_values, halves_interval
 from t2ibench.metrics.features import checked
 from t2ibench.metrics.frechet import Moments, frechet_distance, underdetermined
 
@@ -174,11 +174,11 @@ def fd_infinity_estimate(
     if underdetermined(x[: len(x) // 10], y):
         note = f"underdetermined at its smallest size (N={len(x) // 10}, width {x.shape[1]})"
     value = fd_infinity(x, y, seed=seed) if points is None else intercept(points)
-    sd = half_sample_sd(
+    halves = half_sample_values(
         lambda kept: fd_infinity(x[torch.from_numpy(kept)], y, sizes=5, draws=1, seed=seed),
         len(x),
         replicates=replicates,
         seed=seed,
         clusters=clusters,
     )
-    return sd_interval(value, sd, replicates, note)
+    return halves_interval(value, halves, note)

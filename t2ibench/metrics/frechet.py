@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from t2ibench.core.errors import ScoreError
-from t2ibench.metrics.bootstrap import Estimate, half_sample_sd, sd_interval
+from t2ibench.metrics.bootstrap import Estimate, half_sample_values, halves_interval
 from t2ibench.metrics.features import checked
 
 NEGATIVE_TOLERANCE = 1e-6
@@ -212,11 +212,11 @@ def frechet_estimate(
     singular = min(len(x) // 2, len(y)) <= width
     reference = y if singular else Moments.of(y)
     x = checked(x)
-    sd = half_sample_sd(
+    halves = half_sample_values(
         lambda kept: frechet_distance(x[torch.from_numpy(kept)], reference),
         len(x),
         replicates=replicates,
         seed=seed,
         clusters=clusters,
     )
-    return sd_interval(value, sd, replicates, note)
+    return halves_interval(value, halves, note)

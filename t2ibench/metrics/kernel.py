@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from t2ibench.core.errors import ScoreError
-from t2ibench.metrics.bootstrap import Estimate, half_samples, sd_interval
+from t2ibench.metrics.bootstrap import Estimate, half_samples, halves_interval
 from t2ibench.metrics.features import checked
 
 Kernel = Callable[[Tensor, Tensor], Tensor]
@@ -93,7 +93,7 @@ def _estimate(
     halves = torch.from_numpy(half_samples(len(x), replicates, seed, clusters)).double()
     weights = torch.cat([torch.ones(1, len(x), dtype=torch.float64), halves])
     values = _mmd(x, y, kernel, weights) * scale
-    return sd_interval(float(values[0]), float(values[1:].std()), replicates)
+    return halves_interval(float(values[0]), values[1:].cpu().numpy())
 
 
 def kid(x: Float[Tensor, "N D"], y: Float[Tensor, "M other"]) -> float:

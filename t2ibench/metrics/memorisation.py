@@ -41,8 +41,10 @@ class NearestTraining:
 def nearest_training(x: Float[Tensor, "N D"], train: Float[Tensor, "T other"]) -> NearestTraining:
     """Finds nearest training images, in blocks, in float64.
 
-    ``NearestTraining.authentic`` averaged and times 100 is AuthPct: 50 where generated images
-    are further draws of the training distribution, near 0 where they are copies.
+    ``NearestTraining.authentic`` averaged and times 100 is AuthPct, near 0 where generated images
+    are copies. For further draws of the training distribution it is no constant: it depends on
+    the dimension of the features and on the number of training images, so it is read beside that
+    of held-out real images.
 
     Args:
         x: (N, D) features of generated images.

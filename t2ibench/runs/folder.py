@@ -216,12 +216,27 @@ def package_version(name: str) -> str | None:
 
 
 def git_commit() -> str | None:
-    """The commit of the checkout this code runs from, or None outside one."""
-    here = Path(__file__).parent
-    answer = subprocess.run(
-        ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    )
-    return answer.stdout.strip() if answer.returncode == 0 else None
+    """The commit of the checkout that this code runs from; None where no repository tracks it.
+
+    An installed package can lie within somebody's repository (a virtual environment in a project),
+    whose commit says nothing of this code.
+    """
+    here = Path(__file__).resolve()
+
+    def answer(*words: str) -> str | None:
+        try:
+            found = subprocess.run(
+                ["git", "-C", str(here.parent), *words],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        except OSError:  # no git on this machine, or not executable
+            return None
+        return found.stdout.strip() if found.returncode == 0 else None
+
+    tracked = answer("ls-files", "--error-unmatch", "--", here.name) is not None
+    return answer("rev-parse", "HEAD") if tracked else None
 
 
 def processor_name() -> str:

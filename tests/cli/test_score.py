@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from t2ibench.cli.compose import compose_spec, config_dir, rescored
@@ -15,6 +16,7 @@ from t2ibench.core.files import read_json
 from t2ibench.core.knobs import Knob
 from t2ibench.engine import judges
 from t2ibench.engine.assemble import read_spec
+from t2ibench.engine.sampling import timed_sampling
 from t2ibench.engine.score import fixed_knobs, front_settings
 from t2ibench.evaluation.results import RunScores
 from t2ibench.runs.folder import Run
@@ -36,6 +38,7 @@ SMALL = [
     "protocol.knob_sweep=[1,2]",
     "protocol.steps_sweep=[1,3]",
     "protocol.cost_seconds=0.05",
+    "protocol.batch_size=8",
     "knobs.num_steps=2",
     "trainer=cpu",
 ]
@@ -73,9 +76,31 @@ def test_steps_are_a_second_axis_and_the_knob_is_chosen_at_the_steps_asked(run):
     assert scores.chosen.value in (1, 2)
 
 
+def test_the_choice_of_the_knob_is_explained_and_its_edge_said(run):
+    knob = RunScores.read(run / "scores.json").knob
+    assert knob["chosen_by"] == "kid" and knob["reason"].startswith("lowest kid (")
+    assert knob["lowest"] in (1, 2)
+    # Of two values each is an end of the sweep, and guidance could go further.
+    assert knob["edge"] in ("lowest", "highest")
+
+
+def test_costs_reuse_the_times_of_sampling_and_have_a_spread(run):
+    cost = RunScores.read(run / "scores.json").cost
+    drawn = read_json(run / "samples" / "chosen" / "set.json")["meta"]["timing"]
+    assert len(drawn) == 5, "48 images in batches of 8, the first of which warms up"
+    assert {time["batch_size"] for time in drawn} == {8}
+    found = timed_sampling(run / "samples" / "chosen", torch.device("cpu"))
+    assert found.calls == 5 and found.iqr >= 0
+    assert min(cost[kind]["calls"] for kind in ("latency", "throughput")) >= 5
+    assert cost["seconds_per_image_best"] <= found.median, "the drawn batches are among those tried"
+    assert not list((run / "samples").rglob("parts-*"))
+
+
 def test_held_out_compositions_stand_beside_the_iid_skills(run, capsys):
     scores = RunScores.read(run / "scores.json").chosen.scores
     skills = {s.metric for s in scores.values() if s.metric.startswith("grader_")}
+    curve = RunScores.read(run / "scores.json").atomicity
+    assert sum(point["n"] for point in curve) == 48 and curve[0]["objects"] == 1
     iid = {name for name in skills if not name.endswith("_heldout")}
     assert {"grader_colour", "grader_shape", "grader_exact"} <= iid
     assert skills - iid == {f"{name}_heldout" for name in iid}

@@ -15,8 +15,8 @@ from t2ibench.evaluation.cost import (
     measure_cost,
     peak_memory_gib,
     resident_bytes,
-    time_sampling,
 )
+from t2ibench.evaluation.timing import Latency
 
 
 def test_flops_of_known_operations():
@@ -33,22 +33,6 @@ def test_shared_parameters_count_once():
     shared = nn.Linear(4, 4, bias=False)
     parts = {"generator": nn.Sequential(shared, nn.Linear(4, 2)), "text": nn.Sequential(shared)}
     assert count_parameters(parts) == {"generator": 26, "text": 0}
-
-
-def test_latency_is_per_image_and_leaves_out_the_warm_up():
-    calls = []
-
-    def sample(batch_size):
-        time.sleep(0.2 if not calls else 0.01)
-        calls.append(batch_size)
-
-    latency = time_sampling(sample, 4, calls=3)
-    assert calls == [4, 4, 4, 4] and latency.calls == 3
-    assert 0.01 / 4 <= latency.median < 0.2 / 4
-
-
-def test_the_time_limit_stops_slow_samplers():
-    assert time_sampling(lambda n: time.sleep(0.05), 1, calls=50, seconds=0.01).calls == 2
 
 
 def test_peak_memory_sees_what_was_freed_again_once_each():
@@ -115,7 +99,7 @@ def test_energy_is_unknown_on_a_cpu_and_read_from_the_counter_on_a_gpu(monkeypat
 
     counter = Counter("pynvml")
     monkeypatch.setitem(sys.modules, "pynvml", counter)
-    monkeypatch.setattr(cost, "_synchronise", lambda device: None)
+    monkeypatch.setattr(cost, "synchronise", lambda device: None)
     properties = types.SimpleNamespace(uuid="some")
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
 
@@ -132,7 +116,7 @@ def test_report_of_a_small_sampler():
     def sample(batch_size):
         return network(torch.zeros(batch_size, 64)).view(batch_size, 3, 8, 8)
 
-    report = measure_cost(sample, {"generator": network}, best_batches=(4, 16), calls=3)
+    report = measure_cost(sample, {"generator": network}, best_batches=(4, 16), seconds=0)
     fields = report.to_dict()
     assert fields["parameters"] == {"generator": 64 * 192 + 192}
     assert fields["sample_flops_per_image"] == 2 * 64 * 192
@@ -141,7 +125,19 @@ def test_report_of_a_small_sampler():
     assert fields["joules_per_image"] is None
     assert fields["peak_memory_gib"] > (64 * 192 + 192) * 4 / 2**30
     assert fields["hardware"]["type"] == "cpu" and fields["hardware"]["threads"] >= 1
+    assert fields["latency"]["calls"] == 5 <= fields["throughput"]["calls"]
+    assert fields["latency"]["iqr"] >= 0 and "busy" in fields["latency"]
     assert fields["latency"]["median"] == pytest.approx(fields["seconds_per_image_batch_1"])
+
+
+def test_times_of_the_sampling_itself_are_not_measured_again():
+    drawn = []
+    quick = Latency(16, 1e-9, 0.0, 7)
+    report = measure_cost(drawn.append, {}, best_batches=(16,), seconds=0, known=quick)
+    assert report.throughput == quick and report.to_dict()["best_batch_size"] == 16
+    assert drawn.count(16) == 1, "once for the memory"
+    slow = Latency(16, 10.0, 0.0, 7)
+    assert measure_cost(drawn.append, {}, best_batches=(), known=slow).throughput.batch_size == 1
 
 
 class Two(nn.Module):

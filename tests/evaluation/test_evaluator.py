@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from toy_networks import BrightnessGrader, PictureAligner, Projection, make_split
 
 from t2ibench.core.errors import ScoreError
+from t2ibench.data.records import PreparedSplit
 from t2ibench.evaluation.evaluator import Evaluator
 from t2ibench.evaluation.measures import HardNegatives
 from t2ibench.evaluation.protocol import Protocol
@@ -11,6 +14,7 @@ from t2ibench.evaluation.results import by_metric
 from t2ibench.metrics.bootstrap import bootstrap_mean
 from t2ibench.metrics.frechet import frechet_distance
 from t2ibench.metrics.kernel import kid
+from t2ibench.metrics.memorisation import nearest_training
 
 N = 120
 PROTOCOL = Protocol("dev", "test", N, 0)
@@ -100,7 +104,8 @@ def test_scores_grow_with_damage_and_show_misalignment(test_split):
 def test_chunks_do_not_change_scores(test_split, monkeypatch):
     samples = drawn(test_split, noise=60)
     whole = evaluator(test_split).evaluate(samples).scores
-    monkeypatch.setattr("t2ibench.evaluation.evaluator.CHUNK", 17)
+    for file in ("evaluator", "real_features"):
+        monkeypatch.setattr(f"t2ibench.evaluation.{file}.CHUNK", 17)
     pieces = evaluator(test_split).evaluate(samples).scores
     assert whole.keys() == pieces.keys()
     for key in whole:
@@ -115,8 +120,20 @@ def test_the_floor_uses_other_real_images(test_split):
     assert 0 < floor["fd"].value < damaged["fd"].value
     assert floor["fd"].key == damaged["fd"].key
     assert "clip_score" not in floor and "grader_colour" not in floor
-    with pytest.raises(ScoreError, match="40 are left; give the training split"):
+    assert scorer.floor(test_split, train) == scorer.floor(train), "the first with enough images"
+    with pytest.raises(ScoreError, match="needs 120 images.*, 40 of toy/test are left"):
         scorer.floor(test_split)
+
+
+def test_the_floor_is_the_real_images_of_the_prompts_where_the_reference_has_none_of_them():
+    split = make_split("test", 2 * N)
+    scorer = evaluator(split)
+    assert scorer.protocol.reference_records == "disjoint"
+    floor, real = scorer.floor(split), scorer.evaluate(drawn(split)).scores
+    assert floor == {key: real[key] for key in floor}
+    assert all(f"|toy/test[{N}:]:" in key for key in floor), "the key names the reference"
+    shared = evaluator(split, protocol=replace(PROTOCOL, reference_records="shared"))
+    assert not set(shared.evaluate(drawn(split)).scores) & set(floor)
 
 
 def test_ground_truth_gives_alignment_on_the_same_prompts(test_split):
@@ -125,6 +142,35 @@ def test_ground_truth_gives_alignment_on_the_same_prompts(test_split):
     made = scorer.evaluate(drawn(test_split)).scores
     assert {"clip_score", "r_precision", "grader_colour"} == set(by_metric(truth))
     assert all(truth[key].value == made[key].value for key in truth)
+
+
+class Watched(PreparedSplit):
+    """A split that remembers the most images that were asked of it at once."""
+
+    most = 0
+
+    def pixels(self, indices):
+        found = super().pixels(indices)
+        self.most = max(self.most, len(found))
+        return found
+
+
+def test_real_images_are_read_a_few_at_a_time():
+    whole, other = make_split("test", 700), make_split("train", 700)
+    split, train = (Watched(s.name, s.images, s.records) for s in (whole, other))
+    asked = Protocol("dev", "test", 600, 0, reference_records="shared", reference_size=-1)
+    scorer = evaluator(split, protocol=asked)
+    scorer.floor(train)
+    scorer.ground_truth(split)
+    asked_rows = []
+
+    def rebuilt(rows):
+        asked_rows.append(rows)
+        return split.pixels(prompts.indices[rows])
+
+    prompts = asked.prompts(split)
+    assert scorer.answers(prompts, rebuilt).scores.keys() >= scorer.floor(train).keys()
+    assert len(asked_rows) == 3 and split.most == train.most == 256
 
 
 class Store:
@@ -217,6 +263,14 @@ def test_copies_of_training_images_are_told_from_fresh_ones(test_split):
     found = by_metric(fresh.scores)["authpct"]
     assert "|toy/train:" in found.key and found.key.endswith(f"|{N}/400]")
     assert 0.3 < found.value < 0.8
+    floor = by_metric(evaluator(test_split, protocol=asked, train=train).floor(train))["authpct"]
+    expected = nearest_training(
+        Projection().features(test_split.pixels(asked.reference(test_split))),
+        Projection().features(train.pixels(range(len(train)))),
+    )
+    assert floor.value == pytest.approx(float(expected.authentic.double().mean()))
+    assert floor.key == found.key and floor.n == N
+    assert f"held-out real images have {100 * floor.value:.1f}%" in found.note
     prompts = PROTOCOL.prompts(test_split)
     copies = prompts.answered_by(train.pixels(range(N)))
     scored = evaluator(test_split, protocol=asked, train=train).evaluate(copies)

@@ -1,4 +1,8 @@
+from dataclasses import replace
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from toy_networks import make_split
 
@@ -50,7 +54,47 @@ def test_reference_defaults_to_as_many_of_the_same_split():
     made = protocol()
     assert (made.reference_split, made.reference_size) == ("test", 8)
     split = make_split("test", 40)
-    assert made.reference(split) == made.prompts(split).indices
+    shared = protocol(reference_records="shared")
+    assert shared.reference(split) == shared.prompts(split).indices
+    assert made.prompts(split) == shared.prompts(split)
+
+
+@given(
+    size=st.integers(2, 60),
+    count=st.integers(1, 80),
+    reference=st.integers(-1, 60),
+    caption=st.sampled_from(["first", "seeded", "every"]),
+)
+def test_a_disjoint_reference_holds_no_record_of_a_prompt(size, count, reference, caption):
+    split = make_split("test", size)
+    asked = protocol(num_images=count, reference_size=reference, caption=caption)
+    if asked.resolved(split).reference_records == "shared":
+        with pytest.raises(ScoreError, match=r"reference_records=shared|and .* are asked for"):
+            replace(asked, reference_records="disjoint").reference(split)
+        return
+    prompts, real = asked.prompts(split), asked.reference(split)
+    assert len(prompts) == count and not set(prompts.indices) & set(real)
+    assert len(real) == (reference or count) or reference == -1
+    # As many distinct records as the split can give beside the reference, at least half of it.
+    if caption != "every":
+        assert len(set(prompts.indices)) >= min(count, size // 2)
+
+
+def test_where_the_split_is_too_small_the_reference_is_shared_and_says_so():
+    small = make_split("test", 14)
+    assert protocol().resolved(small).reference_records == "shared"
+    assert protocol().resolved(make_split("test", 16)).reference_records == "disjoint"
+    assert (
+        protocol(num_images=4, reference_size=10).resolved(small).to_dict()["reference_records"]
+        == "disjoint"
+    )
+    with pytest.raises(ScoreError, match=r"toy/test has 14 images.*8 prompts and 8 reference"):
+        protocol(reference_records="disjoint").prompts(small)
+    other = protocol(reference_split="val")
+    assert other.resolved(make_split("val", 8)).reference_records == "disjoint"
+    assert (
+        other.prompts(small).indices == protocol(reference_records="shared").prompts(small).indices
+    )
 
 
 @pytest.mark.parametrize(
@@ -77,7 +121,8 @@ def test_every_caption_is_a_prompt_before_any_repeats():
 
 
 def test_the_whole_split_can_be_the_reference():
-    assert sorted(protocol(reference_size=-1).reference(make_split("test", 12))) == list(range(12))
+    whole = protocol(reference_size=-1, reference_records="shared")
+    assert sorted(whole.reference(make_split("test", 12))) == list(range(12))
 
 
 def test_images_prepared_in_another_way_are_refused(tmp_path):

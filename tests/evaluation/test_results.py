@@ -2,12 +2,11 @@ import json
 
 import pytest
 
-from t2ibench.core.errors import RunError, ScoreError
+from t2ibench.core.errors import RunError
 from t2ibench.core.types import Score
 from t2ibench.evaluation.results import (
     OperatingPoint,
     RunScores,
-    best_point,
     by_metric,
 )
 
@@ -25,6 +24,7 @@ def run_scores():
         chosen=point,
         front=(point, point),
         reference={"floor": scores},
+        atomicity=({"objects": 1, "value": 0.9, "ci_low": 0.8, "ci_high": 1.0, "n": 40},),
         leakage=({"part": "text_encoder", "instrument": "x", "shared_tensors": 3},),
     )
 
@@ -67,26 +67,3 @@ def test_truncated_json_is_named(tmp_path):
 def test_short_names_keep_keys_apart():
     named = by_metric(run_scores().chosen.scores)
     assert list(named) == ["fd", "fd:shapes-clip-v1", "kid"]
-
-
-def test_the_lowest_distance_chooses_the_point():
-    def point(value, **distances):
-        scores = {f"{name}[lite0|x]": score(f"{name}[lite0|x]", v) for name, v in distances.items()}
-        return OperatingPoint({"guidance_scale": value}, scores, value)
-
-    front = [point(1.0, fd=9.0, kid=1.0), point(2.0, fd=4.0, kid=3.0), point(3.0, fd=4.0, kid=2.0)]
-    assert best_point(front, "fd").value == 2.0
-    assert best_point(front, "kid").value == 1.0
-    with pytest.raises(ScoreError, match=r"choose_by=fd is not measured.*choose_by=null"):
-        best_point([*front, point(4.0, kid=0.5)], "fd")
-
-
-def test_alignment_decides_between_points_of_equal_distance():
-    def point(value, fd, clip):
-        keys = {"fd[a|b]": fd, "clip_score[c|d]": clip}
-        return OperatingPoint({"w": value}, {k: score(k, v) for k, v in keys.items()}, value)
-
-    front = [point(1.0, 4.0, 80.0), point(2.0, 4.05, 90.0), point(3.0, 4.2, 99.0)]
-    assert best_point(front, "fd").value == 2.0, "the third is farther than the interval explains"
-    front[1] = point(2.0, 4.05, 70.0)
-    assert best_point(front, "fd").value == 1.0

@@ -1,10 +1,13 @@
+import hashlib
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
 import torch
 
 from t2ibench.core.errors import ScoreError
+from t2ibench.engine.sampling import joined
 from t2ibench.evaluation.samples import SampleSet, load_values, save_values
 
 
@@ -31,6 +34,49 @@ def test_a_saved_set_comes_back_whole(tmp_path):
         made.meta,
     )
     assert read.hash == made.hash
+
+
+def big(n=2000, side=32):
+    pixels = torch.randint(0, 256, (n, 3, side, side), dtype=torch.uint8)
+    keys = tuple(str(i) for i in range(n))
+    return SampleSet(pixels, keys, keys, tuple(range(n)))
+
+
+def test_opening_a_set_needs_the_memory_of_a_few_batches(tmp_path):
+    made = big()
+    made.save(tmp_path)
+    tracemalloc.start()
+    try:
+        read = SampleSet.load(tmp_path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert torch.equal(read.pixels, made.pixels)
+    assert peak < made.pixels.numel() / 2, "before, the pixels and a copy of them"
+    read.pixels[0] = 7
+    assert SampleSet.load(tmp_path).hash == made.hash, "what is done to the tensor stays in memory"
+
+
+def test_the_hash_is_that_of_all_pixels_at_once():
+    made = big(n=600, side=4)
+    digest = hashlib.sha256(b"(600, 3, 4, 4)" + made.pixels.numpy().tobytes())
+    rows = list(zip(made.captions, made.keys, made.seeds, strict=True))
+    digest.update(json.dumps(rows, ensure_ascii=False).encode())
+    assert made.hash == digest.hexdigest()[:16]
+
+
+def test_parts_are_joined_in_a_file(tmp_path):
+    made, paths = big(n=500), []
+    for start in range(0, 500, 64):
+        paths.append(tmp_path / f"{start:06d}.npy")
+        np.save(paths[-1], made.pixels[start : start + 64].numpy())
+    tracemalloc.start()
+    try:
+        pixels = joined(paths, tmp_path / "joined")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert torch.equal(pixels, made.pixels) and peak < made.pixels.numel() / 2
 
 
 def test_the_hash_sees_pixels_captions_and_seeds():

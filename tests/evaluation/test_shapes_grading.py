@@ -28,8 +28,27 @@ def test_ground_truth_is_right_and_wrong_captions_are_not(source):
     assert truth["grader_colour"].n == 60 > truth["grader_relation"].n > 0
     prompts = protocol.prompts(source.split("test"))
     turned = torch.flip(source.split("test").pixels(prompts.indices), (0,))
-    wrong = by_metric(evaluator.evaluate(prompts.answered_by(turned)).scores)
-    assert wrong["grader_exact"].value < 0.2
+    evaluation = evaluator.evaluate(prompts.answered_by(turned))
+    assert by_metric(evaluation.scores)["grader_exact"].value < 0.2
+
+
+def test_exact_grades_are_split_by_the_number_of_objects(source):
+    protocol, split = Protocol("dev", "test", 60, 0), source.split("test")
+    evaluator = Evaluator(protocol=protocol, reference=split, grader=ShapesGrader(source.world))
+    prompts = protocol.prompts(split)
+    # Every third image is another one, so that some grades are wrong.
+    rows = [i if n % 3 else prompts.indices[0] for n, i in enumerate(prompts.indices)]
+    found = evaluator.evaluate(prompts.answered_by(split.pixels(rows)))
+    scenes = [split.records[i].meta["scene"] for i in prompts.indices]
+    numbers = [len(scene["objects"]) for scene in scenes]
+    column = next(v for k, v in found.columns.items() if k.startswith("grader_exact["))
+    assert [point.objects for point in found.atomicity] == sorted(set(numbers)) and len(
+        set(numbers)
+    ) > 1
+    for point in found.atomicity:
+        mine = column[np.array(numbers) == point.objects]
+        assert (point.value, point.n) == (pytest.approx(mine.mean()), len(mine))
+        assert point.ci_low <= point.value <= point.ci_high
 
 
 def test_paraphrases_mean_the_same(source):

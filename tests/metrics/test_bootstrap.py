@@ -4,14 +4,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import ttest_1samp
 
 from t2ibench.core.errors import ScoreError
 from t2ibench.metrics.bootstrap import (
     bootstrap_mean,
-    half_sample_sd,
+    half_sample_values,
     half_samples,
+    halves_interval,
+    halves_p_value,
     paired_difference,
-    sd_interval,
 )
 
 
@@ -61,10 +63,10 @@ def test_pairing_finds_a_difference_that_unpaired_intervals_hide():
     assert same.value == 0 and not same.distinguishable and same.p_value == 1
 
 
-def test_half_sample_sd_estimates_the_sd_at_full_size():
+def test_the_spread_of_halves_is_the_sd_at_full_size():
     values = np.random.default_rng(3).normal(0, 2, 1000)
-    sd = half_sample_sd(lambda kept: values[kept].mean(), 1000, replicates=400)
-    assert sd == pytest.approx(2 / 1000**0.5, rel=0.12)
+    halves = half_sample_values(lambda kept: values[kept].mean(), 1000, replicates=400)
+    assert halves.std(ddof=1) == pytest.approx(2 / 1000**0.5, rel=0.12)
 
 
 def test_halves_keep_prompts_whole():
@@ -74,11 +76,34 @@ def test_halves_keep_prompts_whole():
     assert all(len(set(group)) == 1 for row in halves for group in row.reshape(10, 4))
 
 
-def test_sd_interval_is_centred():
-    found = sd_interval(3.0, 1.0, 8)
+def spread_like(sd, count):
+    """Halves of a given standard deviation."""
+    halves = np.arange(count, dtype=float)
+    return halves * sd / halves.std(ddof=1)
+
+
+def test_the_interval_of_halves_is_centred():
+    found = halves_interval(3.0, spread_like(1.0, 8))
     assert found.ci_high - 3.0 == pytest.approx(2.365, abs=1e-3)
     assert found.ci_low + found.ci_high == pytest.approx(6.0)
-    assert sd_interval(3.0, 1.0, 10**6).ci_high - 3.0 == pytest.approx(1.96, abs=1e-3)
+    many = halves_interval(3.0, spread_like(1.0, 10**6))
+    assert many.ci_high - 3.0 == pytest.approx(1.96, abs=1e-3)
+
+
+def test_paired_halves_test_the_difference_alone():
+    """scipy's t-test of the differences, their spread that at full size (no division by R)."""
+    rng = np.random.default_rng(0)
+    shared = rng.normal(0, 5, 64)
+    a, b = shared + rng.normal(0, 0.1, 64), shared + rng.normal(0, 0.1, 64)
+    centred = (a - a.mean()) - (b - b.mean())
+    gap = 0.25
+    # A t-test of one sample divides by sqrt(R); without that division the statistic is ours.
+    expected = ttest_1samp(centred + gap / 64**0.5, 0).pvalue
+    assert halves_p_value(10 + gap, 10.0, tuple(a), tuple(b)) == pytest.approx(expected, rel=1e-9)
+    assert halves_p_value(11.0, 10.0, tuple(a), tuple(b)) < 1e-6
+    assert halves_p_value(11.0, 10.0, tuple(a), tuple(b[::-1])) > 0.5, "other halves are no pairs"
+    assert halves_p_value(1.0, 1.0, tuple(a), tuple(a)) == 1.0
+    assert halves_p_value(2.0, 1.0, tuple(a), tuple(a)) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -89,6 +114,10 @@ def test_sd_interval_is_centred():
         (lambda: bootstrap_mean(np.array([1.0, 2.0]), ["a"]), "cluster keys"),
         (lambda: paired_difference(np.ones(2), np.ones(3)), "equal lengths"),
         (lambda: half_samples(3, 2), "at least 4"),
+        (
+            lambda: halves_p_value(1.0, 2.0, [1.0, 2.0], [1.0]),
+            "same halves of both",
+        ),
     ],
 )
 def test_impossible_inputs_are_named(call, words):

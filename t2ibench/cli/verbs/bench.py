@@ -23,9 +23,11 @@ def run(arguments: Sequence[str]) -> int:
     from t2ibench.cli.arguments import whole_number
     from t2ibench.cli.compose import untrained_context
     from t2ibench.engine.speed import measure_speed
+    from t2ibench.evaluation.timing import FEWEST_CALLS
 
     given = [a for a in arguments if a.startswith("rounds=")]
-    rounds = whole_number("rounds", given[-1].removeprefix("rounds=")) if given else 7
+    asked = whole_number("rounds", given[-1].removeprefix("rounds=")) if given else 7
+    rounds = max(asked, FEWEST_CALLS)
     context = untrained_context([a for a in arguments if a not in given])
     found = measure_speed(context, rounds)
     step, spread = found.step

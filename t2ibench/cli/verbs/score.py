@@ -1,7 +1,7 @@
 """Score a run again, anybody's images or features, or one set under several protocols.
 
 t2ibench score runs/NAME                              the run under its own protocol
-t2ibench score runs/NAME protocol=standard data.source.num_test=10000
+t2ibench score runs/NAME protocol=standard data.source.num_test=20000
 t2ibench score runs/NAME protocol.steps_sweep=[5,10,20]   sampling steps as a second axis
 t2ibench score runs/NAME model.module.process.solver=ddim     another sampler, the same weights
 t2ibench score runs/NAME trainer.devices=4            drawn and scored by four processes

@@ -62,12 +62,14 @@ def _cells(group: Group, parts: Sequence[str]) -> tuple[Cell, ...]:
 
 
 def _knob_text(group: Group) -> str:
-    """``guidance_scale 1.5``, or the range over training seeds."""
+    """``guidance_scale 1.5``, or the range over training seeds, and whether a sweep ended there."""
     values = sorted({v for run in group.runs if (v := run.scores.chosen.value) is not None})
     if not values:
         return ""
     name = group.runs[0].scores.knob["name"]
-    return f"{name} " + "–".join(f"{value:g}" for value in dict.fromkeys([values[0], values[-1]]))
+    edge = ", sweep’s edge" if any(run.scores.knob.get("edge") for run in group.runs) else ""
+    shown = "–".join(f"{value:g}" for value in dict.fromkeys([values[0], values[-1]]))
+    return f"{name} {shown}{edge}"
 
 
 def _shares_text(by_part: dict[str, float]) -> str:

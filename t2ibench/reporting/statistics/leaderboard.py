@@ -17,6 +17,15 @@ from t2ibench.reporting.statistics.groups import Group, GroupScore, aggregate, g
 from t2ibench.reporting.statistics.keys import check_shared, shared_keys
 from t2ibench.reporting.statistics.metrics import MAIN, QUALITY, in_order, metric_of
 
+DISJOINT_FLOOR = (
+    "Real images that are not in the reference, those of the prompts themselves where there are "
+    "as many: what a perfect model scores in the mean."
+)
+SHARED_FLOOR = (
+    "Real images of other prompts, as many. The reference holds the prompts' own images, so a "
+    "model that follows its prompts can score below this."
+)
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -115,7 +124,7 @@ def _references(groups: Sequence[Group]) -> list[Reference]:
     rows: list[Reference] = []
     floor = _merged(groups, "floor")
     if floor:
-        meaning = "Other real images of the same number: what a perfect model would score."
+        meaning = SHARED_FLOOR if _shared_reference(groups) else DISJOINT_FLOOR
         rows.append(Reference("Real vs real", meaning, floor))
     for ceiling, labels in _ceilings(groups):
         more = f" and {len(labels) - 1} more" if len(labels) > 1 else ""
@@ -128,6 +137,12 @@ def _references(groups: Sequence[Group]) -> list[Reference]:
         meaning = "The real images of the prompts: what the instruments say of the truth."
         rows.append(Reference("Real images", meaning, truth))
     return rows
+
+
+def _shared_reference(groups: Sequence[Group]) -> bool:
+    """True where a protocol compares models with images of their own prompts."""
+    protocols = [run.scores.protocol for group in groups for run in group.runs]
+    return any(p.get("reference_records", "shared") != "disjoint" for p in protocols)
 
 
 def _ceilings(groups: Sequence[Group]) -> list[tuple[Scores, list[str]]]:

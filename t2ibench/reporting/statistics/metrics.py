@@ -88,7 +88,8 @@ METRICS: tuple[Metric, ...] = (
            "Inception Score: how sure and how varied Inception-v3's ImageNet classes are."),
     Metric("authpct", "AuthPct", "Fidelity, diversity", "higher", 100, 1,
            "Share of images farther from their nearest training image than that is from its own "
-           "nearest, in percent; 50 for fresh draws, near 0 for copies."),
+           "nearest, in percent; near 0 for copies, and for fresh draws what held-out real images "
+           "have in the row of real against real."),
     Metric("clip_score", "CLIP-score", "Prompt alignment", "higher", 1, 1,
            "100 x cosine between image and prompt in a dual encoder, negative values as 0."),
     Metric("r_precision", "R-prec. %", "Prompt alignment", "higher", 100, 1,
