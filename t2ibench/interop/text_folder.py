@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from t2ibench.core.errors import CheckpointError
 from t2ibench.core.files import atomic_path, write_json
+from t2ibench.core.tensors import write_safetensors
 from t2ibench.interop.published import TextTower
 from t2ibench.text.ldm_bert import LDMBert
 
@@ -121,4 +121,4 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
         for name, tensor in tensors.items()
     }
     with atomic_path(path) as aside:
-        save_file(ready, aside, metadata={"format": "pt"})
+        write_safetensors(ready, aside, {"format": "pt"})

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
 import pickle
 import re
 import time
 import zipfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,14 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins import CheckpointIO
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import nn
 
 from t2ibench.core.errors import CheckpointError
-from t2ibench.core.files import atomic_path, flush
+from t2ibench.core.files import atomic_path
 from t2ibench.core.launch import process_rank
 from t2ibench.core.ranks import barrier
-from t2ibench.core.tensors import read_safetensors
+from t2ibench.core.tensors import foreign_content, read_safetensors, write_safetensors
+from t2ibench.runs.status import ANEW, is_clock
 from t2ibench.training.preemption import DeferredSignal, install_handler
 from t2ibench.training.sharding import unsharded
 
@@ -35,6 +36,13 @@ UNREADABLE = (
     EOFError,
     OSError,
     ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    OverflowError,
+    NotImplementedError,
+    zlib.error,
     pickle.UnpicklingError,
     zipfile.BadZipFile,
 )
@@ -61,12 +69,12 @@ class WholeFiles(CheckpointIO):
             RunError: it cannot be written; the earlier ones stay as they are.
         """
         path = Path(path)
-        with atomic_path(path) as aside:
-            with system_errors(), open(aside, "wb") as file:
-                torch.save(checkpoint, file)
-            flush(aside)
-            if path.exists():
-                os.replace(path, previous(path))
+        with (
+            atomic_path(path, former=previous(path)) as aside,
+            system_errors(),
+            open(aside, "wb") as file,
+        ):
+            torch.save(checkpoint, file)
 
     def load_checkpoint(
         self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
@@ -130,11 +138,37 @@ class Checkpointer(pl.Callback):
         return bool(due)
 
 
-def newest_whole(path: Path) -> Path | None:
+TRAINING = ("state_dict", "optimizer_states", "callbacks")
+"""Names in a checkpoint of a training by Lightning."""
+
+
+@dataclass(frozen=True)
+class WholeCheckpoint:
+    """A checkpoint whose bytes were all verified, once.
+
+    Attributes:
+        path: the file.
+        content: what it holds; tensors are read when they are used.
+    """
+
+    path: Path
+    content: dict[str, Any]
+
+    @property
+    def clock(self) -> dict[str, Any]:
+        """State of the clock of a training."""
+        return self.content["callbacks"]["BudgetClock"]
+
+
+def newest_whole(path: Path, names: Sequence[str] = TRAINING) -> WholeCheckpoint | None:
     """The checkpoint to resume from: the one at ``path``, or the previous one if it is damaged.
 
+    Args:
+        path: where the newest was written.
+        names: what it must hold.
+
     Returns:
-        Its path, or None where none was written yet.
+        It, read and verified once; None where none was written yet.
 
     Raises:
         CheckpointError: there are checkpoints, and none can be read.
@@ -144,45 +178,60 @@ def newest_whole(path: Path) -> Path | None:
         if not candidate.exists():
             continue
         try:
-            read_whole(candidate)
+            found = WholeCheckpoint(candidate, read_whole(candidate, names))
         except CheckpointError as error:
             broken = broken or error
             continue
         if broken is not None:
             log.warning("%s The run goes on from %s.", broken, candidate.name)
             path.unlink(missing_ok=True)
-        return candidate
+        return found
     if broken is not None:
         raise broken
     return None
 
 
-def read_whole(path: Path) -> dict[str, Any]:
+def read_whole(path: Path, names: Sequence[str] = TRAINING) -> dict[str, Any]:
     """A checkpoint whose bytes are all verified; its tensors are read when they are used.
 
     Raises:
-        CheckpointError: the file cannot be read whole.
+        CheckpointError: the file cannot be read whole, or lacks one of the names.
     """
+    remedy = "delete it to train this run from the start"
     try:
         with zipfile.ZipFile(path) as archive:
             torn = archive.testzip()
         if torn is not None:
             raise ValueError(f"the checksum of {torn} is wrong")
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except UNREADABLE as error:
-        raise CheckpointError(
-            f"{path} cannot be read ({first_line(error)}); delete it to train this run from the "
-            "start."
-        ) from error
+        # Not torch's words on a pickle that it refuses: they advise to read it unsafely.
+        refused = isinstance(error, pickle.UnpicklingError)
+        reason = "it holds more than tensors" if refused else first_line(error)
+        foreign = foreign_content(path)
+        raise CheckpointError(foreign or f"{path} cannot be read ({reason}); {remedy}.") from error
+    of_training = isinstance(content, dict) and content.keys() >= set(names)
+    if of_training and "callbacks" in names:
+        of_training = is_clock(_entry(content, "callbacks", "BudgetClock"))
+    if not of_training:
+        raise CheckpointError(f"{path} is no checkpoint of this training; {remedy}.")
+    return content
+
+
+def _entry(content: Any, *names: str) -> Any:
+    """The value below names in nested mappings; None without it."""
+    for name in names:
+        content = content.get(name) if isinstance(content, dict) else None
+    return content
 
 
 def read_clock(path: Path) -> dict[str, Any]:
-    """The clock stored in a checkpoint.
+    """The clock stored in a checkpoint of a training.
 
     Raises:
         CheckpointError: the file cannot be read whole.
     """
-    return read_whole(path)["callbacks"]["BudgetClock"]
+    return WholeCheckpoint(path, read_whole(path)).clock
 
 
 def first_line(error: BaseException) -> str:
@@ -214,9 +263,9 @@ def save_weights(module: nn.Module, path: Path) -> None:
     """
     whole = unsharded(module.state_dict())
     if process_rank() == 0:
-        tensors = {n: t.detach().cpu().contiguous().clone() for n, t in whole.items()}
+        tensors = {name: tensor.detach().cpu().clone() for name, tensor in whole.items()}
         with atomic_path(path) as aside, system_errors():
-            save_file(tensors, aside)
+            write_safetensors(tensors, aside)
     barrier()
 
 
@@ -226,9 +275,8 @@ def load_weights(module: nn.Module, path: Path) -> None:
     Raises:
         CheckpointError: the file is absent or damaged, or its names or shapes are not the module's.
     """
-    if not path.exists():
-        raise CheckpointError(f"{path} is missing; train the run first (`t2ibench train …`).")
-    tensors = read_safetensors(path)
+    untrained = "train the run first (`t2ibench train …`)"
+    tensors = read_safetensors(path, ANEW if path.exists() else untrained)
     own = module.state_dict()
     missing, surplus = sorted(set(own) - set(tensors)), sorted(set(tensors) - set(own))
     shapes = [n for n in own if n in tensors and own[n].shape != tensors[n].shape]
