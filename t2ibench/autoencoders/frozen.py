@@ -151,7 +151,7 @@ class FrozenFirstStage(nn.Module):
         """Writes weights and statistics as safetensors, atomically."""
         tensors = {n: t.detach().cpu().clone() for n, t in self.state_dict().items()}
         with atomic_path(path) as aside:
-            write_safetensors(tensors, aside, {"kind": self.kind})
+            write_safetensors(tensors, aside)
 
     @classmethod
     def load(cls, path: str | Path, autoencoder: Autoencoder) -> FrozenFirstStage:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hydra import compose, initialize_config_dir
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
@@ -257,7 +258,11 @@ def run_hydra(task: Callable[[Mapping[str, Any]], object], arguments: Sequence[s
     previous = sys.argv
     sys.argv = ["t2ibench train", *for_hydra(arguments)]
 
+    began = Path.cwd()
+
     def resolved(cfg: DictConfig) -> object:
+        # Whatever hydra.job.chdir says: relative paths mean the folder in which they were typed.
+        os.chdir(HydraConfig.get().runtime.cwd if HydraConfig.initialized() else began)
         return task(to_container(cfg))
 
     decorate = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")

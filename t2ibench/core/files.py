@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, SoftFileLock
 
 from t2ibench.core.errors import ContentError, RunError
 
@@ -147,6 +148,44 @@ def storage_error(error: BaseException, path: Path | None = None) -> str | None:
         return None
     named = path or getattr(error, "filename", None) or "a file"
     return f"{named} cannot be written, {STORAGE[number]} and type the same command again."
+
+
+def home_folder() -> Path:
+    """The user's home folder; the working folder for a user without one, as in conf/paths."""
+    try:
+        return Path.home()
+    except RuntimeError:  # neither HOME nor an entry in the system's list of users
+        return Path()
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Context for one process at a time, which makes something that all of them use.
+
+    By a lock of the operating system; where the file system has none, by a file that exists as
+    long as its owner does.
+
+    Raises:
+        RunError: the lock's folder cannot be written.
+    """
+    lock: FileLock | SoftFileLock = FileLock(path)
+    try:
+        try:
+            lock.acquire()
+        except OSError as error:
+            if error.errno not in UNSUPPORTED | {errno.ENOLCK} or error.errno == errno.EPERM:
+                raise
+            lock = SoftFileLock(path.with_name(f"{path.name}.owner"))
+            lock.acquire()
+    except OSError as error:
+        sentence = storage_error(error, path)
+        if sentence is None:
+            raise
+        raise RunError(sentence) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def remove_leftovers(folder: str | Path) -> None:

@@ -47,18 +47,16 @@ def foreign_content(path: Path) -> str | None:
     return None
 
 
-def write_safetensors(
-    tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None
-) -> None:
-    """Writes tensors with their checksum.
+def write_safetensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Writes tensors with their checksum; the same tensors give the same bytes.
 
     Args:
         tensors: the tensors by name.
         path: the file; callers write aside and rename (``core.files.atomic_path``).
-        metadata: further words for the file's header.
     """
     ready = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    save_file(ready, path, metadata={**(metadata or {}), CHECKSUM: checksum(ready.items())})
+    # One entry alone: the format writes several in an order of chance.
+    save_file(ready, path, metadata={CHECKSUM: checksum(ready.items())})
 
 
 def read_safetensors(path: str | Path, remedy: str = RESTORE) -> dict[str, Tensor]:

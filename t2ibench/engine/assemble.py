@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
-from t2ibench.core.errors import CheckpointError, ContentError, RunError
+from t2ibench.core.errors import CheckpointError, ConfigError, ContentError, RunError
 from t2ibench.core.hashing import hash_json
 from t2ibench.engine.build import build_module, check_parts
 from t2ibench.engine.context import Context
@@ -35,7 +35,10 @@ def read_spec(run: Run) -> RunSpec:
             f"{run.path.name} generates no images from text (it is a part of another model); name "
             "the run of a model."
         )
-    spec = RunSpec.read(config)
+    try:
+        spec = RunSpec.read(config)
+    except ConfigError as error:
+        raise ConfigError(f"{run.path / 'config.yaml'}: {error}") from error
     trained = run.manifest().get("settings")
     if trained is not None and trained != settings_of(spec):
         raise ContentError(

@@ -180,9 +180,11 @@ def read_pixels(path: Path) -> PixelImages:
     """
     try:
         found = np.load(path, mmap_mode="c", allow_pickle=False)
-    # The header of a damaged file may say anything.
-    except (OSError, ValueError, EOFError, OverflowError, MemoryError, SyntaxError) as error:
+    # A header is parsed as Python's literals: a damaged one fails in any way.
+    except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if "allow_pickle" in reason:  # NumPy's advice is to load it unsafely
+            reason = "it is no array of numbers"
         raise ContentError(f"{path} cannot be read ({reason}); {AGAIN}.") from error
     shape: tuple[int, ...] = getattr(found, "shape", ())
     if len(shape) != 4 or shape[1] != 3 or 0 in shape or found.dtype != np.uint8:

@@ -8,7 +8,7 @@ import re
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ import torch
 from lightning_fabric.plugins import CheckpointIO
 from safetensors import SafetensorError
 from torch import nn
+from torch.optim import Optimizer
 
 from t2ibench.core.errors import CheckpointError
 from t2ibench.core.files import atomic_path
@@ -87,6 +88,63 @@ class WholeFiles(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
 
+SHARE = 0.02
+"""Share of the elapsed time that saving on schedule may take."""
+
+ASSUMED_BYTES_A_SECOND = 100e6
+"""Speed at which the first save is assumed to write: of a disk that many share."""
+
+
+class SaveSchedule:
+    """Times at which to save: at an interval, and in at most ``SHARE`` of the elapsed time.
+
+    Args:
+        every_seconds: shortest interval; 0: whenever asked.
+        clock: gives the present time in seconds.
+    """
+
+    def __init__(
+        self, every_seconds: float, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self.every_seconds = every_seconds
+        self.clock = clock
+        self.spent = 0.0
+        self._began = self._saved = clock()
+        self._last: float | None = None
+
+    def due(self, state_bytes: Callable[[], int]) -> bool:
+        """True where the interval is over and another save keeps within the share of the time.
+
+        Args:
+            state_bytes: size of what is saved, from which the first save's time is estimated.
+        """
+        now = self.clock()
+        if now - self._saved <= self.every_seconds:
+            return False
+        if self.every_seconds == 0:
+            return True
+        if self._last is None:
+            self._last = state_bytes() / ASSUMED_BYTES_A_SECOND
+        return self.spent + self._last <= SHARE * (now - self._began)
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """Context of a save, whose time is charged."""
+        before = self.clock()
+        yield
+        self._saved = self.clock()
+        self._last = self._saved - before
+        self.spent += self._last
+
+
+def bytes_of(module: nn.Module, optimizers: Sequence[Optimizer], averages: int = 1) -> int:
+    """Size of a training's state: weights, their averages, and the optimisers' states."""
+    weights = [*module.parameters(), *module.buffers()]
+    states = [s for o in optimizers for state in o.state.values() for s in state.values()]
+    sizes = [t.numel() * t.element_size() for t in states if isinstance(t, torch.Tensor)]
+    return (1 + averages) * sum(t.numel() * t.element_size() for t in weights) + sum(sizes)
+
+
 class Checkpointer(pl.Callback):
     """Saves checkpoints at intervals, at the end of training, and after a signal.
 
@@ -96,15 +154,14 @@ class Checkpointer(pl.Callback):
 
     Args:
         path: where the newest checkpoint is written.
-        every_seconds: interval in seconds.
+        every_seconds: shortest interval in seconds; see ``SaveSchedule``.
         stop: the received signal, if any.
     """
 
     def __init__(self, path: Path, every_seconds: float, stop: DeferredSignal) -> None:
         self.path = path
-        self.every_seconds = every_seconds
+        self.schedule = SaveSchedule(every_seconds)
         self.stop = stop
-        self._saved = time.monotonic()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Takes SIGTERM back from Lightning, which has just replaced our handler."""
@@ -119,14 +176,14 @@ class Checkpointer(pl.Callback):
         batch_idx: int,
     ) -> None:
         """Saves at an interval's end, after a signal and when the budget is spent."""
-        due = time.monotonic() - self._saved > self.every_seconds
+        due = self.schedule.due(lambda: bytes_of(pl_module, trainer.optimizers))
         if trainer.world_size > 1:
             due = self._agree(trainer, due)
         if self.stop.number is not None and not trainer.should_stop:
             self.stop.handled = trainer.should_stop = True
         if trainer.should_stop or due:
-            trainer.save_checkpoint(self.path)
-            self._saved = time.monotonic()
+            with self.schedule.saving():
+                trainer.save_checkpoint(self.path)
 
     def _agree(self, trainer: pl.Trainer, due: bool) -> bool:
         """Shares a signal of any process, and the time to save, with all processes."""

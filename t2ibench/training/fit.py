@@ -57,7 +57,7 @@ class TrainingOptions:
         decay: schedule of the learning rate after the warm-up.
         ema_half_life_images: half-life of the weight average.
         log_every_images: interval of the learning curves.
-        checkpoint_every_seconds: interval of checkpoints.
+        checkpoint_every_seconds: shortest interval of checkpoints (2 % of the time at most).
         accelerator: Lightning's accelerator, ``cpu`` or ``gpu``.
         devices: number of devices on each machine.
         precision: Lightning's precision, for example ``bf16-mixed``.

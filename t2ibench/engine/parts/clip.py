@@ -46,7 +46,7 @@ from t2ibench.metrics.dual_encoder_training import (
 )
 from t2ibench.runs.clock import Clock
 from t2ibench.runs.folder import Run
-from t2ibench.training.checkpoint import WholeFiles, newest_whole, previous
+from t2ibench.training.checkpoint import SaveSchedule, WholeFiles, newest_whole, previous
 from t2ibench.training.preemption import deferred_signals
 
 STATISTICS_PAIRS, CARD_PAIRS = 2048, 512
@@ -205,18 +205,16 @@ def train_clip(part: TrainedClip, context: Context, run: Run) -> None:
     found = newest_whole(run.checkpoint, KEPT_STATE)
     resumed = None if found is None else found.content
     spent = resumed["seconds"] if resumed is not None else 0.0
-    began = saved = time.perf_counter()
+    began, schedule = time.perf_counter(), SaveSchedule(trainer.checkpoint_every_seconds)
 
     with deferred_signals() as stop:
 
         def keep(state: Callable[[], TrainingState]) -> None:
-            nonlocal saved
-            now = time.perf_counter()
-            if stop.number is None and now - saved < trainer.checkpoint_every_seconds:
+            if stop.number is None and not schedule.due(lambda: 0):  # small: measured at once
                 return
-            seconds = {"seconds": spent + now - began}
-            WholeFiles().save_checkpoint(state() | seconds, run.checkpoint)
-            saved = now
+            seconds = {"seconds": spent + time.perf_counter() - began}
+            with schedule.saving():
+                WholeFiles().save_checkpoint(state() | seconds, run.checkpoint)
             if stop.number is not None:
                 stop.handled = True
                 raise Interrupted(stop.number)
