@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from t2ibench.autoencoders.contract import Autoencoder, Codes, Latents
@@ -15,7 +14,7 @@ from t2ibench.autoencoders.vq import CodebookAutoencoder
 from t2ibench.core.errors import CheckpointError, ConfigError
 from t2ibench.core.files import atomic_path
 from t2ibench.core.hashing import hash_tensors
-from t2ibench.core.tensors import read_safetensors
+from t2ibench.core.tensors import read_safetensors, write_safetensors
 from t2ibench.core.types import Images
 
 
@@ -150,9 +149,9 @@ class FrozenFirstStage(nn.Module):
 
     def save(self, path: str | Path) -> None:
         """Writes weights and statistics as safetensors, atomically."""
-        tensors = {n: t.detach().cpu().contiguous().clone() for n, t in self.state_dict().items()}
+        tensors = {n: t.detach().cpu().clone() for n, t in self.state_dict().items()}
         with atomic_path(path) as aside:
-            save_file(tensors, aside, metadata={"kind": self.kind})
+            write_safetensors(tensors, aside)
 
     @classmethod
     def load(cls, path: str | Path, autoencoder: Autoencoder) -> FrozenFirstStage:

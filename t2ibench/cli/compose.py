@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hydra import compose, initialize_config_dir
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
@@ -251,7 +252,8 @@ class ResolvedTask:
         self.task = task
 
     def __call__(self, cfg: DictConfig) -> object:
-        """Runs the task."""
+        """Runs the task in the folder in which the command was typed, whatever hydra.job.chdir."""
+        os.chdir(HydraConfig.get().runtime.cwd)
         return self.task(to_container(cfg))
 
 

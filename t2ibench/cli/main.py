@@ -6,9 +6,14 @@ Nothing heavy is imported before the verb needs it, so that ``--help``, ``--cfg 
 
 from __future__ import annotations
 
+import codecs
 import importlib
+import io
+import os
 import sys
+import unicodedata
 from collections.abc import Sequence
+from contextlib import suppress
 
 from t2ibench import __version__
 from t2ibench.core.errors import T2IBenchError, printable
@@ -61,9 +66,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one verb.
 
     Returns:
-        0 on success, 2 after a user's mistake (one sentence on stderr), 130 when interrupted.
+        0 on success, 2 after a user's mistake (one sentence on stderr), 130 when interrupted,
+        141 where nobody reads the output any more (``| head``).
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=PLAIN)
+    try:
+        code = run_verb(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # What Python still flushes at its end goes nowhere.
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return 141
+
+
+PLAIN = "t2ibench-plain"
+"""Name of the error handler of the output: what a terminal cannot show, it shows as ASCII."""
+
+LINES = {"─": "-", "━": "-", "│": "|", "┃": "|", "–": "-", "—": "-", "…": "...", "·": ".", "×": "x"}
+
+
+def plain_characters(error: UnicodeError) -> tuple[str, int]:
+    """Characters of ASCII for those that an encoding lacks: lines, accents removed, else ``?``."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    found = []
+    for character in error.object[error.start : error.end]:
+        bare = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
+        box = "+" if "BOX DRAWINGS" in unicodedata.name(character, "") else bare or "?"
+        found.append(LINES.get(character, box))
+    return "".join(found), error.end
+
+
+codecs.register_error(PLAIN, plain_characters)
+
+
+def run_verb(arguments: Sequence[str]) -> int:
+    """Runs the verb that the words name; its exit status."""
+    words = list(arguments)
     if not words or words[0] in ("-h", "--help", "help"):
         verbs = "\n".join(f"  {name:<10}{text}" for name, text in VERBS.items())
         sys.stdout.write(HELP.format(version=__version__, verbs=verbs))

@@ -4,6 +4,10 @@ Every message is one sentence (or two) that names what was expected, what came,
 where it is set and what to do; the command line prints it without a traceback.
 """
 
+from __future__ import annotations
+
+from pathlib import Path
+
 
 def printable(text: str) -> str:
     r"""The text without characters that steer a terminal, as a file of others may hold.
@@ -43,6 +47,18 @@ class CheckpointError(T2IBenchError):
     """A checkpoint is absent, truncated, or does not fit the model."""
 
 
+class DamagedError(CheckpointError):
+    """A file of weights is gone or has not the bytes that were written.
+
+    Attributes:
+        path: the file.
+    """
+
+    def __init__(self, sentence: str, path: Path) -> None:
+        super().__init__(sentence)
+        self.path = path
+
+
 class BudgetError(T2IBenchError):
     """A budget is not a positive number of images, FLOPs or seconds."""
 
@@ -61,3 +77,7 @@ class RunError(T2IBenchError):
 
 class RunBusyError(RunError):
     """Another process works on the run."""
+
+
+class RunLostError(RunBusyError):
+    """This process worked on the run until another took it over."""

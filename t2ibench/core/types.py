@@ -194,5 +194,25 @@ class Score:
 
     @staticmethod
     def from_dict(fields: dict[str, Any]) -> Score:
-        """The inverse of ``to_dict``."""
-        return Score(**fields)
+        """The inverse of ``to_dict``.
+
+        Raises:
+            TypeError: an entry is missing, surplus or of another type.
+        """
+        score = Score(**fields)
+        for name, kinds in SCORE_TYPES.items():
+            value = getattr(score, name)
+            if not isinstance(value, kinds) or isinstance(value, bool):
+                raise TypeError(f"{name}={value!r} of {score.key}")
+        return score
+
+
+SCORE_TYPES: dict[str, tuple[type, ...]] = {
+    "value": (int, float),
+    "n": (int,),
+    "ci_low": (int, float),
+    "ci_high": (int, float),
+    "key": (str,),
+    "note": (str,),
+}
+"""Types of a score's entries."""

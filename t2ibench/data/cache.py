@@ -17,11 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
 from torch import Tensor
 
 from t2ibench.core.errors import DataError
-from t2ibench.core.files import read_json
+from t2ibench.core.files import exclusive, read_json
 from t2ibench.core.hashing import hash_file, hash_json
 
 log = logging.getLogger(__name__)
@@ -64,7 +63,7 @@ class ArrayCache:
                 name: np.load(entry / f"{name}.npy", mmap_mode="r", allow_pickle=False)
                 for name in index["arrays"]
             }
-        except (OSError, KeyError, ValueError) as error:
+        except (OSError, LookupError, ValueError, TypeError, AttributeError) as error:
             log.warning("cache entry %s cannot be read (%s); building again", entry, error)
             return None
 
@@ -88,7 +87,7 @@ class ArrayCache:
             return found
         self.root.mkdir(parents=True, exist_ok=True)
         entry = self.path(key)
-        with FileLock(self.root / f".{entry.name}.lock"):
+        with exclusive(self.root / f".{entry.name}.lock"):
             found = self.get(key)
             if found is None:
                 for leftover in self.root.glob(f".{entry.name}.{'?' * 8}"):  # of a killed process

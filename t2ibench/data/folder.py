@@ -21,10 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 
 from t2ibench.core.errors import ConfigError, DataError
-from t2ibench.core.files import atomic_path, read_json, write_json
+from t2ibench.core.files import atomic_path, exclusive, read_json, write_json
 from t2ibench.core.hashing import derive_seed, hash_json
 from t2ibench.data.captioned_files import CaptionedFile, list_captioned_files
 from t2ibench.data.decode import Decoder, DecodeReport
@@ -208,7 +207,7 @@ class FolderSource:
         """The folder of prepared arrays of this fingerprint; made when it is not whole."""
         folder = self.cache_dir / "folder" / f"{self.name}-{self.fingerprint}"
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock"):
+        with exclusive(folder / ".lock"):
             if not (folder / "dataset.json").exists():
                 self._write(folder)
         noted = read_json(folder / "dataset.json")["report"]

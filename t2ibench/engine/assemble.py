@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import yaml
 from torch import nn
 
-from t2ibench.core.errors import CheckpointError, RunError
+from t2ibench.core.errors import CheckpointError, ConfigError, ContentError, RunError
+from t2ibench.core.hashing import hash_json
 from t2ibench.engine.build import build_module, check_parts
 from t2ibench.engine.context import Context
-from t2ibench.engine.spec import RunSpec
+from t2ibench.engine.spec import RunSpec, Trained
 from t2ibench.families.contract import TextToImageModule
 from t2ibench.runs.clock import Clock
 from t2ibench.runs.folder import Run
+from t2ibench.runs.status import ANEW
 from t2ibench.training.checkpoint import load_weights
 
 INDEX = "index"
@@ -24,22 +25,32 @@ def read_spec(run: Run) -> RunSpec:
     """The specification that a run was made from.
 
     Raises:
-        RunError: it is a part of other runs and not a model, or its configuration cannot be read.
+        ContentError: its configuration cannot be read, or is not that of the training.
+        RunError: it is a part of other runs and not a model.
         ConfigError: its configuration is not of this version, or names a class that it may not.
     """
-    try:
-        config = yaml.safe_load((run.path / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise RunError(
-            f"{run.path / 'config.yaml'} cannot be read ({error}); restore it from a copy of the "
-            "run, or delete the run and train it again."
-        ) from error
-    if not isinstance(config, dict) or "model" not in config:
+    config = run.config()
+    if "model" not in config:
         raise RunError(
             f"{run.path.name} generates no images from text (it is a part of another model); name "
             "the run of a model."
         )
-    return RunSpec.read(config)
+    try:
+        spec = RunSpec.read(config)
+    except ConfigError as error:
+        raise ConfigError(f"{run.path / 'config.yaml'}: {error}") from error
+    trained = run.manifest().get("settings")
+    if trained is not None and trained != settings_of(spec):
+        raise ContentError(
+            f"{run.path / 'config.yaml'} has changed since the training in what the weights depend "
+            f"on; {ANEW}."
+        )
+    return spec
+
+
+def settings_of(spec: RunSpec) -> str:
+    """Hash of the settings on which the trained weights depend, for the manifest."""
+    return hash_json(spec.values(Trained), length=16)
 
 
 def restore_parts(context: Context, run: Run | None) -> dict[str, nn.Module]:
@@ -104,7 +115,7 @@ def check_content(run: Run, now: dict[str, str]) -> None:
     if not isinstance(kept, dict):
         raise CheckpointError(
             f"{run.path / 'manifest.json'} does not say what the run was trained on (its "
-            "content); restore it or train the run again."
+            f"content); {ANEW}."
         )
     for name, content in now.items():
         if name in kept and kept[name] != content:

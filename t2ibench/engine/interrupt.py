@@ -71,6 +71,9 @@ def outcome(run: Run) -> Iterator[None]:
     except KeyboardInterrupt:
         record_outcome(run, "interrupted")
         raise
+    except BrokenPipeError:  # nobody reads the output any more: a wish to stop, no failure
+        record_outcome(run, "interrupted")
+        raise
     except T2IBenchError as error:
         record_outcome(run, "failed", str(error))
         raise

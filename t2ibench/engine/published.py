@@ -50,7 +50,7 @@ def import_run(published: Published, context: Context, folder: Path) -> int:
     with torch.device("meta"):
         context.modules["first_stage"] = spec.parts["first_stage"].restore(context, run)
         module = assemble(context, context.modules)
-    save_tensors(run_weights(published, module), run.weights)
+    save_tensors(run_weights(published, module), run.weights, own=True)
     with atomic_path(folder / "config.yaml") as aside:
         aside.write_text(yaml.safe_dump(spec.config(), sort_keys=False), encoding="utf-8")
     encoder: Any = context.modules["text_encoder"]

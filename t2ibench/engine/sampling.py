@@ -7,27 +7,34 @@ was interrupted goes on with the parts that are missing.
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from t2ibench.core.files import atomic_path, read_json, write_json
+from t2ibench.core.errors import CheckpointError
+from t2ibench.core.files import atomic_path, read_json_object, write_json
 from t2ibench.core.hashing import hash_json
 from t2ibench.core.ranks import barrier, from_first, rank, world_size
+from t2ibench.core.tensors import read_safetensors, write_safetensors
 from t2ibench.core.types import PixelImages
 from t2ibench.engine.identity import sampling_settings
 from t2ibench.engine.load import LoadedRun
 from t2ibench.engine.progress import progress_bar
 from t2ibench.evaluation.cost import hardware
 from t2ibench.evaluation.protocol import Prompts, Protocol
-from t2ibench.evaluation.samples import SampleSet
+from t2ibench.evaluation.samples import AGAIN, SampleSet
 from t2ibench.evaluation.timing import FEWEST_CALLS, Call, Latency, timed_call
 from t2ibench.families.contract import generate_pixels
+
+log = logging.getLogger(__name__)
+
+PIXELS = "pixels"
+"""Name of the images in the file of a part."""
 
 SAME = ("knobs", "settings", "run")
 """Facts of a set on which its pixels depend, besides prompts and seeds."""
@@ -50,7 +57,7 @@ def sampled(loaded: LoadedRun, protocol: Protocol, knobs: Mapping[str, float], n
         sample_parts(loaded, prompts, knobs, size, parts)
         barrier()
         if rank() == 0:
-            pixels = joined(sorted(parts.glob("*.npy")), parts / "joined")
+            pixels = joined(sorted(parts.glob("*.safetensors")), parts / "joined")
             prompts.answered_by(pixels, meta | {"timing": times_of(parts)}).save(folder)
             for old in folder.glob("parts-*"):
                 shutil.rmtree(old)
@@ -65,7 +72,11 @@ def is_whole(folder: Path, meta: Mapping[str, Any], prompts: Prompts) -> bool:
     """
     if not (folder / "set.json").exists():
         return False
-    found = SampleSet.load(folder)
+    try:
+        found = SampleSet.load(folder)
+    except ScoreError as error:
+        log.warning("%s It is drawn now.", error)
+        return False
     same = all(found.meta.get(name) == meta[name] for name in SAME)
     made = (found.keys, found.captions, found.seeds)
     return same and made == (prompts.keys, prompts.captions, prompts.seeds)
@@ -83,17 +94,17 @@ def sample_parts(
     device, calls = loaded.context.device, list[Call]()
     with progress_bar(label, len(prompts), shown=rank() == 0) as advance:
         for number in range(rank(), len(starts), world_size()):
-            path = parts / f"{number:06d}.npy"
-            if not path.exists():
-                rows = slice(starts[number], starts[number] + size)
+            path = parts / f"{number:06d}.safetensors"
+            rows = slice(starts[number], starts[number] + size)
+            if not is_drawn(path):
                 captions, seeds = list(prompts.captions[rows]), list(prompts.seeds[rows])
                 with timed_call(calls, device):
                     pixels = generate_pixels(loaded.module, captions, seeds, knobs, size)
                 if len(calls) > 1 and len(seeds) == size and world_size() == 1:
                     facts = {"batch_size": size, "hardware": hardware(device)} | asdict(calls[-1])
                     write_json(path.with_suffix(".json"), facts)
-                with atomic_path(path) as aside, open(aside, "wb") as file:
-                    np.save(file, pixels.numpy(), allow_pickle=False)
+                with atomic_path(path) as aside:
+                    write_safetensors({PIXELS: pixels}, aside)
             advance(min((number + 1) * size, len(prompts)))
 
 
@@ -101,19 +112,19 @@ def joined(parts: Sequence[Path], place: Path) -> PixelImages:
     """All parts in one tensor that lies in a file, so that memory holds one part at a time.
 
     Args:
-        parts: npy files of (B, 3, H, W) uint8, in order.
+        parts: files of (B, 3, H, W) uint8, in order.
         place: the file, made anew.
     """
     with open(place, "wb") as file:
         for path in parts:
-            piece = np.load(path, allow_pickle=False)
+            piece = read_part(path).numpy()
             piece.tofile(file)
     return torch.from_numpy(np.memmap(place, np.uint8, "c").reshape(-1, *piece.shape[1:]))
 
 
 def times_of(parts: Path) -> list[dict[str, Any]]:
     """Timed batches of a set, as ``sample_parts`` wrote them beside its parts."""
-    return [read_json(path) for path in sorted(parts.glob("*.json"))]
+    return [read_json_object(path) for path in sorted(parts.glob("*.json"))]
 
 
 def timed_sampling(folder: Path, device: torch.device) -> Latency | None:
@@ -121,10 +132,26 @@ def timed_sampling(folder: Path, device: torch.device) -> Latency | None:
     here = hardware(device)
     times = [
         time
-        for time in read_json(folder / "set.json")["meta"].get("timing", [])
+        for time in read_json_object(folder / "set.json", "meta")["meta"].get("timing", [])
         if time["hardware"] == here
     ]
     if len(times) < FEWEST_CALLS:
         return None
     calls = [Call(time["seconds"], time["waited"]) for time in times]
     return Latency.of(times[0]["batch_size"], calls)
+
+
+def read_part(path: Path) -> PixelImages:
+    """Images of a part."""
+    return read_safetensors(path, AGAIN)[PIXELS]
+
+
+def is_drawn(path: Path) -> bool:
+    """True where a part is whole; one that is damaged is a warning, and drawn again."""
+    try:
+        if path.exists():
+            read_part(path)
+            return True
+    except (CheckpointError, KeyError) as error:
+        log.warning("%s It is drawn now.", error)
+    return False

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from t2ibench.core.errors import ContentError, RunError
 from t2ibench.core.hashing import hash_json
 from t2ibench.core.knobs import Knob, front_knob, resolve_knobs
 from t2ibench.core.noise import SeededNoise
@@ -173,13 +174,21 @@ def score_run(loaded: LoadedRun) -> RunScores:
 
 
 def kept_scores(run: Run, spec: RunSpec, inputs: str) -> RunScores | None:
-    """Scores of a run that was scored with the same inputs, else None."""
+    """Scores of a run that was scored with the same inputs, else None.
+
+    Damaged ones are a warning, and computed again.
+    """
     if not run.scores.exists() or run.status().get("scored") != inputs:
+        return None
+    try:
+        scores = RunScores.read(run.scores)
+    except (ContentError, RunError) as error:
+        log.warning("%s They are computed now.", error)
         return None
     if run.status().get("asked") != sampling_key(spec):
         kept = {name: value for name, value in run.status().items() if name in LASTING}
         run.set_status("finished", **(kept | {"asked": sampling_key(spec)}))
-    return RunScores.read(run.scores)
+    return scores
 
 
 def front_points(

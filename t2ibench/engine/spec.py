@@ -242,7 +242,7 @@ class TrainerSpec(Settings):
         strategy: strategy of several devices.
         precision: ``auto`` is bf16-mixed on an accelerator and 32-true on a CPU.
         log_every_images: interval of the learning curves.
-        checkpoint_every_seconds: interval of checkpoints.
+        checkpoint_every_seconds: shortest interval of checkpoints (2 % of the time at most).
         progress: True to show a progress bar.
         validate_every_images: interval of the losses on fixed validation images; 0: none.
         compile: True to compile the trained networks.

@@ -10,10 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import yaml
-
-from t2ibench.core.errors import ConfigError, RunBusyError, T2IBenchError
-from t2ibench.core.files import read_json_object
+from t2ibench.core.errors import ConfigError, ContentError, RunBusyError, T2IBenchError
 from t2ibench.core.launch import process_rank
 from t2ibench.engine.context import Context
 from t2ibench.engine.identity import named_run, sampling_key
@@ -227,12 +224,16 @@ def measured_rates(root: Path) -> dict[tuple[str, str], dict[str, float]]:
     """Rates (FLOPs an image, images a second) of the latest trained run of each (model, size)."""
     found: dict[tuple[str, str], dict[str, float]] = {}
     for path in sorted(root.glob("*/status.json"), key=lambda p: p.stat().st_mtime):
-        clock = read_json_object(path).get("clock")
-        if not clock or not clock["images_seen"] or not clock["seconds"]:
+        run = Run(path.parent, "")
+        try:
+            clock, config = run.status().get("clock", {}), run.config()
+        except ContentError:  # an estimate does without it
             continue
-        config = yaml.safe_load((path.parent / "config.yaml").read_text(encoding="utf-8"))
-        if isinstance(config, dict) and "model" in config:
-            found[config["model"]["name"], config["size"]] = {
+        if not clock.get("images_seen") or not clock.get("seconds"):
+            continue
+        name = config["model"].get("name") if isinstance(config.get("model"), dict) else None
+        if isinstance(name, str):
+            found[name, str(config.get("size"))] = {
                 "flops_per_image": clock["flops_per_image"],
                 "images_per_second": clock["images_seen"] / clock["seconds"],
             }

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import copy
+import logging
 import shutil
 import time
 from typing import Any
 
 import torch
 
-from t2ibench.core.errors import BudgetError, ConfigError, RunError
+from t2ibench.core.errors import BudgetError, ConfigError, ContentError, DamagedError, RunError
 from t2ibench.core.ranks import barrier, from_first, rank
 from t2ibench.data.stream import BatchStream
-from t2ibench.engine.assemble import INDEX, assemble, content_of
+from t2ibench.engine.assemble import INDEX, assemble, content_of, restore_parts, settings_of
 from t2ibench.engine.build import check_parts
 from t2ibench.engine.context import Context
 from t2ibench.engine.device import facts, prepare_device
 from t2ibench.engine.fitting import cached_targets, cached_text, options_of, validation_batch
-from t2ibench.engine.identity import find_or_make_run
+from t2ibench.engine.identity import find_or_make_run, resolved
 from t2ibench.engine.interrupt import Interrupted, interruptible, outcome
 from t2ibench.engine.load import LoadedRun, open_run
 from t2ibench.engine.parts.part import Prepared
@@ -27,10 +28,12 @@ from t2ibench.families.contract import TextToImageModule
 from t2ibench.runs.clock import Clock
 from t2ibench.runs.folder import Run
 from t2ibench.text.contract import warn_of_losses
-from t2ibench.training.checkpoint import load_weights, save_weights
+from t2ibench.training.checkpoint import load_weights, newest_whole, save_weights
 from t2ibench.training.devices import check_devices
 from t2ibench.training.fit import fit
 from t2ibench.training.tracking import track_run
+
+log = logging.getLogger(__name__)
 
 
 def check(context: Context) -> None:
@@ -69,8 +72,14 @@ def train(context: Context) -> LoadedRun:
     context.start = None if start is None else start.find(context)
     run = find_or_make_run(context)
     with run.locked(), outcome(run):
+        from_first(mend_manifest, context, run)
         if from_first(lambda: run.trained):
-            return open_run(run, context)
+            try:
+                return open_run(run, context)
+            except DamagedError as error:
+                if error.path != run.weights:
+                    raise
+                from_first(forget_training, run, error)
         clock, facts_of_parts = Clock(), {}
         for name, part in prepare_parts(context, run).items():
             clock.parts_flops += part.flops
@@ -86,6 +95,35 @@ def train(context: Context) -> LoadedRun:
             trained = index_module(context, run, module, clock)
         run.set_status("trained", clock=clock.state_dict())
         return LoadedRun(run, context, trained.to(context.device).eval(), clock)
+
+
+def mend_manifest(context: Context, run: Run) -> None:
+    """Writes a manifest anew that cannot be read; its facts are those of the present data.
+
+    They are the training's: a run is found by the content of its data and frozen networks.
+    """
+    path = run.path / "manifest.json"
+    try:
+        whole = isinstance(run.manifest().get("content"), dict)
+        reason = f"{path} does not say what the run was trained on."
+    except ContentError as error:
+        whole, reason = False, str(error)
+    if whole or not (path.exists() or run.trained):
+        return
+    log.warning("%s It is written anew.", reason)
+    path.unlink(missing_ok=True)
+    if run.trained:
+        found = context.spec.text.prepare(context, run).facts
+        restore_parts(context, run)
+        write_manifest(context, run, {"text_encoder": found})
+
+
+def forget_training(run: Run, damage: DamagedError) -> None:
+    """Sets a run whose weights are gone back to its last checkpoint, or to its beginning."""
+    log.warning("%s They are made anew, from the checkpoint where there is one.", damage)
+    if newest_whole(run.checkpoint) is None and (run.path / "samples").exists():
+        shutil.rmtree(run.path / "samples")  # of weights that are not made again bit by bit
+    run.set_status("interrupted")
 
 
 def prepare_parts(context: Context, run: Run) -> dict[str, Prepared]:
@@ -129,11 +167,21 @@ def write_manifest(context: Context, run: Run, parts: dict[str, Any]) -> None:
     kept = run.manifest()
     for name, value in now.items():
         if name in kept and kept[name] != value and run.checkpoint.exists():
-            raise RunError(
-                f"{run.path.name} was begun with {name} {kept[name]}, which is now {value}; "
-                f"restore it, or delete {run.path} to train from the start."
-            )
-    run.write_manifest(seed=spec.seed, device=device, parts=parts, **now)
+            raise begun_otherwise(run, name, kept[name], value)
+    for name, facts_now in parts.items():
+        before, after = run.fingerprint(name), facts_now.get("fingerprint")
+        if None not in (before, after) and before != after and run.checkpoint.exists():
+            raise begun_otherwise(run, name, before, after)
+    settings = settings_of(resolved(context))
+    run.write_manifest(seed=spec.seed, device=device, parts=parts, settings=settings, **now)
+
+
+def begun_otherwise(run: Run, name: str, before: object, now: object) -> RunError:
+    """The error for a run that would go on with something else than it was begun with."""
+    return RunError(
+        f"{run.path.name} was begun with {name} {before}, which is now {now}; restore it, or "
+        f"delete {run.path} to train from the start."
+    )
 
 
 def train_module(

@@ -120,16 +120,14 @@ class RunScores:
 
         Raises:
             RunError: absent, of another schema, or with a missing or malformed part.
+            ContentError: it is not JSON.
         """
         path = Path(path)
         if not path.exists():
             raise RunError(
                 f"{path} does not exist: the run is not scored yet; run `t2ibench score`."
             )
-        try:
-            fields = read_json(path)
-        except ValueError as error:
-            raise RunError(f"{path} is not JSON ({error}); score the run again.") from error
+        fields = read_json(path, "score the run again")
         if not isinstance(fields, dict) or fields.get("schema") != SCHEMA:
             found = fields.get("schema") if isinstance(fields, dict) else type(fields).__name__
             raise RunError(
@@ -137,7 +135,7 @@ class RunScores:
             )
         try:
             return _from_dict(_printable(fields))
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise RunError(
                 f"{path} lacks or misplaces {error}; score the run again with this version."
             ) from error

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,14 +22,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from t2ibench.core.errors import ScoreError
-from t2ibench.core.files import atomic_path, read_json_object, write_json
+from t2ibench.core.errors import ContentError, ScoreError
+from t2ibench.core.files import atomic_path, read_json_object, read_text, write_json
 from t2ibench.core.types import PixelImages
 
 SCHEMA = 1
 
 CHUNK = 256
 """Images hashed and copied at a time."""
+
+AGAIN = "score the run again, which draws it anew"
+"""Remedy for a sample set that cannot be read."""
+
+RESCORE = "score the run again, which writes it anew"
+"""Remedy for values that cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,7 @@ class SampleSet:
         for start in range(0, len(self), CHUNK):
             digest.update(self.pixels[start : start + CHUNK].contiguous().numpy().tobytes())
         rows = list(zip(self.captions, self.keys, self.seeds, strict=True))
-        digest.update(json.dumps(rows, ensure_ascii=False).encode())
+        digest.update(json.dumps(rows, ensure_ascii=False).encode(errors="surrogatepass"))
         return digest.hexdigest()[:16]
 
     def take(self, count: int) -> SampleSet:
@@ -125,26 +132,68 @@ class SampleSet:
         ]
         if missing:
             raise ScoreError(
-                f"{folder} holds no whole sample set ({', '.join(missing)} missing); "
-                "sample the run again."
+                f"{folder} holds no whole sample set ({', '.join(missing)} missing); {AGAIN}."
             )
-        described = read_json_object(folder / "set.json", "meta", "hash")
-        text = (folder / "manifest.jsonl").read_text(encoding="utf-8")
-        rows = [json.loads(line) for line in text.split("\n") if line]
-        samples = SampleSet(
-            # Copied on write: the file stays as it is, and the tensor is an ordinary one.
-            torch.from_numpy(np.load(folder / "pixels.npy", mmap_mode="c", allow_pickle=False)),
-            tuple(row["caption"] for row in rows),
-            tuple(row["key"] for row in rows),
-            tuple(int(row["seed"]) for row in rows),
-            described["meta"],
-        )
+        try:
+            described = read_json_object(folder / "set.json", "meta", "hash", remedy=AGAIN)
+            rows = read_rows(folder / "manifest.jsonl")
+            pixels = read_pixels(folder / "pixels.npy")
+        except ContentError as error:
+            raise ScoreError(str(error)) from error
+        if not isinstance(described["meta"], dict):
+            raise ScoreError(f"{folder / 'set.json'} does not say how it was made; {AGAIN}.")
+        captions, keys, seeds = (tuple(row[name] for row in rows) for name in ROW)
+        samples = SampleSet(pixels, captions, keys, seeds, described["meta"])
         if samples.hash != described["hash"]:
             raise ScoreError(
                 f"{folder} has changed since it was written (hash {samples.hash}, expected "
-                f"{described['hash']}); sample the run again."
+                f"{described['hash']}); {AGAIN}."
             )
         return samples
+
+
+ROW = {"caption": str, "key": str, "seed": int}
+"""Entries of a line of manifest.jsonl, with their types."""
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Lines of manifest.jsonl.
+
+    Raises:
+        ContentError: a line is not JSON, or lacks an entry.
+    """
+    rows = []
+    for number, line in enumerate(read_text(path, AGAIN).split("\n"), 1):
+        if not line:
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if not isinstance(row, dict) or any(type(row.get(n)) is not t for n, t in ROW.items()):
+            raise ContentError(f"{path} names no sample in line {number}; {AGAIN}.")
+        rows.append(row)
+    return rows
+
+
+def read_pixels(path: Path) -> PixelImages:
+    """Pixels (N, 3, H, W) of a set, mapped from disk; what is written to them stays in memory.
+
+    Raises:
+        ContentError: the file holds no such array, or not all of it.
+    """
+    try:
+        found = np.load(path, mmap_mode="c", allow_pickle=False)
+    # A header is parsed as Python's literals: a damaged one fails in any way.
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if "allow_pickle" in reason:  # NumPy's advice is to load it unsafely
+            reason = "it is no array of numbers"
+        raise ContentError(f"{path} cannot be read ({reason}); {AGAIN}.") from error
+    shape: tuple[int, ...] = getattr(found, "shape", ())
+    if len(shape) != 4 or shape[1] != 3 or 0 in shape or found.dtype != np.uint8:
+        raise ContentError(f"{path} holds no images (N, 3, H, W) of uint8; {AGAIN}.")
+    return torch.from_numpy(found)
 
 
 def save_values(
@@ -183,15 +232,26 @@ class ImageValues:
 
 
 def load_values(folder: str | Path) -> ImageValues | None:
-    """Reads ``values.csv``, or None where the set was not scored image by image."""
+    """Reads ``values.csv``, or None where the set was not scored image by image.
+
+    Raises:
+        ScoreError: it cannot be read, or has changed since it was written.
+    """
     path = Path(folder) / "values.csv"
     if not path.exists():
         return None
-    with open(path, newline="", encoding="utf-8") as file:
-        header, *rows = csv.reader(file)
-    columns = {
-        name: np.array([float(row[position]) for row in rows])
-        for position, name in enumerate(header)
-        if position >= 2
-    }
-    return ImageValues(tuple(r[0] for r in rows), tuple(int(r[1]) for r in rows), columns)
+    try:
+        header, *rows = csv.reader(io.StringIO(read_text(path, RESCORE), newline=""))
+        if header[:2] != ["key", "seed"] or any(len(row) != len(header) for row in rows):
+            raise ValueError("a row does not fit the heading")
+        columns = {
+            name: np.array([float(row[position]) for row in rows])
+            for position, name in enumerate(header)
+            if position >= 2
+        }
+        seeds = tuple(int(row[1]) for row in rows)
+    except ContentError as error:
+        raise ScoreError(str(error)) from error
+    except (ValueError, csv.Error) as error:
+        raise ScoreError(f"{path} cannot be read ({error}); {RESCORE}.") from error
+    return ImageValues(tuple(row[0] for row in rows), seeds, columns)

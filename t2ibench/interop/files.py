@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from t2ibench.core.errors import CheckpointError
+from t2ibench.core.tensors import foreign_content, read_safetensors
 
 LEFTOVERS = ("pytorch_lightning.", "lightning.", "lightning_fabric.")
 """Modules whose objects training frameworks leave in checkpoints; none is needed."""
@@ -53,10 +52,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError(f"{path} is not a file; give a .safetensors or .ckpt file.")
     if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise damaged(path, error) from error
+        return read_safetensors(path, "it is damaged or not whole: download it again")
     if path.suffix not in PICKLES:
         raise CheckpointError(
             f"{path.name} is of a kind that is not read; give .safetensors or .ckpt."
@@ -75,6 +71,9 @@ def read_pickle(path: Path) -> Any:
     Raises:
         CheckpointError: see ``read_tensors``.
     """
+    sentence = foreign_content(path)
+    if sentence is not None:
+        raise CheckpointError(sentence)
     zipped = zipfile.is_zipfile(path)
     try:
         objects = torch.serialization.get_unsafe_globals_in_checkpoint(path) if zipped else []
@@ -88,7 +87,9 @@ def read_pickle(path: Path) -> Any:
         if "global" in str(error).lower():
             raise not_only_tensors(path, object_in(error)) from error
         raise damaged(path, error) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
+    except CheckpointError:
+        raise
+    except Exception as error:  # what a damaged pickle raises is anything
         raise damaged(path, error) from error
 
 
@@ -109,7 +110,10 @@ def not_only_tensors(path: Path, name: str) -> CheckpointError:
 def damaged(path: Path, error: Exception) -> CheckpointError:
     """The error for a file that ends early or has another content than its suffix."""
     text = str(error).strip().splitlines()
+    reason = text[0].rstrip(".") if text else type(error).__name__
+    if "weights_only" in str(error) or "Weights only" in str(error):
+        # Torch's own words advise to read it unsafely.
+        reason = "it is no pickle of tensors"
     return CheckpointError(
-        f"{path} cannot be read ({text[0].rstrip('.') if text else type(error).__name__}); it is "
-        "damaged or not whole: download it again."
+        f"{path} cannot be read ({reason}); it is damaged or not whole: download it again."
     )

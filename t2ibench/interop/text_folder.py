@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from t2ibench.core.errors import CheckpointError
 from t2ibench.core.files import atomic_path, write_json
+from t2ibench.core.tensors import write_safetensors
 from t2ibench.interop.published import TextTower
 from t2ibench.text.ldm_bert import LDMBert
 
@@ -111,14 +112,22 @@ def clip_tokenizer(config: Mapping[str, Any]) -> Any:
     )
 
 
-def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, own: bool = False) -> None:
     """Writes float32 safetensors, atomically; integers stay what they are.
 
     Tensors that are float32 already are not copied, so a mapped file is not held twice.
+
+    Args:
+        tensors: the tensors by name.
+        path: the file.
+        own: True for a run of ours, which gets a checksum; else the file is what others expect.
     """
     ready = {
         name: (tensor.detach().float() if tensor.is_floating_point() else tensor).cpu().contiguous()
         for name, tensor in tensors.items()
     }
     with atomic_path(path) as aside:
-        save_file(ready, aside, metadata={"format": "pt"})
+        if own:
+            write_safetensors(ready, aside)
+        else:
+            save_file(ready, aside, metadata={"format": "pt"})

@@ -14,7 +14,7 @@ failed is retried. Everything in it is written atomically, and reports read noth
 
 from __future__ import annotations
 
-import csv
+import logging
 import os
 import platform
 import subprocess
@@ -25,23 +25,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
 from t2ibench import __version__
 from t2ibench.core.errors import ContentError, RunError
-from t2ibench.core.files import atomic_path, read_json_object, write_json
+from t2ibench.core.files import atomic_path, read_json_object, read_yaml_object, write_json
 from t2ibench.core.hashing import hash_json
 from t2ibench.core.launch import process_rank
 from t2ibench.runs.lock import Owner, OwnerLock
+from t2ibench.runs.status import ANEW, State, read_status
 
-State = Literal["created", "running", "interrupted", "trained", "finished", "failed"]
+log = logging.getLogger(__name__)
 
 PACKAGES = ("torch", "pytorch-lightning", "transformers", "open_clip_torch", "hydra-core", "numpy")
-
-STATUS_NAMES = ("state", "identity")
-"""Names that each status.json has."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,14 @@ class Run:
         run = Run.named(root, label, identifying)
         if process_rank() != 0:
             return run
-        if not (run.path / "status.json").exists():
+        path = run.path / "status.json"
+        try:
+            if path.exists() and run.status()["identity"] != run.identity:
+                raise ContentError(f"{path} has the identity of another run.")
+        except ContentError as error:
+            log.warning("%s The run's state is found anew from its checkpoint.", error)
+            path.unlink()
+        if not path.exists():
             run.set_status("created")
         with atomic_path(run.path / "config.yaml") as aside:
             text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
@@ -82,13 +87,17 @@ class Run:
     def named(root: str | Path, label: str, identifying: Mapping[str, Any]) -> Run:
         """The run of a configuration, whether or not its folder is there.
 
-        A folder of that hash is the run's, whatever its label says.
+        A folder of that hash is the run's, whatever its label says; one whose status cannot be
+        read is believed by its name.
         """
         identity = hash_json(identifying, length=16)
         kept = Path(root) / f"{label}-{identity[:8]}"
         for status in sorted(Path(root).glob(f"*-{identity[:8]}/status.json")):
-            if read_json_object(status, "identity")["identity"] == identity:
-                kept = status.parent
+            try:
+                if read_status(status)["identity"] == identity:
+                    kept = status.parent
+            except ContentError:
+                continue
         return Run(kept, identity)
 
     @staticmethod
@@ -101,14 +110,13 @@ class Run:
         """
         path = Path(path)
         if not (path / "status.json").exists():
+            if (path / "config.yaml").exists():
+                raise RunError(f"{path / 'status.json'} is missing; {ANEW}.")
             raise RunError(
                 f"{path} is not a run folder (it has no status.json); give the folder that "
                 "`t2ibench train` printed."
             )
-        identity = read_json_object(path / "status.json", *STATUS_NAMES)["identity"]
-        if not isinstance(identity, str):
-            raise ContentError(f"{path / 'status.json'} has no identity but {identity!r}.")
-        return Run(path, identity)
+        return Run(path, read_status(path / "status.json")["identity"])
 
     @property
     def checkpoint(self) -> Path:
@@ -127,12 +135,23 @@ class Run:
 
     def status(self) -> dict[str, Any]:
         """The content of status.json."""
-        return read_json_object(self.path / "status.json", *STATUS_NAMES)
+        return read_status(self.path / "status.json")
+
+    def config(self) -> dict[str, Any]:
+        """The content of config.yaml."""
+        return read_yaml_object(self.path / "config.yaml", ANEW)
 
     def manifest(self) -> dict[str, Any]:
         """The content of manifest.json; empty before training has begun."""
         path = self.path / "manifest.json"
-        return read_json_object(path) if path.exists() else {}
+        return read_json_object(path, remedy=ANEW) if path.exists() else {}
+
+    def fingerprint(self, part: str) -> str | None:
+        """Content of a part at the time of training; None where the manifest does not say."""
+        found: Any = self.manifest()
+        for name in ("parts", part, "fingerprint"):
+            found = found.get(name) if isinstance(found, Mapping) else None
+        return found if isinstance(found, str) else None
 
     @property
     def state(self) -> State:
@@ -149,7 +168,7 @@ class Run:
         if process_rank() != 0:
             return
         path = self.path / "status.json"
-        failures = read_json_object(path).get("failures") if path.exists() else None
+        failures = self.status().get("failures") if path.exists() else None
         facts = {"state": state, "identity": self.identity, "pid": os.getpid(), "time": time.time()}
         write_json(path, facts | ({} if failures is None else {"failures": failures}) | extra)
 
@@ -247,36 +266,3 @@ def processor_name() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
-
-
-class MetricsFile:
-    """Learning curves in metrics.csv: one row a logging interval, first column ``images_seen``.
-
-    A resumed run drops the rows after its checkpoint, so that a curve never runs twice over
-    the same images.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.rows: list[dict[str, Any]] = []
-
-    def rewind(self, images_seen: int) -> None:
-        """Keeps the rows up to ``images_seen``."""
-        self.rows = []
-        if self.path.exists():
-            with open(self.path, newline="", encoding="utf-8") as file:
-                self.rows = [
-                    r for r in csv.DictReader(file) if int(r["images_seen"]) <= images_seen
-                ]
-
-    def append(self, row: Mapping[str, Any]) -> None:
-        """Adds a row and writes the file; new columns may appear."""
-        self.rows.append(dict(row))
-        columns = list(dict.fromkeys(name for r in self.rows for name in r))
-        with (
-            atomic_path(self.path) as aside,
-            open(aside, "w", newline="", encoding="utf-8") as file,
-        ):
-            writer = csv.DictWriter(file, columns, restval="")
-            writer.writeheader()
-            writer.writerows(self.rows)

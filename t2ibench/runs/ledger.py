@@ -8,17 +8,20 @@ written before the cell is launched; how far a cell is stands in its run folder 
 
 from __future__ import annotations
 
-import csv
+import logging
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-from t2ibench.core.errors import RunError
+from t2ibench.core.errors import ContentError, RunError
 from t2ibench.core.files import read_json_object, write_json
+from t2ibench.runs.curves import read_curves
 from t2ibench.runs.folder import Run
+
+log = logging.getLogger(__name__)
 
 FOLDER = "studies"
 
@@ -61,11 +64,18 @@ class Progress:
 
 
 def progress_of(run: Run) -> Progress:
-    """Progress of a run, read from its folder."""
+    """Progress of a run, read from its folder; a damaged status is that of an interrupted run.
+
+    The same command goes on with such a run.
+    """
     if not (run.path / "status.json").exists():
         return Progress("missing")
-    status = run.status()
-    failures, spent = int(status.get("failures", 0)), spent_by(run.path)
+    spent = spent_by(run.path)
+    try:
+        status = run.status()
+    except ContentError as error:
+        return Progress("interrupted", 0, str(error), spent)
+    failures = int(status.get("failures", 0))
     if run.lock.held():
         owner = run.lock.holder() or "another machine"
         return Progress("running", failures, f"on {owner}", spent)
@@ -80,15 +90,12 @@ def progress_of(run: Run) -> Progress:
 
 
 def spent_by(folder: Path) -> dict[str, float] | None:
-    """The last row of the learning curves; None before the first."""
-    path = folder / "metrics.csv"
-    if not path.exists():
+    """The last whole row of the learning curves; None before the first."""
+    rows = read_curves(folder / "metrics.csv").numbers()
+    names = ("images_seen", "flops", "seconds")
+    if not rows or not rows[-1].keys() >= set(names):
         return None
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    if not rows:
-        return None
-    return {name: float(rows[-1][name]) for name in ("images_seen", "flops", "seconds")}
+    return {name: rows[-1][name] for name in names}
 
 
 @dataclass(frozen=True)
@@ -120,17 +127,27 @@ class Ledger:
         """
         for cell in cells:
             path = self.folder / f"{cell.run}.json"
-            known = read_json_object(path) if path.exists() else {"registered": time.time()}
+            known = self._known(path)
             facts = asdict(cell) | {"overrides": list(cell.overrides)}
             facts["label"] = cell.label or known.get("label", "")
             if known != known | facts:
                 write_json(path, known | facts)
+
+    def _known(self, path: Path) -> dict[str, Any]:
+        """The entry of a cell, or a new one."""
+        try:
+            if path.exists():
+                return read_json_object(path)
+        except ContentError as error:
+            log.warning("%s It is registered anew.", error)
+        return {"registered": time.time()}
 
     def cells(self) -> list[Cell]:
         """All cells, in the order of their names, each with a label.
 
         Raises:
             RunError: there is no such study.
+            ContentError: the file of a cell holds none.
         """
         if not self.folder.is_dir():
             known = ", ".join(studies(self.root)) or "none"
@@ -143,9 +160,15 @@ class Ledger:
     def cell(self, run: str) -> Cell:
         """One cell by the name of its run."""
         path = self.folder / f"{run}.json"
-        facts = read_json_object(path, "run", "identity", "overrides", "label")
-        overrides = tuple(str(override) for override in facts["overrides"])
-        return Cell(facts["run"], facts["identity"], overrides, facts["label"])
+        names = ("run", "identity", "overrides", "label")
+        remedy = "the command that launched the study, typed again, writes it anew"
+        facts = read_json_object(path, *names, remedy=remedy)
+        typed = facts["overrides"]
+        texts = [facts["run"], facts["identity"], facts["label"]]
+        texts += typed if isinstance(typed, list) else [None]
+        if not all(isinstance(text, str) for text in texts) or facts["run"] != run:
+            raise ContentError(f"{path} does not name the run {run} and its overrides; {remedy}.")
+        return Cell(run, facts["identity"], tuple(typed), facts["label"])
 
     def progress(self, cell: Cell) -> Progress:
         """Progress of a cell."""

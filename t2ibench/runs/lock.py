@@ -1,30 +1,37 @@
 """Lock of a run: a file that names its owner, on any file system, and no owner for ever.
 
 Locks of the operating system go with their process, but not across the machines of a cluster.
-Here the lock is a file, made by a hard link (which exactly one of several processes gets), and
-touched by its owner every few seconds. An owner that is gone is succeeded:
+Here the lock is a file, made by a hard link (which exactly one of several processes gets; where
+there are no links, by creating it), and touched by its owner every few seconds. An owner that is
+gone is succeeded:
 
     at once        a process of this machine that is no more, or an earlier start of the same
                    SLURM job (a requeued one)
-    after minutes  one of another machine whose heartbeat has stopped, by the file system's clock
+    after minutes  one whose heartbeat has stopped, by the file system's clock
+
+Who was only stopped for these minutes (a suspended laptop, SIGSTOP, a slow disk) finds another's
+name or none in its place when it goes on, and may no longer write below the folder of its lock.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
+import shutil
 import socket
-import sys
 import threading
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from t2ibench.core.errors import RunBusyError, RunError
-from t2ibench.core.files import storage_error
+from t2ibench.core.errors import RunBusyError, RunError, RunLostError
+from t2ibench.core.files import UNSUPPORTED, guarded, storage_error
+
+log = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 20.0
 STALE_SECONDS = 120.0
@@ -93,6 +100,7 @@ class OwnerLock:
         self.stale_seconds = stale_seconds
         self.owner: Owner | None = None
         self._ended = threading.Event()
+        self._guard = ExitStack()
 
     def acquire(self) -> None:
         """Takes the lock now.
@@ -115,7 +123,23 @@ class OwnerLock:
                 aside.unlink(missing_ok=True)
         self.owner = me
         self._ended = threading.Event()
+        self._guard.enter_context(guarded(self.path.parent, self.check))
         threading.Thread(target=self._beat, args=(me, self._ended), daemon=True).start()
+
+    def check(self) -> None:
+        """Checks that the lock is still this process's; below its folder every write asks first.
+
+        Raises:
+            RunLostError: another took it over, or took it, ended, and left none.
+        """
+        if self.owner is None or self._held_by(self.owner):
+            return
+        holder = self.holder()
+        by = f"{holder} took it over" if holder is not None else "its lock was taken away"
+        raise RunLostError(
+            f"{self.path.parent.name}: this process was stopped for some minutes and {by}; nothing "
+            "more is written by this one, and the same command shows or goes on with what is there."
+        )
 
     def _take(self, aside: Path, me: Owner) -> None:
         """Makes ``aside`` the lock's file. A link whose reply is lost is there all the same."""
@@ -145,6 +169,7 @@ class OwnerLock:
     def release(self) -> None:
         """Gives the lock back, if it is still this process's."""
         self._ended.set()
+        self._guard.close()
         if self.owner is not None and self._held_by(self.owner):
             self.path.unlink(missing_ok=True)
         self.owner = None
@@ -183,7 +208,7 @@ class OwnerLock:
         try:
             if self.holder() == holder:
                 fresh = self.path.with_name(f"{self.path.name}.{uuid.uuid4().hex}")
-                os.link(aside, fresh)
+                shutil.copyfile(aside, fresh)
                 os.replace(fresh, self.path)
         finally:
             if claim._held_by(me):
@@ -205,23 +230,43 @@ class OwnerLock:
             probe.unlink(missing_ok=True)
 
     def _beat(self, me: Owner, ended: threading.Event) -> None:
+        told = False
         while not ended.wait(HEARTBEAT_SECONDS):
             with suppress(OSError):  # of a moment: the next beat may come through
                 holder = self.holder()
                 if holder == me:
                     os.utime(self.path)
-                elif holder is not None and not ended.is_set():
-                    # Stopped for minutes and succeeded since: what is written now is another's.
-                    sys.stderr.write(f"{self.path.parent.name} was taken over by {holder}.\n")
-                    os._exit(1)
+                elif holder is not None and not told and not ended.is_set():
+                    # The next write of this process finds out, and ends its work.
+                    log.warning("%s was taken over by %s.", self.path.parent.name, holder)
+                    told = True
 
 
 def _linked(source: Path, target: Path) -> bool:
-    """Links ``target`` to ``source``; False if ``target`` was there already."""
+    """Links ``target`` to ``source``; False if ``target`` was there already.
+
+    Where the file system has no hard links, ``target`` is created and filled. For a moment it then
+    names nobody, which its readers take for a living owner.
+    """
     try:
         os.link(source, target)
     except FileExistsError:
         return False
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+        return _created(target, source.read_bytes())
+    return True
+
+
+def _created(target: Path, content: bytes) -> bool:
+    """Creates a file; False if it was there already."""
+    try:
+        descriptor = os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    except FileExistsError:
+        return False
+    with open(descriptor, "wb") as file:
+        file.write(content)
     return True
 
 

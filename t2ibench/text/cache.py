@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from t2ibench.core.errors import ConfigError
-from t2ibench.core.files import atomic_path
+from t2ibench.core.files import atomic_path, exclusive
 from t2ibench.core.hashing import hash_json
 from t2ibench.core.types import TextFeatures
 from t2ibench.text.contract import TextEncoder, warn_of_losses
@@ -71,7 +70,7 @@ class FrozenTextCache:
         if wanted <= self._where.keys():
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder / ".lock"):
+        with exclusive(self.folder / ".lock"):
             self._open_new_shards()
             # Captions of like length share a batch: less padding.
             missing = sorted(wanted - self._where.keys(), key=lambda c: (len(c), c))

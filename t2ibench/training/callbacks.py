@@ -23,7 +23,7 @@ from t2ibench.core.types import Batch
 from t2ibench.evaluation.cost import OPTIMIZER, PartFlops
 from t2ibench.nn.ema import WeightEMA
 from t2ibench.runs.clock import Budget, Clock
-from t2ibench.runs.folder import MetricsFile
+from t2ibench.runs.curves import MetricsFile
 from t2ibench.training.sharding import is_sharded, unsharded
 
 Decay = Literal["constant", "cosine", "linear"]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
 import pickle
 import re
 import time
 import zipfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,15 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins import CheckpointIO
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import nn
+from torch.optim import Optimizer
 
 from t2ibench.core.errors import CheckpointError
-from t2ibench.core.files import atomic_path, flush
+from t2ibench.core.files import atomic_path
 from t2ibench.core.launch import process_rank
 from t2ibench.core.ranks import barrier
-from t2ibench.core.tensors import read_safetensors
+from t2ibench.core.tensors import foreign_content, read_safetensors, write_safetensors
+from t2ibench.runs.status import ANEW, is_clock
 from t2ibench.training.preemption import DeferredSignal, install_handler
 from t2ibench.training.sharding import unsharded
 
@@ -35,6 +37,13 @@ UNREADABLE = (
     EOFError,
     OSError,
     ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    OverflowError,
+    NotImplementedError,
+    zlib.error,
     pickle.UnpicklingError,
     zipfile.BadZipFile,
 )
@@ -61,12 +70,12 @@ class WholeFiles(CheckpointIO):
             RunError: it cannot be written; the earlier ones stay as they are.
         """
         path = Path(path)
-        with atomic_path(path) as aside:
-            with system_errors(), open(aside, "wb") as file:
-                torch.save(checkpoint, file)
-            flush(aside)
-            if path.exists():
-                os.replace(path, previous(path))
+        with (
+            atomic_path(path, former=previous(path)) as aside,
+            system_errors(),
+            open(aside, "wb") as file,
+        ):
+            torch.save(checkpoint, file)
 
     def load_checkpoint(
         self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
@@ -79,6 +88,63 @@ class WholeFiles(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
 
+SHARE = 0.02
+"""Share of the elapsed time that saving on schedule may take."""
+
+ASSUMED_BYTES_A_SECOND = 100e6
+"""Speed at which the first save is assumed to write: of a disk that many share."""
+
+
+class SaveSchedule:
+    """Times at which to save: at an interval, and in at most ``SHARE`` of the elapsed time.
+
+    Args:
+        every_seconds: shortest interval; 0: whenever asked.
+        clock: gives the present time in seconds.
+    """
+
+    def __init__(
+        self, every_seconds: float, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self.every_seconds = every_seconds
+        self.clock = clock
+        self.spent = 0.0
+        self._began = self._saved = clock()
+        self._last: float | None = None
+
+    def due(self, state_bytes: Callable[[], int]) -> bool:
+        """True where the interval is over and another save keeps within the share of the time.
+
+        Args:
+            state_bytes: size of what is saved, from which the first save's time is estimated.
+        """
+        now = self.clock()
+        if now - self._saved <= self.every_seconds:
+            return False
+        if self.every_seconds == 0:
+            return True
+        if self._last is None:
+            self._last = state_bytes() / ASSUMED_BYTES_A_SECOND
+        return self.spent + self._last <= SHARE * (now - self._began)
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """Context of a save, whose time is charged."""
+        before = self.clock()
+        yield
+        self._saved = self.clock()
+        self._last = self._saved - before
+        self.spent += self._last
+
+
+def bytes_of(module: nn.Module, optimizers: Sequence[Optimizer], averages: int = 1) -> int:
+    """Size of a training's state: weights, their averages, and the optimisers' states."""
+    weights = [*module.parameters(), *module.buffers()]
+    states = [s for o in optimizers for state in o.state.values() for s in state.values()]
+    sizes = [t.numel() * t.element_size() for t in states if isinstance(t, torch.Tensor)]
+    return (1 + averages) * sum(t.numel() * t.element_size() for t in weights) + sum(sizes)
+
+
 class Checkpointer(pl.Callback):
     """Saves checkpoints at intervals, at the end of training, and after a signal.
 
@@ -88,15 +154,14 @@ class Checkpointer(pl.Callback):
 
     Args:
         path: where the newest checkpoint is written.
-        every_seconds: interval in seconds.
+        every_seconds: shortest interval in seconds; see ``SaveSchedule``.
         stop: the received signal, if any.
     """
 
     def __init__(self, path: Path, every_seconds: float, stop: DeferredSignal) -> None:
         self.path = path
-        self.every_seconds = every_seconds
+        self.schedule = SaveSchedule(every_seconds)
         self.stop = stop
-        self._saved = time.monotonic()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Takes SIGTERM back from Lightning, which has just replaced our handler."""
@@ -111,14 +176,14 @@ class Checkpointer(pl.Callback):
         batch_idx: int,
     ) -> None:
         """Saves at an interval's end, after a signal and when the budget is spent."""
-        due = time.monotonic() - self._saved > self.every_seconds
+        due = self.schedule.due(lambda: bytes_of(pl_module, trainer.optimizers))
         if trainer.world_size > 1:
             due = self._agree(trainer, due)
         if self.stop.number is not None and not trainer.should_stop:
             self.stop.handled = trainer.should_stop = True
         if trainer.should_stop or due:
-            trainer.save_checkpoint(self.path)
-            self._saved = time.monotonic()
+            with self.schedule.saving():
+                trainer.save_checkpoint(self.path)
 
     def _agree(self, trainer: pl.Trainer, due: bool) -> bool:
         """Shares a signal of any process, and the time to save, with all processes."""
@@ -130,11 +195,37 @@ class Checkpointer(pl.Callback):
         return bool(due)
 
 
-def newest_whole(path: Path) -> Path | None:
+TRAINING = ("state_dict", "optimizer_states", "callbacks")
+"""Names in a checkpoint of a training by Lightning."""
+
+
+@dataclass(frozen=True)
+class WholeCheckpoint:
+    """A checkpoint whose bytes were all verified, once.
+
+    Attributes:
+        path: the file.
+        content: what it holds; tensors are read when they are used.
+    """
+
+    path: Path
+    content: dict[str, Any]
+
+    @property
+    def clock(self) -> dict[str, Any]:
+        """State of the clock of a training."""
+        return self.content["callbacks"]["BudgetClock"]
+
+
+def newest_whole(path: Path, names: Sequence[str] = TRAINING) -> WholeCheckpoint | None:
     """The checkpoint to resume from: the one at ``path``, or the previous one if it is damaged.
 
+    Args:
+        path: where the newest was written.
+        names: what it must hold.
+
     Returns:
-        Its path, or None where none was written yet.
+        It, read and verified once; None where none was written yet.
 
     Raises:
         CheckpointError: there are checkpoints, and none can be read.
@@ -144,45 +235,60 @@ def newest_whole(path: Path) -> Path | None:
         if not candidate.exists():
             continue
         try:
-            read_whole(candidate)
+            found = WholeCheckpoint(candidate, read_whole(candidate, names))
         except CheckpointError as error:
             broken = broken or error
             continue
         if broken is not None:
             log.warning("%s The run goes on from %s.", broken, candidate.name)
             path.unlink(missing_ok=True)
-        return candidate
+        return found
     if broken is not None:
         raise broken
     return None
 
 
-def read_whole(path: Path) -> dict[str, Any]:
+def read_whole(path: Path, names: Sequence[str] = TRAINING) -> dict[str, Any]:
     """A checkpoint whose bytes are all verified; its tensors are read when they are used.
 
     Raises:
-        CheckpointError: the file cannot be read whole.
+        CheckpointError: the file cannot be read whole, or lacks one of the names.
     """
+    remedy = "delete it to train this run from the start"
     try:
         with zipfile.ZipFile(path) as archive:
             torn = archive.testzip()
         if torn is not None:
             raise ValueError(f"the checksum of {torn} is wrong")
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except UNREADABLE as error:
-        raise CheckpointError(
-            f"{path} cannot be read ({first_line(error)}); delete it to train this run from the "
-            "start."
-        ) from error
+        # Not torch's words on a pickle that it refuses: they advise to read it unsafely.
+        refused = isinstance(error, pickle.UnpicklingError)
+        reason = "it holds more than tensors" if refused else first_line(error)
+        foreign = foreign_content(path)
+        raise CheckpointError(foreign or f"{path} cannot be read ({reason}); {remedy}.") from error
+    of_training = isinstance(content, dict) and content.keys() >= set(names)
+    if of_training and "callbacks" in names:
+        of_training = is_clock(_entry(content, "callbacks", "BudgetClock"))
+    if not of_training:
+        raise CheckpointError(f"{path} is no checkpoint of this training; {remedy}.")
+    return content
+
+
+def _entry(content: Any, *names: str) -> Any:
+    """The value below names in nested mappings; None without it."""
+    for name in names:
+        content = content.get(name) if isinstance(content, dict) else None
+    return content
 
 
 def read_clock(path: Path) -> dict[str, Any]:
-    """The clock stored in a checkpoint.
+    """The clock stored in a checkpoint of a training.
 
     Raises:
         CheckpointError: the file cannot be read whole.
     """
-    return read_whole(path)["callbacks"]["BudgetClock"]
+    return WholeCheckpoint(path, read_whole(path)).clock
 
 
 def first_line(error: BaseException) -> str:
@@ -214,9 +320,9 @@ def save_weights(module: nn.Module, path: Path) -> None:
     """
     whole = unsharded(module.state_dict())
     if process_rank() == 0:
-        tensors = {n: t.detach().cpu().contiguous().clone() for n, t in whole.items()}
+        tensors = {name: tensor.detach().cpu().clone() for name, tensor in whole.items()}
         with atomic_path(path) as aside, system_errors():
-            save_file(tensors, aside)
+            write_safetensors(tensors, aside)
     barrier()
 
 
@@ -226,9 +332,8 @@ def load_weights(module: nn.Module, path: Path) -> None:
     Raises:
         CheckpointError: the file is absent or damaged, or its names or shapes are not the module's.
     """
-    if not path.exists():
-        raise CheckpointError(f"{path} is missing; train the run first (`t2ibench train …`).")
-    tensors = read_safetensors(path)
+    untrained = "train the run first (`t2ibench train …`)"
+    tensors = read_safetensors(path, ANEW if path.exists() else untrained)
     own = module.state_dict()
     missing, surplus = sorted(set(own) - set(tensors)), sorted(set(tensors) - set(own))
     shapes = [n for n in own if n in tensors and own[n].shape != tensors[n].shape]

@@ -22,7 +22,8 @@ from t2ibench.core.launch import process_rank
 from t2ibench.core.ranks import together
 from t2ibench.core.types import Batch
 from t2ibench.runs.clock import Budget, Clock
-from t2ibench.runs.folder import MetricsFile, Run
+from t2ibench.runs.curves import MetricsFile
+from t2ibench.runs.folder import Run
 from t2ibench.training.callbacks import (
     AverageWeights,
     BudgetClock,
@@ -37,7 +38,6 @@ from t2ibench.training.checkpoint import (
     WholeFiles,
     newest_whole,
     previous,
-    read_clock,
     save_weights,
 )
 from t2ibench.training.devices import StrategyName, strategy_for
@@ -57,7 +57,7 @@ class TrainingOptions:
         decay: schedule of the learning rate after the warm-up.
         ema_half_life_images: half-life of the weight average.
         log_every_images: interval of the learning curves.
-        checkpoint_every_seconds: interval of checkpoints.
+        checkpoint_every_seconds: shortest interval of checkpoints (2 % of the time at most).
         accelerator: Lightning's accelerator, ``cpu`` or ``gpu``.
         devices: number of devices on each machine.
         precision: Lightning's precision, for example ``bf16-mixed``.
@@ -138,10 +138,10 @@ def fit(
     with deferred_signals() as stop:
         found = newest_whole(run.checkpoint)
         if found is not None:
-            clock.load_state_dict(read_clock(found))
+            clock.load_state_dict(found.clock)
         averages = AverageWeights(clock, options.ema_half_life_images)
         if found is not None and clock.progress(budget) >= 1:
-            return _finish_from_checkpoint(module, run, found, clock)
+            return _finish_from_checkpoint(module, run, found.path, clock)
         callbacks: list[pl.Callback] = [
             LearningRate(clock, budget, options.warmup_images, options.decay),
             BudgetClock(clock, budget, seed),
@@ -161,7 +161,7 @@ def fit(
         callbacks.append(Checkpointer(run.checkpoint, options.checkpoint_every_seconds, stop))
         trainer = make_trainer(options, callbacks, module)
         batches = stream(clock.images_seen, trainer.global_rank, trainer.world_size)
-        _fit(trainer, module, batches, found, stop)
+        _fit(trainer, module, batches, None if found is None else found.path, stop)
         if stop.handled:
             return FitResult(clock, stop.number)
         assert averages.ema is not None

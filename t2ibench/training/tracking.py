@@ -9,7 +9,6 @@ folder, and an interrupted one folders of the same id that share no row.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
+from t2ibench.core.errors import ContentError
 from t2ibench.core.files import read_json_object, write_json
 from t2ibench.core.hashing import hash_json
 from t2ibench.core.launch import process_rank
 from t2ibench.evaluation.results import RunScores
 from t2ibench.evaluation.samples import SampleSet, load_values
+from t2ibench.runs.curves import warned_curves
 from t2ibench.runs.folder import Run
 from t2ibench.training.wandb_session import is_online, mode_of, open_session, warn
 
@@ -91,12 +91,12 @@ def track_scores(settings: Mapping[str, Any] | None, run: Run) -> None:
     mode = _mode_here(settings)
     if settings is None or mode is None:
         return
-    config = yaml.safe_load((run.path / "config.yaml").read_text(encoding="utf-8"))
+    config = run.config()
     scores = RunScores.read(run.scores)
 
     def log(session: Any) -> None:
         _log_curves(session, run)
-        last = read_curves(run)[-1:] or [{}]
+        last = joined_curves(run)[-1:] or [{}]
         session.summary.update(last[0] | score_summary(scores) | cost_summary(scores.cost))
         table = samples_table(run, scores)
         if table is not None:
@@ -174,17 +174,12 @@ def study_of(config: Mapping[str, Any]) -> str | None:
     return study.get("name") if isinstance(study, Mapping) else None
 
 
-def read_curves(run: Run) -> list[dict[str, float]]:
+def joined_curves(run: Run) -> list[dict[str, float]]:
     """Rows of the learning curves by images seen, training and validation losses joined."""
     rows: dict[int, dict[str, float]] = {}
     for name in CURVES:
-        path = run.path / name
-        if not path.exists():
-            continue
-        with open(path, newline="", encoding="utf-8") as file:
-            for line in csv.DictReader(file):
-                row = {key: float(value) for key, value in line.items() if value}
-                rows.setdefault(int(row["images_seen"]), {}).update(row)
+        for row in warned_curves(run.path / name).numbers():
+            rows.setdefault(int(row["images_seen"]), {}).update(row)
     return [rows[images] for images in sorted(rows)]
 
 
@@ -291,20 +286,26 @@ def _sender(session: Any) -> Track:
 def _log_curves(session: Any, run: Run) -> None:
     """Logs the rows that W&B does not have yet."""
     last = _last_logged(run)
-    for row in read_curves(run):
+    for row in joined_curves(run):
         if row["images_seen"] > last:
             session.log(row, step=int(row["images_seen"]))
 
 
 def _last_image(run: Run) -> int:
-    rows = read_curves(run)
+    rows = joined_curves(run)
     return int(rows[-1]["images_seen"]) if rows else -1
 
 
 def _last_logged(run: Run) -> int:
     """The image up to which the curves are in W&B's folders; -1 where none are."""
     path = run.path / PROGRESS_FILE
-    return int(read_json_object(path, "images_seen")["images_seen"]) if path.exists() else -1
+    if not path.exists():
+        return -1
+    try:
+        found = read_json_object(path, "images_seen")["images_seen"]
+        return found if isinstance(found, int) else -1
+    except ContentError:  # what is sent twice, the server drops by its step
+        return -1
 
 
 def _set_last_logged(run: Run, images_seen: int) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from t2ibench.core.errors import ConfigError
+from t2ibench.core.files import home_folder
 
 MODES = ("auto", "online", "offline", "disabled")
 
@@ -25,16 +26,21 @@ INIT_SECONDS = 20
 FINISH_SECONDS = 120
 """Timeout of the uploads at the end of an online session; the rest stays on disk."""
 
+DISABLED = "WANDB_DISABLED"
+"""Environment variable by which users turn W&B off in every program."""
+
 DEFAULT_SERVER = "https://api.wandb.ai"
 
 
 def mode_of(settings: Mapping[str, Any]) -> str:
-    """W&B's mode with ``auto`` resolved; never online without a key.
+    """W&B's mode with ``auto`` resolved; never online without a key, none with WANDB_DISABLED.
 
     Raises:
         ConfigError: ``logger.wandb.mode`` is none of the four.
     """
     mode = settings["mode"]
+    if os.environ.get(DISABLED, "").lower() in ("1", "true", "yes", "on"):
+        return "disabled"
     if mode not in MODES:
         raise ConfigError(f"logger.wandb.mode={mode} is unknown; choose {', '.join(MODES)}.")
     if mode == "auto":
@@ -50,10 +56,10 @@ def has_key() -> bool:
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     host = urlsplit(os.environ.get("WANDB_BASE_URL") or DEFAULT_SERVER).hostname or ""
-    file = Path(os.environ.get("NETRC") or Path.home() / ".netrc").expanduser()
     try:
+        file = Path(os.environ.get("NETRC") or home_folder() / ".netrc").expanduser()
         return host in netrc.netrc(str(file)).hosts
-    except (OSError, netrc.NetrcParseError):
+    except (OSError, RuntimeError, netrc.NetrcParseError):
         return False
 
 

@@ -30,7 +30,7 @@ COMMAND = [
     "protocol.front.num_images=8", "protocol.front.reference_size=8",
     "protocol.knob_sweep=[1.0]", "protocol.cost_seconds=0.01",
     "trainer=cpu", "trainer.progress=false", "trainer.log_every_images=48",
-    "trainer.checkpoint_every_seconds=0.1",
+    "trainer.checkpoint_every_seconds=0",
 ]  # fmt: skip
 
 

@@ -221,7 +221,7 @@ def test_what_nobody_foresaw_is_kept_whole_and_its_first_line_told(runs, capsys,
 
 
 def test_a_killed_launchers_cells_go_on(runs, capsys):
-    slow = ["seed=0,1", "budget.amount=320", "trainer.checkpoint_every_seconds=0.1"]
+    slow = ["seed=0,1", "budget.amount=320", "trainer.checkpoint_every_seconds=0"]
     launcher, until = typed(*slow), time.monotonic() + 120
     while not list(runs.glob("gan-*/checkpoints/last.ckpt")) and time.monotonic() < until:
         time.sleep(0.02)
@@ -248,16 +248,23 @@ def rows(path):
 # ---- two launchers ----
 
 
-def test_a_cell_that_another_works_on_is_left_to_it(runs, capsys):
+def test_a_cell_that_another_works_on_is_left_to_it(runs, capsys, monkeypatch):
     assert main(words("seed=0,1", "--dry-run")) == 0
     name = next(word for word in capsys.readouterr().out.split() if word.startswith("gan-"))
     run = Run(runs / name, "0" * 16)
     run.set_status("created")
-    with run.locked():
-        assert main(words("seed=0,1")) == 2
-        said = capsys.readouterr().err
-        assert f"{name} is being worked on by" in said and "1 finished, 1 running" in said
-        assert states(capsys) == {"seed=0": "running", "seed=1": "finished"}
+    lock, seen = run.lock, []
+    lock.acquire()
+
+    def waited(seconds):
+        seen.append(states(capsys))
+        lock.release()
+
+    monkeypatch.setattr("t2ibench.cli.verbs.train.pause", waited)
+    assert main(words("seed=0,1")) == 2
+    said = capsys.readouterr().err
+    assert "1 finished, 1 missing; `t2ibench status s`" in said
+    assert seen == [{"seed=0": "running", "seed=1": "finished"}]
     assert states(capsys) == {"seed=0": "missing", "seed=1": "finished"}
 
 
@@ -265,6 +272,7 @@ def test_two_launchers_run_no_cell_twice(runs, capsys):
     launchers = [typed("seed=0,1"), typed("seed=0,1")]
     said = [launcher.communicate(timeout=300)[0] for launcher in launchers]
     assert not any("Traceback" in text for text in said), said
+    assert [launcher.returncode for launcher in launchers] == [0, 0], said
     made = [line for text in said for line in text.splitlines() if " chosen: 48 images in" in line]
     assert len(made) == len({line.split()[1] for line in made}) == 2, said
     before = weights(runs)

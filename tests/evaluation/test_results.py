@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from t2ibench.core.errors import RunError
+from t2ibench.core.errors import ContentError, RunError
 from t2ibench.core.types import Score
 from t2ibench.evaluation.results import (
     OperatingPoint,
@@ -60,7 +60,7 @@ def test_malformed_scores_are_named(tmp_path, change, message):
 
 def test_truncated_json_is_named(tmp_path):
     (tmp_path / "scores.json").write_text('{"schema": 1, ')
-    with pytest.raises(RunError, match="not JSON"):
+    with pytest.raises(ContentError, match="not JSON .*score the run again"):
         RunScores.read(tmp_path / "scores.json")
 
 

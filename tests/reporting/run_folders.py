@@ -10,7 +10,7 @@ from t2ibench.core.files import read_json, write_json
 from t2ibench.core.types import Score
 from t2ibench.evaluation.results import OperatingPoint, RunScores
 from t2ibench.evaluation.samples import SampleSet, save_values
-from t2ibench.runs.folder import MetricsFile
+from t2ibench.runs.curves import MetricsFile
 
 N = 96
 COLOURS = ("red", "green", "blue", "yellow", "purple", "orange")

@@ -7,7 +7,8 @@ import pytest
 
 from t2ibench.core.errors import RunError
 from t2ibench.core.files import read_json
-from t2ibench.runs.folder import MetricsFile, Run
+from t2ibench.runs.curves import MetricsFile
+from t2ibench.runs.folder import Run
 from t2ibench.runs.ledger import Cell, Ledger, Progress, studies, summary
 
 

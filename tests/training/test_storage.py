@@ -133,7 +133,7 @@ def test_a_full_disk_is_one_sentence_and_keeps_the_checkpoint(
     with pytest.raises(RunError, match="last.ckpt cannot be written, the disk is full: free"):
         train(split, small_disk, BUDGET, "full", options=EACH_STEP)
     found = newest_whole(folder / "checkpoints" / "last.ckpt")
-    assert read_clock(found)["images_seen"] == kept
+    assert found.clock["images_seen"] == kept
     filler.unlink()
     run, _, _ = train(split, small_disk, BUDGET, "full")
     assert run.weights.read_bytes() == expected

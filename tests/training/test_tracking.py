@@ -13,12 +13,13 @@ from training.wandb_file import sessions
 from t2ibench.core import launch
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.files import read_json
-from t2ibench.runs.folder import MetricsFile, Run
+from t2ibench.runs.curves import MetricsFile
+from t2ibench.runs.folder import Run
 from t2ibench.training import wandb_session
 from t2ibench.training.tracking import (
     ComparisonView,
     _sender,
-    read_curves,
+    joined_curves,
     track_comparison,
     track_run,
     track_scores,
@@ -143,7 +144,7 @@ def test_an_interrupted_run_goes_on_without_a_row_twice_or_missing(run):
     assert [images_of(s) for s in found] == [[8, 16, 24], [32, 40], [48], []]
     rows = [row for s in found for row in s.history if "loss" in row]
     kept = [{k: row[k] for k in row if k[0] != "_" and "samples" not in k} for row in rows]
-    assert kept == read_curves(run)
+    assert kept == joined_curves(run)
 
 
 def test_a_killed_session_leaves_nothing_that_the_next_repeats(run):

@@ -51,7 +51,7 @@ def run(arguments: Sequence[str]) -> int:
     if not folders:
         raise ConfigError("score needs a run folder or a folder of images: t2ibench score RUN.")
     for folder in map(Path, folders):
-        if (folder / "status.json").exists():
+        if any((folder / name).exists() for name in ("status.json", "config.yaml")):
             score_run_folder(folder, overrides, protocols)
         else:
             score_pictures(folder, overrides, protocols, options)

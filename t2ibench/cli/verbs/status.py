@@ -22,7 +22,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from t2ibench.cli.arguments import parse_arguments
-from t2ibench.core.errors import ConfigError, printable
+from t2ibench.core.errors import ConfigError, ContentError, printable
 
 if TYPE_CHECKING:
     from t2ibench.engine.study import Estimate, Planned
@@ -67,15 +67,20 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def share_of(folder: Path, progress: Progress) -> float | None:
-    """Share of the training budget that is spent; None before the first logged interval."""
-    import yaml
+    """Share of the training budget that is spent; None before the first logged interval.
 
-    path = folder / "config.yaml"
-    if progress.spent is None or not path.exists():
+    Also None where the run's configuration cannot be read, as its next training writes it anew.
+    """
+    from t2ibench.runs.folder import Run
+
+    if progress.spent is None:
         return None
-    budget = yaml.safe_load(path.read_text(encoding="utf-8"))["budget"]
-    name = "images_seen" if budget["unit"] == "images" else budget["unit"]
-    return min(1.0, progress.spent[name] / float(budget["amount"]))
+    try:
+        budget = Run(folder, "").config()["budget"]
+        name = "images_seen" if budget["unit"] == "images" else budget["unit"]
+        return min(1.0, progress.spent[name] / float(budget["amount"]))
+    except (ContentError, KeyError, TypeError, ValueError, ZeroDivisionError):
+        return None
 
 
 def ledger_text(

@@ -24,10 +24,14 @@ from t2ibench.core.errors import ConfigError, RunError, T2IBenchError
 if TYPE_CHECKING:
     from t2ibench.cli.grid import Grid
     from t2ibench.engine.study import Planned
+    from t2ibench.runs.folder import Run
     from t2ibench.runs.ledger import Cell, Ledger
 
 DRY_RUN = "--dry-run"
 MANY = {"-m", "--multirun"}
+
+POLL_SECONDS = 0.5
+"""Interval at which a cell of another process is looked at."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -154,14 +158,17 @@ def wait_for_jobs(folder: Path, launcher: str, began: float) -> None:
 
 
 def conclude(ledger: Ledger, planned: Sequence[Planned], retries: int) -> int:
-    """Prints the outcome of the cells.
+    """Prints the outcome of the cells, once those that another process works on are through.
 
     Raises:
         RunError: not all cells are finished.
     """
     from t2ibench.engine.study import given_up, requested_progress
+    from t2ibench.runs.folder import Run
     from t2ibench.runs.ledger import summary
 
+    for p in planned:
+        wait_for_owner(Run(ledger.root / p.cell.run, p.cell.identity))
     found = [requested_progress(ledger, p.cell, p.spec) for p in planned]
     for p, progress in zip(planned, found, strict=True):
         if progress.state == "failed":
@@ -175,6 +182,19 @@ def conclude(ledger: Ledger, planned: Sequence[Planned], retries: int) -> int:
         raise RunError(f"{text}; `t2ibench status {ledger.name}` shows them, {remedy}.")
     sys.stderr.write(f"{text}.\n")
     return 0
+
+
+pause = time.sleep
+"""Wait between two looks at a cell of another process."""
+
+
+def wait_for_owner(run: Run) -> None:
+    """Waits for a process that was started besides this one and works on a cell."""
+    if run.lock.held():
+        holder = run.lock.holder() or "another process"
+        sys.stderr.write(f"waiting for {run.path.name}, which {holder} works on\n")
+        while run.lock.held():
+            pause(POLL_SECONDS)
 
 
 # ---- a job ----

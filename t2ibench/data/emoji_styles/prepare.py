@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 from rich.console import Console
 from rich.progress import track
 
 from t2ibench.core.errors import DataError
-from t2ibench.core.files import atomic_path, read_json, write_json
+from t2ibench.core.files import atomic_path, exclusive, read_json, write_json
 from t2ibench.core.hashing import hash_file, hash_json
 from t2ibench.data.cache import ArrayCache
 from t2ibench.data.emoji_styles.captions import captions_of
@@ -95,7 +94,7 @@ def prepare_emoji_styles(
     """
     root = Path(root)
     root.mkdir(parents=True, exist_ok=True)
-    with FileLock(root / ".prepare.lock"):
+    with exclusive(root / ".prepare.lock"):
         recipe = recipe_fingerprint(styles, labels)
         if (root / DATASET_FILE).exists():
             dataset = read_json(root / DATASET_FILE)

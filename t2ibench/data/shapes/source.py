@@ -168,13 +168,13 @@ def _hashes(stem: Path) -> dict[str, str]:
 def _read(stem: Path, name: str) -> PreparedSplit | None:
     """A cached split, or None where it is absent or is not what its seal says."""
     seal_path = stem.with_name(f"{stem.name}.json")
+    if not seal_path.exists():
+        return None
     try:
         seal = read_json(seal_path)
         whole = _hashes(stem) == {suffix: seal[suffix] for suffix in ("npy", "jsonl")}
         content = seal["content"]
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         whole = False
     if not whole:
         log.warning("The cached split %s is corrupt; it is rendered again.", seal_path)

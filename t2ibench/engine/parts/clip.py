@@ -7,6 +7,7 @@ compares the tensors.
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from t2ibench.core.errors import T2IBenchError
 from t2ibench.core.hashing import derive_seed
 from t2ibench.core.pixels import from_pixels
 from t2ibench.core.ranks import barrier, rank
@@ -44,7 +46,7 @@ from t2ibench.metrics.dual_encoder_training import (
 )
 from t2ibench.runs.clock import Clock
 from t2ibench.runs.folder import Run
-from t2ibench.training.checkpoint import WholeFiles, newest_whole, previous, read_whole
+from t2ibench.training.checkpoint import SaveSchedule, WholeFiles, newest_whole, previous
 from t2ibench.training.preemption import deferred_signals
 
 STATISTICS_PAIRS, CARD_PAIRS = 2048, 512
@@ -52,6 +54,11 @@ STATISTICS_PAIRS, CARD_PAIRS = 2048, 512
 
 EMBEDDED_AT_ONCE = 128
 """Batch size in which images are embedded."""
+
+log = logging.getLogger(__name__)
+
+KEPT_STATE = ("steps", "encoder", "optimizer", "schedule", "batches", "noise", "seconds")
+"""Names in a checkpoint of a CLIP's training."""
 
 KEPT = "clip"
 """Folder in a run's parts with a copy of a CLIP that was trained here."""
@@ -91,7 +98,7 @@ class TrainedClip(Part):
         """Trains the CLIP, or finds it trained, and measures it on the training split."""
         own, clock, kept = self.run(context), Clock(), folder_of_part(run, KEPT)
         with own.locked(wait_reporter(own)), outcome(own):
-            if rank() == 0 and own.state != "finished":
+            if rank() == 0 and not (own.state == "finished" and is_whole(own.path / KEPT)):
                 train_clip(self, context, own)
             barrier()
             clock.load_state_dict(own.status()["clock"])
@@ -160,6 +167,16 @@ class PublishedClip(Part):
         return self.read_once(context, lambda: instantiate(self.towers))
 
 
+def is_whole(folder: Path) -> bool:
+    """True where a trained CLIP can be loaded; else a warning says why it is trained again."""
+    try:
+        DualEncoder.load(folder=folder)
+    except T2IBenchError as error:
+        log.warning("%s The CLIP is trained again.", error)
+        return False
+    return True
+
+
 def train_clip(part: TrainedClip, context: Context, run: Run) -> None:
     """Trains the CLIP; an interrupted one continues from its checkpoint.
 
@@ -185,21 +202,19 @@ def train_clip(part: TrainedClip, context: Context, run: Run) -> None:
         )
 
     step_flops = count_flops(lambda: trained(replace(plan, steps=1)))
-    found = newest_whole(run.checkpoint)
-    resumed = None if found is None else read_whole(found)
+    found = newest_whole(run.checkpoint, KEPT_STATE)
+    resumed = None if found is None else found.content
     spent = resumed["seconds"] if resumed is not None else 0.0
-    began = saved = time.perf_counter()
+    began, schedule = time.perf_counter(), SaveSchedule(trainer.checkpoint_every_seconds)
 
     with deferred_signals() as stop:
 
         def keep(state: Callable[[], TrainingState]) -> None:
-            nonlocal saved
-            now = time.perf_counter()
-            if stop.number is None and now - saved < trainer.checkpoint_every_seconds:
+            if stop.number is None and not schedule.due(lambda: 0):  # small: measured at once
                 return
-            seconds = {"seconds": spent + now - began}
-            WholeFiles().save_checkpoint(state() | seconds, run.checkpoint)
-            saved = now
+            seconds = {"seconds": spent + time.perf_counter() - began}
+            with schedule.saving():
+                WholeFiles().save_checkpoint(state() | seconds, run.checkpoint)
             if stop.number is not None:
                 stop.handled = True
                 raise Interrupted(stop.number)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -12,10 +14,11 @@ from torch import Tensor, nn
 
 from t2ibench.autoencoders.frozen import FrozenFirstStage
 from t2ibench.autoencoders.metrics import reconstruction_scores
-from t2ibench.core.errors import ConfigError
+from t2ibench.core.errors import CheckpointError, ConfigError
 from t2ibench.core.hashing import derive_seed
 from t2ibench.core.pixels import from_pixels
 from t2ibench.core.ranks import barrier, from_first, rank
+from t2ibench.core.tensors import read_safetensors
 from t2ibench.core.types import Images
 from t2ibench.data.records import DataSource, PreparedSplit
 from t2ibench.data.stream import BatchStream
@@ -31,6 +34,8 @@ from t2ibench.runs.clock import Budget, Clock
 from t2ibench.runs.folder import Run
 from t2ibench.training.checkpoint import load_weights
 from t2ibench.training.fit import fit
+
+log = logging.getLogger(__name__)
 
 STATISTICS_IMAGES, RECONSTRUCTION_IMAGES = 2048, 1000
 """Number of training images of the latent statistics, of validation images of the scores."""
@@ -97,7 +102,7 @@ class TrainedFirstStage(Part):
             clock = Clock()
             weights = own.path / "checkpoints" / "first_stage.safetensors"
             module = self._untrained(context).to(memory_format=torch.channels_last)
-            if from_first(lambda: own.state == "finished"):
+            if from_first(lambda: own.state == "finished" and is_whole(weights)):
                 clock.load_state_dict(own.status()["clock"])
             else:
                 self._train(context, own, module, clock)
@@ -111,7 +116,8 @@ class TrainedFirstStage(Part):
                     own.set_status("finished", clock=clock.state_dict(), reconstruction=scores)
                 barrier()
             stage = FrozenFirstStage.load(weights, module.autoencoder).to(context.device)
-        return Prepared(stage, clock.flops, clock.seconds, {"run": own.path.name})
+        found = {"run": own.path.name, "fingerprint": stage.fingerprint}
+        return Prepared(stage, clock.flops, clock.seconds, found)
 
     def restore(self, context: Context, run: Run | None) -> nn.Module:
         """Builds its layout; the weights are the model's own."""
@@ -156,6 +162,16 @@ class TrainedFirstStage(Part):
         fitted = fit(module, stream, own, budget, options, self.seed, clock)
         if fitted.signal is not None:
             raise Interrupted(fitted.signal)
+
+
+def is_whole(weights: Path) -> bool:
+    """True where a trained first stage can be read; else a warning says why it is made again."""
+    try:
+        read_safetensors(weights)
+    except CheckpointError as error:
+        log.warning("%s It is made again, from its checkpoint where there is one.", error)
+        return False
+    return True
 
 
 def held_out_scores(stage: FrozenFirstStage, source: DataSource) -> dict[str, float]:

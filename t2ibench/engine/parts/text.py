@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +12,7 @@ from typing import Annotated, Any
 import torch
 from torch import nn
 
-from t2ibench.core.errors import ConfigError, ContentError
+from t2ibench.core.errors import ConfigError, ContentError, RunError, T2IBenchError
 from t2ibench.core.files import read_json, write_json
 from t2ibench.core.hashing import derive_seed
 from t2ibench.core.ranks import rank
@@ -24,7 +26,10 @@ from t2ibench.engine.references import check_trained, locate_run, module_of, run
 from t2ibench.engine.spec import ComponentField, Content, Trained
 from t2ibench.families.frozen_base import BaseText
 from t2ibench.runs.folder import Run
+from t2ibench.runs.status import ANEW
 from t2ibench.text.word import build_vocabulary
+
+log = logging.getLogger(__name__)
 
 VOCABULARY = "vocabulary.json"
 """File in a run: the words of its encoder in order, or null."""
@@ -89,9 +94,40 @@ class ConfiguredTextEncoder(TextPart):
             return self._encoder(context)
         carried = folder_of_part(run, CARRIED)
         component = at_path(self.encoder, carried) if carried.is_dir() else self.encoder
-        needed = self.encoder.cls.needs_vocabulary
-        words = read_vocabulary(run.path / VOCABULARY) if needed else None
-        return built_encoder(component, words, context.spec.seed).to(context.device)
+        if self.encoder.cls.needs_vocabulary:
+            return self._with_words(component, context, run).to(context.device)
+        return built_encoder(component, None, context.spec.seed).to(context.device)
+
+    def _with_words(self, component: Component, context: Context, run: Run) -> Any:
+        """The encoder with the run's vocabulary, or with that of the same training captions.
+
+        Raises:
+            ContentError: the vocabulary is not that of the training, and the captions neither.
+        """
+        path, manifest = run.path / VOCABULARY, run.manifest()
+        expected = run.fingerprint(CARRIED)
+        try:
+            encoder = built_encoder(component, read_vocabulary(path), context.spec.seed)
+            if expected in (None, encoder.fingerprint):
+                return encoder
+            reason = f"{path} has changed since the training; restore it."
+        except ContentError as error:
+            reason = str(error)
+        try:
+            train = context.source.split("train")
+        except T2IBenchError as error:
+            raise ContentError(f"{reason} Nor is the data there: {error}") from error
+        if context.source.split_fingerprint("train") != manifest.get("data"):
+            raise ContentError(f"{reason} Its words are not those of the data that is here now.")
+        words = training_vocabulary(train)
+        encoder = built_encoder(component, words, context.spec.seed)
+        if expected not in (None, encoder.fingerprint):
+            raise ContentError(reason)
+        log.warning("%s Its words are taken from the training captions.", reason)
+        if rank() == 0:
+            with suppress(RunError):  # somebody else's folder, which may not be written
+                write_json(path, words)
+        return encoder
 
     def given(self, module: nn.Module) -> tuple[str, ...]:
         """Phrase for the leaderboard: a pretrained encoder; none for one that is trained."""
@@ -186,9 +222,10 @@ def read_vocabulary(path: Path) -> list[str]:
     Raises:
         ContentError: the file holds no list of words.
     """
-    words = read_json(path)
-    if not (isinstance(words, list) and words and all(isinstance(word, str) for word in words)):
-        raise ContentError(f"{path} must hold a list of words; restore it or train the run again.")
+    words = read_json(path, ANEW)
+    listed = isinstance(words, list) and all(isinstance(word, str) for word in words)
+    if not (listed and words and len(set(words)) == len(words)):
+        raise ContentError(f"{path} must hold a list of distinct words; {ANEW}.")
     return words
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from t2ibench.core.errors import MissingWeightsError
+from t2ibench.core.files import home_folder
 
 _HUB = "https://huggingface.co"
 _CLIP = f"{_HUB}/openai/clip-vit-large-patch14/resolve/32bd64288804d66eefd0ccbe215aa642df71cc41"
@@ -96,7 +97,7 @@ class PublishedWeights:
 
 def weights_root() -> Path:
     """Folder of all weights: ``T2IBENCH_WEIGHTS``, else ``weights`` in the cache folder."""
-    cache = os.environ.get("T2IBENCH_CACHE") or Path.home() / ".cache" / "t2ibench"
+    cache = os.environ.get("T2IBENCH_CACHE") or home_folder() / ".cache" / "t2ibench"
     return Path(os.environ.get("T2IBENCH_WEIGHTS") or Path(cache) / "weights")
 
 

@@ -12,11 +12,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from t2ibench.core.errors import RunError, printable
-from t2ibench.core.files import read_json_object
+from t2ibench.core.errors import printable
 from t2ibench.reporting.read.runs import ScoredRun, configuration_key
+from t2ibench.runs.folder import Run
 
 ABSENT = "missing"
 """State of a run that was asked for and has no folder."""
@@ -77,19 +75,17 @@ def read_missing(path: str | Path) -> MissingRun | None:
     First stages, too, are runs; they have no prompts and are never scored.
 
     Raises:
-        RunError: a file of it cannot be read.
+        ContentError: a file of it cannot be read.
     """
     path = Path(path)
-    config, status = path / "config.yaml", path / "status.json"
-    if not config.exists():
+    run = Run(path, "")
+    if not (path / "config.yaml").exists():
         return None
-    try:
-        found = yaml.safe_load(config.read_text("utf-8"))
-        progress = read_json_object(status, "state") if status.exists() else {"state": "created"}
-    except (ValueError, yaml.YAMLError) as error:
-        raise RunError(f"{path} holds a file that cannot be read: {error}") from error
-    if not isinstance(found, Mapping) or "name" not in (found.get("model") or {}):
+    found = run.config()
+    begun = (path / "status.json").exists()
+    progress: dict[str, Any] = run.status() if begun else {"state": "created"}
+    if not isinstance(found.get("model"), Mapping) or "name" not in found["model"]:
         return None
     reason = str(progress.get("reason") or "").strip()
     state, reason = str(progress["state"]), printable(reason.split("\n", 1)[0])
-    return MissingRun(path.name, state, reason, dict(found))
+    return MissingRun(path.name, state, reason, found)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,12 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from t2ibench.core.errors import RunError
 from t2ibench.core.hashing import hash_json
 from t2ibench.evaluation.results import RunScores
 from t2ibench.evaluation.samples import ImageValues, SampleSet, load_values
+from t2ibench.runs.curves import warned_curves
+from t2ibench.runs.folder import Run
 
 RESULT_INDEPENDENT = ("seed", "paths", "logger", "hydra", "trainer", "study", "launcher")
 """Parts of a configuration in which two runs of one group may differ."""
@@ -134,16 +133,9 @@ def read_run(path: str | Path) -> ScoredRun:
     path = Path(path)
     scores = RunScores.read(path / "scores.json")
     _check_model(path / "scores.json", scores.model)
-    config = path / "config.yaml"
-    try:
-        return ScoredRun(
-            path,
-            scores,
-            _mapping(yaml.safe_load(config.read_text("utf-8"))) if config.exists() else {},
-            _read_curves(path / "metrics.csv"),
-        )
-    except (ValueError, yaml.YAMLError) as error:
-        raise RunError(f"{path} holds a file that cannot be read: {error}") from error
+    external = scores.model["family"] == EXTERNAL and not (path / "config.yaml").exists()
+    config = {} if external else Run(path, "").config()
+    return ScoredRun(path, scores, config, _read_curves(path / "metrics.csv"))
 
 
 def _check_model(path: Path, model: Mapping[str, Any]) -> None:
@@ -161,12 +153,6 @@ def _check_model(path: Path, model: Mapping[str, Any]) -> None:
         )
 
 
-def _mapping(value: Any) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        raise ValueError(f"expected a mapping, found {type(value).__name__}")
-    return dict(value)
-
-
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     flat: dict[str, str] = {}
     for name, value in config.items():
@@ -179,13 +165,9 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def _read_curves(path: Path) -> dict[str, list[float]]:
-    if not path.exists():
-        return {}
-    with open(path, newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        rows = list(reader)
-    columns = reader.fieldnames or []
-    return {name: [_number(row[name]) for row in rows] for name in columns}
+    """Columns of the learning curves, as far as they are whole; a warning says what is lost."""
+    found = warned_curves(path)
+    return {name: [_number(row[name]) for row in found.rows] for name in found.columns}
 
 
 def _number(text: str | None) -> float:

@@ -1,7 +1,7 @@
 import pytest
 from run_folders import write_run
 
-from t2ibench.core.errors import RunError
+from t2ibench.core.errors import ContentError, RunError
 from t2ibench.core.files import read_json, write_json
 from t2ibench.reporting import gather, read_run
 from t2ibench.reporting.read import runs
@@ -16,7 +16,7 @@ def test_missing_and_malformed_runs_are_named(tmp_path, study):
     assert len(gather([study[0], study[0].parent])[0]) == len(study)
     broken = write_run(tmp_path, "diffusion/ldm", 0)
     (broken / "config.yaml").write_text("a: [1")
-    with pytest.raises(RunError, match="cannot be read"):
+    with pytest.raises(ContentError, match="config.yaml is not YAML"):
         read_run(broken)
 
 
