@@ -97,6 +97,16 @@ class ShapesSource:
             self._prepared[name] = found or self._build(stem, name)
         return self._prepared[name]
 
+    def count(self, name: str) -> int:
+        """Images of a split; see ``DataSource``.
+
+        Raises:
+            DataError: there is no such split.
+        """
+        if name not in self._counts:
+            raise unknown_split("data=shapes", name, self.splits)
+        return self._counts[name]
+
     def split_fingerprint(self, name: str) -> str:
         """Content hash of the description that a split is rendered from; see ``DataSource``.
 
