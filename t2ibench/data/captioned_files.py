@@ -22,7 +22,7 @@ from t2ibench.data.text_files import read_text_file, split_lines
 
 @dataclass(frozen=True)
 class Reading:
-    """How a folder's captions are read.
+    """Columns and encoding of a folder's captions.
 
     Attributes:
         caption_columns: metadata columns with captions; those that exist are joined.
@@ -62,7 +62,7 @@ class CaptionedFile:
 
 @dataclass
 class Listing:
-    """What a folder names, and what of it is left out.
+    """Images that a folder names, and what of it is left out.
 
     Attributes:
         files: images in the order of keys.

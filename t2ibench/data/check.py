@@ -74,7 +74,7 @@ def check_source(source: DataSource) -> SourceReport:
 
 
 def left_out(source: DataSource) -> list[str]:
-    """What a source does not use of what it was given, a sentence each; of some sources nothing."""
+    """Sentences on what a source does not use of what it was given; of some sources none."""
     tell = getattr(source, "left_out", None)
     return [] if tell is None else [f"left out: {sentence}" for sentence in tell()]
 

@@ -173,7 +173,7 @@ class FolderSource:
         return len(self._assigned[name])
 
     def left_out(self) -> list[str]:
-        """What is not used and why, a sentence each; refused images once they were decoded."""
+        """Sentences on all that is not used and why; refused images once they were decoded."""
         noted, listing = Listing(left_out=list(self.listing.left_out)), self.listing
         told = [f"{folder}/ is {split}" for folder, split in sorted(listing.splits.items())]
         if any(folder != split for folder, split in listing.splits.items()):

@@ -23,7 +23,7 @@ from t2ibench.core.errors import DataError
 from t2ibench.core.types import PixelImages
 
 LOST = "\N{REPLACEMENT CHARACTER}"
-"""What stands in a text for a character that was lost before it was saved."""
+"""Character that stands for one that was lost before a text was saved."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b\u2028\u2029\ufeff]+")
 _HALF = re.compile(r"[\ud800-\udfff]")

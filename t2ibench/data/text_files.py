@@ -23,12 +23,13 @@ BREAK = re.compile(r"\r\n|\r|\n")
 REMEDY = "save it as UTF-8, or name its encoding, for example data.source.encoding=cp1252"
 
 
-def read_text_file(path: Path, encoding: str = "utf-8") -> str:
+def read_text_file(path: Path, encoding: str = "utf-8", remedy: str = REMEDY) -> str:
     """Text of a file, without its byte order mark.
 
     Args:
         path: the file.
         encoding: of a file without a byte order mark.
+        remedy: what a user can do about another encoding.
 
     Raises:
         DataError: it is in another encoding, or cannot be read.
@@ -44,13 +45,13 @@ def read_text_file(path: Path, encoding: str = "utf-8") -> str:
         at = len(mark) + error.start
         line = raw[:at].count(b"\n") + 1
         raise DataError(
-            f"{path}: line {line} is not {named.upper()} (byte 0x{raw[at]:02x}); {REMEDY}."
+            f"{path}: line {line} is not {named.upper()} (byte 0x{raw[at]:02x}); {remedy}."
         ) from error
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
         raise DataError(
             f"{path}: line {line} holds a zero byte, as UTF-16 without its byte order mark does; "
-            "save it as UTF-8, or set data.source.encoding=utf-16-le."
+            f"{remedy.replace('cp1252', 'utf-16-le')}."
         )
     return text
 

@@ -57,8 +57,14 @@ class Pictures(Sequence[Image.Image]):
         return [p.text for p in self.prompts for _ in range(self.images_per_prompt)]
 
     def save(self, folder: str | Path, layout: str = "auto") -> Layout:
-        """Writes images and prompts in a layout of ``evaluation.layouts``; returns which."""
-        chosen = choose_layout(layout, self.prompts)
+        """Writes images and prompts in a layout of ``evaluation.layouts``; returns which.
+
+        An earlier call's images in the folder are replaced.
+
+        Raises:
+            ConfigError: the folder holds files that no such call wrote.
+        """
+        chosen = choose_layout(layout, self.prompts, self.images_per_prompt)
         write_images(
             folder, chosen, self.prompts, self.images_per_prompt, self.pixels, list(self.seeds)
         )
