@@ -165,7 +165,8 @@ def one_sentence(error: BaseException) -> str:
     cause = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if cause is not None and "not in struct" in str(cause):
-        key = str(error).split("'")[1] if "'" in str(error) else lines[0]
+        told = re.search(r"full_key: ([\w.]+)", str(cause))
+        key = told[1] if told else str(error).split("'")[1] if "'" in str(error) else lines[0]
         return f"{key} is not a configuration key; `t2ibench train --cfg job` lists all keys."
     text = lines[0] if lines else type(error).__name__
     options = [line for line in lines[1:] if not line.startswith(("Set the env", "Config search"))]

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from hydra.core.override_parser.types import Quote, QuotedString
 
-OPEN_ENDED = ("knobs.",)
+OPEN_ENDED = ("knobs.", "knobs={", "protocol.knobs.", "protocol.knobs={")
 """Prefixes of keys that the configuration does not list, as they depend on the model."""
 
 PATHS = (

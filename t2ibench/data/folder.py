@@ -120,11 +120,13 @@ class FolderSource:
             raise DataError(f"there is no folder {self.root}; set data.source.root.")
         if min(val_share, test_share) < 0 or val_share + test_share >= 1:
             raise ConfigError(
-                f"val_share={val_share} and test_share={test_share} must be at least 0 and "
-                "leave something to train on."
+                f"data.source.val_share={val_share} and data.source.test_share={test_share} must "
+                "be at least 0 and leave something to train on."
             )
         if len(background) != 3 or not all(0 <= value <= 255 for value in background):
-            raise ConfigError(f"background={list(background)} must be three values of 0 to 255.")
+            raise ConfigError(f"data.source.background={list(background)} must be three values of 0 to 255.")
+        if not 0 <= max_refused <= 1:
+            raise ConfigError(f"data.source.max_refused={max_refused} must be a share, 0 to 1.")
         self.name = name or self.root.resolve().name
         self.resolution = resolution
         self.recipe = ResizeRecipe(resolution, filter, crop)
@@ -233,7 +235,8 @@ class FolderSource:
             if not records:
                 raise DataError(
                     f"{self.name} has no image in its {name} split; give more images, a "
-                    f"{name}/ folder, or a larger share."
+                    f"{name}/ folder, or another share of the rest (data.source.val_share, "
+                    "data.source.test_share)."
                 )
             images = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
             self._prepared[name] = PreparedSplit(f"{self.name}/{name}", images, records)

@@ -359,7 +359,7 @@ class WandbSpec(Settings):
 
     project: Annotated[str, Neither]
     group: Annotated[str | None, Neither]
-    mode: Annotated[str, Neither]
+    mode: Annotated[Literal["auto", "online", "offline", "disabled"], Neither]
 
 
 class LoggerSpec(Settings):

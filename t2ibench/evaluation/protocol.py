@@ -243,6 +243,6 @@ def real_subset(split: PreparedSplit, count: int) -> tuple[int, ...]:
     if len(split) < count:
         raise ScoreError(
             f"split {split.name} has {len(split)} images and {count} are asked for; lower "
-            "protocol.reference_size (and protocol.num_images) or prepare more data."
+            "protocol.test.reference_size (and protocol.test.num_images) or prepare more data."
         )
     return tuple(hashed_order(split)[:count])
