@@ -124,7 +124,9 @@ class FolderSource:
                 "be at least 0 and leave something to train on."
             )
         if len(background) != 3 or not all(0 <= value <= 255 for value in background):
-            raise ConfigError(f"data.source.background={list(background)} must be three values of 0 to 255.")
+            raise ConfigError(
+                f"data.source.background={list(background)} must be three values of 0 to 255."
+            )
         if not 0 <= max_refused <= 1:
             raise ConfigError(f"data.source.max_refused={max_refused} must be a share, 0 to 1.")
         self.name = name or self.root.resolve().name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import shutil
 import time
 from typing import Any
@@ -11,9 +12,11 @@ import torch
 
 from t2ibench.core.errors import BudgetError, ConfigError, RunError
 from t2ibench.core.ranks import barrier, from_first, rank
+from t2ibench.data.check import left_out
 from t2ibench.data.stream import BatchStream
 from t2ibench.engine.assemble import INDEX, assemble, content_of
 from t2ibench.engine.build import check_parts
+from t2ibench.engine.captions import caption_losses
 from t2ibench.engine.context import Context
 from t2ibench.engine.device import facts, prepare_device
 from t2ibench.engine.fitting import cached_targets, cached_text, options_of, validation_batch
@@ -26,11 +29,12 @@ from t2ibench.evaluation.cost import count_flops
 from t2ibench.families.contract import TextToImageModule
 from t2ibench.runs.clock import Clock
 from t2ibench.runs.folder import Run
-from t2ibench.text.contract import warn_of_losses
 from t2ibench.training.checkpoint import load_weights, save_weights
 from t2ibench.training.devices import check_devices
 from t2ibench.training.fit import fit
 from t2ibench.training.tracking import track_run
+
+log = logging.getLogger(__name__)
 
 
 def check(context: Context) -> None:
@@ -115,7 +119,7 @@ def prepare_parts(context: Context, run: Run) -> dict[str, Prepared]:
 
 
 def write_manifest(context: Context, run: Run, parts: dict[str, Any]) -> None:
-    """Records in the run's manifest its data, parts, device and seed.
+    """Records in the run's manifest its data, what of them is lost, parts, device and seed.
 
     Raises:
         RunError: it was begun with other data or other frozen networks.
@@ -133,7 +137,19 @@ def write_manifest(context: Context, run: Run, parts: dict[str, Any]) -> None:
                 f"{run.path.name} was begun with {name} {kept[name]}, which is now {value}; "
                 f"restore it, or delete {run.path} to train from the start."
             )
-    run.write_manifest(seed=spec.seed, device=device, parts=parts, **now)
+    told = tell_losses(context)
+    run.write_manifest(seed=spec.seed, device=device, parts=parts, **told, **now)
+
+
+def tell_losses(context: Context) -> dict[str, Any]:
+    """Tells what of the data does not reach the model; returns it for the manifest."""
+    if rank() != 0:
+        return {}
+    encoder: Any = context.modules["text_encoder"]
+    captions, unused = caption_losses(encoder, context.source), left_out(context.source)
+    for sentence in unused:
+        log.warning("data %s: %s", context.source.name, sentence)
+    return {"left_out": unused, "caption_losses": captions}
 
 
 def train_module(
@@ -162,8 +178,6 @@ def train_module(
             targets=targets,
         )
 
-    if module.text_encoder.trainable and rank() == 0:
-        warn_of_losses(module.text_encoder, [c for r in train_split.records for c in r.captions])
     run.set_status("running")
     # Sharded weights stay with the module that was trained.
     whole = copy.deepcopy(module) if spec.trainer.strategy == "fsdp" else module
