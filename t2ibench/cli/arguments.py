@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from t2ibench.core.errors import ConfigError
 
 OPTION = re.compile(r"^([a-z][a-z0-9_.]*)=(.*)$", re.DOTALL)
+
+END = "--"
+"""Word after which all others are words, none options or flags."""
 
 
 @dataclass(frozen=True)
@@ -29,16 +34,24 @@ class Arguments:
 def parse_arguments(verb: str, arguments: Sequence[str], defaults: Mapping[str, str]) -> Arguments:
     """Splits words from options and checks the options' names.
 
+    Everything after ``--`` is a word, whatever it looks like; so is what a file of that name is.
+
     Raises:
         ConfigError: an option that the verb does not have, or a knob that is not a number.
     """
     words: list[str] = []
     options = dict(defaults)
     knobs: dict[str, float] = {}
-    for argument in arguments:
+    given, plain = list(arguments), []
+    if END in given:
+        given, plain = given[: given.index(END)], given[given.index(END) + 1 :]
+    for argument in given:
         match = OPTION.match(argument)
         if argument.startswith("-"):
-            raise ConfigError(f"{verb} has no flag {argument}; options are typed key=value.")
+            raise ConfigError(
+                f"{verb} has no flag {argument}; options are typed key=value, and words that begin "
+                f"with a minus stand after {END}: t2ibench {verb} … {END} {shlex.quote(argument)}."
+            )
         if match is None:
             words.append(argument)
             continue
@@ -47,10 +60,15 @@ def parse_arguments(verb: str, arguments: Sequence[str], defaults: Mapping[str, 
             knobs[name.removeprefix("knobs.")] = number(name, value)
         elif name in defaults:
             options[name] = value
+        elif Path(argument).exists():
+            words.append(argument)
         else:
             known = ", ".join([*defaults, "knobs.NAME"])
-            raise ConfigError(f"{verb} has no option {name}; it has {known}.")
-    return Arguments(words, options, knobs)
+            raise ConfigError(
+                f"{verb} has no option {name}; it has {known}. Words with = stand after {END}: "
+                f"t2ibench {verb} … {END} {shlex.quote(argument)}."
+            )
+    return Arguments([*words, *plain], options, knobs)
 
 
 def number(name: str, value: str) -> float:

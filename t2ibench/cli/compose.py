@@ -14,12 +14,13 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import t2ibench
+from t2ibench.cli.overrides import for_hydra, several_values, unreadable
 from t2ibench.core.errors import ConfigError
 from t2ibench.engine.plugins import plugins
 
@@ -27,15 +28,6 @@ if TYPE_CHECKING:
     from t2ibench.engine.context import Context
     from t2ibench.engine.spec import RunSpec
     from t2ibench.runs.folder import Run
-
-OPEN_ENDED = ("knobs.",)
-"""Prefixes of keys that the configuration does not list, as they depend on the model."""
-
-NAMES_RUNS = ("base=", "start=", "text.run=")
-"""Prefixes of overrides that name runs."""
-
-NUMBER = re.compile(r"(?<=[=,])\d[\d_]*(\.\d+)?([eE][+-]?\d+)?(?=,|$)")
-"""Pattern of values that Hydra reads as numbers."""
 
 MODEL_KEYS = ("model", "parts", "base", "start", "text", "conditioning", "data.resolution")
 """Keys and groups of a cascade's stage that do not apply to the model of its base."""
@@ -165,22 +157,17 @@ def is_model_override(override: str) -> bool:
     return key in (*MODEL_KEYS, *MODEL_GROUPS) or key.startswith(("model.", "parts."))
 
 
-def for_hydra(overrides: Sequence[str]) -> list[str]:
-    """Overrides in the form that Hydra accepts: knobs with ``++``, hashes of runs quoted.
-
-    The empty ``knobs`` lists no key: the family declares its knobs, and ``resolve_knobs`` refuses
-    the others. The hash of a run may look like a number (``12345678``, ``1e234567``).
-    """
-    opened = [f"++{o}" if o.startswith(OPEN_ENDED) else o for o in overrides]
-    return [NUMBER.sub(r"'\g<0>'", o) if o.startswith(NAMES_RUNS) else o for o in opened]
-
-
 def one_sentence(error: BaseException) -> str:
     """Messages of Hydra and OmegaConf, often of many lines, as one sentence with a remedy."""
+    if isinstance(error, OverrideParseException):
+        return unreadable(error.override)
+    if (several := re.match(r"Ambiguous value for argument '(.*)'", str(error))) is not None:
+        return several_values(several[1])
     cause = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if cause is not None and "not in struct" in str(cause):
-        key = str(error).split("'")[1] if "'" in str(error) else lines[0]
+        told = re.search(r"full_key: ([\w.]+)", str(cause))
+        key = told[1] if told else str(error).split("'")[1] if "'" in str(error) else lines[0]
         return f"{key} is not a configuration key; `t2ibench train --cfg job` lists all keys."
     text = lines[0] if lines else type(error).__name__
     options = [line for line in lines[1:] if not line.startswith(("Set the env", "Config search"))]

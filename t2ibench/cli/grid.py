@@ -9,7 +9,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from t2ibench.cli.compose import compose_raw, for_hydra, one_sentence
+from t2ibench.cli.compose import compose_raw, config_files, one_sentence
+from t2ibench.cli.overrides import for_hydra
 from t2ibench.core.errors import ConfigError
 from t2ibench.engine.spec import StudySpec, checked
 
@@ -58,8 +59,11 @@ def read_grid(overrides: Sequence[str]) -> Grid:
     try:
         parser = OverridesParser.create()
         parsed = parser.parse_overrides(for_hydra(overrides))
+        parsed = parser.parse_overrides([without_glob(override) for override in parsed])
         plain = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
-        whole = compose_raw(plain, return_hydra_config=True)
+        # Keys of the model wait for the cells: here it may be another one.
+        asked = [o for o in plain if concerns_the_study(o)]
+        whole = compose_raw(asked, return_hydra_config=True)
         sweeper = whole.hydra.sweeper
         grid = sweeper["_target_"].endswith(GRID)
         added = [f"{k}={v}" for k, v in (sweeper.get("params") or {}).items()] if grid else []
@@ -87,6 +91,34 @@ def read_grid(overrides: Sequence[str]) -> Grid:
         study,
         runs,
     )
+
+
+STUDY_KEYS = ("hydra.", "study.", "paths.")
+
+
+def concerns_the_study(override: str) -> bool:
+    """True where an override chooses a file of a group or a key of the study and its launcher."""
+    key = override.split("=", 1)[0].lstrip("+~")
+    return "." not in key or key.startswith(STUDY_KEYS)
+
+
+def without_glob(override: Any) -> str:
+    """The words of a parsed override, ``group=glob(pattern)`` as the files that it means.
+
+    Raises:
+        ConfigError: it means none.
+    """
+    from hydra.core.override_parser.types import Glob
+
+    given = override.value()
+    if not isinstance(given, Glob):
+        return str(override.input_line)
+    key = override.get_key_element()
+    names = given.filter(sorted(config_files(key)))
+    if not names:
+        known = ", ".join(sorted(config_files(key))) or "no files"
+        raise ConfigError(f"{override.input_line} matches nothing; {key} has {known}.")
+    return f"{key}={','.join(names)}"
 
 
 def study_of(whole: DictConfig) -> StudySpec:

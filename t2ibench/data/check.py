@@ -64,12 +64,19 @@ def check_source(source: DataSource) -> SourceReport:
                 f"{source.resolution}."
             )
         _check_captions(name, splits[name], report)
+    report.notes += left_out(source)
     _check_keys(splits, report)
     crossing = bool(getattr(source, "groups_cross_splits", False))
     procedural = source.world is not None
     _check_groups(splits, report, crossing or procedural)
     _check_rasters(splits, report, procedural)
     return report
+
+
+def left_out(source: DataSource) -> list[str]:
+    """Sentences on what a source does not use of what it was given; of some sources none."""
+    tell = getattr(source, "left_out", None)
+    return [] if tell is None else [f"left out: {sentence}" for sentence in tell()]
 
 
 def _check_captions(name: str, split: PreparedSplit, report: SourceReport) -> None:

@@ -1,7 +1,7 @@
 """The one way from image bytes to RGB, with a stated policy for everything odd.
 
 ==========================  ==================================================================
-EXIF orientation            applied
+EXIF orientation            applied; EXIF that cannot be read is passed over
 alpha, palette with alpha   composited on the configured background (Pillow's own ``convert``
                             would show the hidden colour of transparent pixels)
 grey, 1 bit                 repeated to RGB
@@ -20,15 +20,13 @@ from __future__ import annotations
 
 import io
 import logging
-import struct
-import zlib
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from t2ibench.core.errors import DataError
 
@@ -59,6 +57,12 @@ class DecodeReport:
             "refused": dict(sorted(self.refused.items())),
         }
 
+    def refuse(self, key: str, why: str) -> None:
+        """Counts an image as refused that was decoded."""
+        self.decoded -= 1
+        self.refused[key] = why
+        log.warning("skipped image %s: %s", key, why)
+
     def check_share(self, where: str, limit: float) -> None:
         """Stops when more than the share ``limit`` of all images was refused.
 
@@ -70,7 +74,8 @@ class DecodeReport:
             first = "; ".join(f"{key}: {why}" for key, why in list(self.refused.items())[:3])
             raise DataError(
                 f"{where}: {len(self.refused)} of {total} images cannot be used, more than "
-                f"max_refused={limit:g} ({first}). Repair or remove them, or raise max_refused."
+                f"max_refused={limit:g} ({first}). Repair or remove them, or raise "
+                "data.source.max_refused."
             )
 
 
@@ -107,7 +112,7 @@ class Decoder:
         try:
             raw = source if isinstance(source, bytes) else Path(source).read_bytes()
             image, treatments = self._decode(raw)
-        except _REFUSALS as error:
+        except Exception as error:  # decoders raise whatever they stumble over
             reason = str(error) or type(error).__name__
             report.refused[key] = reason
             if self.policy == "raise":
@@ -124,6 +129,8 @@ class Decoder:
         if not raw:
             raise _Refused("the file is empty")
         treatments = []
+        if raw.startswith(_LFS):
+            raise _Refused("a pointer of Git LFS and not the image itself; run `git lfs pull`")
         try:
             Image.init()
             formats = [name for name in _FORMATS if name in Image.OPEN]
@@ -135,16 +142,12 @@ class Decoder:
                 raise _Refused(
                     f"{file.width} x {file.height} pixels exceed the limit of {self.max_pixels}"
                 )
-            if getattr(file, "n_frames", 1) > 1:
-                treatments.append("first frame")
-                file.seek(0)
             file.load()
-            image: Image.Image = file
-            if file.getexif().get(0x0112, 1) not in (0, 1):
-                treatments.append("exif")
-                image = ImageOps.exif_transpose(file)
+            image, turned = _upright(file)
             rgb, mode = self._to_rgb(image, file.format == "PNG")
-            return rgb, treatments + mode
+            if _is_animated(file):
+                treatments.append("first frame")
+            return rgb, treatments + turned + mode
 
     def _to_rgb(self, image: Image.Image, is_png: bool) -> tuple[Image.Image, list[str]]:
         # Pillow versions differ in whether a 16 bit grey PNG is I;16 or I; a PNG's I is 16 bit.
@@ -166,16 +169,35 @@ class _Refused(Exception):
     """An image that the policy does not take."""
 
 
-_REFUSALS = (
-    _Refused,
-    OSError,
-    struct.error,
-    zlib.error,
-    SyntaxError,  # Pillow raises it for broken PNG chunks
-    ValueError,
-    EOFError,
-    Image.DecompressionBombError,
-)
+def _upright(image: Image.Image) -> tuple[Image.Image, list[str]]:
+    """The image turned as its EXIF says, and what was done; broken EXIF leaves it as it is."""
+    try:
+        orientation = image.getexif().get(_ORIENTATION, 1)
+        turn = _TURNS.get(orientation)
+    except Exception:  # its parser raises whatever it stumbles over
+        return image, ["exif unreadable"]
+    return (image, []) if turn is None else (image.transpose(turn), ["exif"])
+
+
+def _is_animated(image: Image.Image) -> bool:
+    """True where more frames follow the first, which has been read; they may be broken."""
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:  # as above
+        return True
+
+
+_LFS = b"version https://git-lfs"
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 # Raster formats only: Pillow's EPS reader would start an external program.
 _FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM")
 _MODE_NAMES = {"L": "grey", "1": "grey", "P": "palette", "CMYK": "cmyk", "YCbCr": "ycbcr"}

@@ -5,14 +5,20 @@
   string or a list of strings (the Hugging Face image folder); or
 * one ``.txt`` beside each image, a caption a line.
 
-``train/``, ``val/`` (also ``valid``, ``validation``) and ``test/`` are taken as the splits; a
-folder without them is split by the hash of each image's key. A data set with only some of
-them gets the missing ones from train, also by hash.
+Text is UTF-8, or what its byte order mark says, or ``encoding``; another text is refused and never
+read with replacements.
+
+Folders in the root whose names mean a split (``train``, ``Test``, ``dev``, ``val2017``, …) are the
+splits, or the metadata column ``split`` names them; a folder without them is split by the hash of
+each image's key. A data set with only some of them gets the missing ones from train, also by hash.
+What is left out is told by ``left_out``: other folders, columns, images without a caption, images
+that cannot be used.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,15 +31,16 @@ import numpy as np
 from t2ibench.core.errors import ConfigError, DataError
 from t2ibench.core.files import atomic_path, exclusive, read_json, write_json
 from t2ibench.core.hashing import derive_seed, hash_json
-from t2ibench.data.captioned_files import CaptionedFile, list_captioned_files
+from t2ibench.data.captioned_files import CaptionedFile, Listing, Reading, list_captioned_files
 from t2ibench.data.decode import Decoder, DecodeReport
 from t2ibench.data.file_hashes import file_hashes
 from t2ibench.data.records import PreparedSplit, Record, read_records, unknown_split, write_records
 from t2ibench.data.resize import Box, Filter, ResizeRecipe
+from t2ibench.data.text_files import check_encoding
 
 log = logging.getLogger(__name__)
 
-_VERSION = 2
+_VERSION = 3
 
 
 @dataclass
@@ -70,6 +77,9 @@ class FolderSource:
         caption_columns: metadata columns that hold captions; the first that exist are used.
         group_column: metadata column whose equal values must not be torn apart by a split
             by hash (a class, a photographer); None: every image is its own group.
+        split_column: metadata column that names each image's split, where it exists; None: it is
+            not read.
+        encoding: of captions' files without a byte order mark.
         background: RGB under transparent images.
         filter: of the resize recipe.
         crop: of the resize recipe; those around a box read the metadata column ``bbox``: left,
@@ -95,6 +105,8 @@ class FolderSource:
         name: str | None = None,
         caption_columns: Sequence[str] = ("text", "caption", "captions"),
         group_column: str | None = None,
+        split_column: str | None = "split",
+        encoding: str = "utf-8",
         background: Sequence[int] = (255, 255, 255),
         filter: Filter = "bicubic",
         crop: str = "centre",
@@ -102,41 +114,82 @@ class FolderSource:
         test_share: float = 0.1,
         max_refused: float = 0.01,
     ) -> None:
-        self.root = Path(root)
+        self.root = Path(root).expanduser()
         if not self.root.is_dir():
             raise DataError(f"there is no folder {self.root}; set data.source.root.")
         if min(val_share, test_share) < 0 or val_share + test_share >= 1:
             raise ConfigError(
-                f"val_share={val_share} and test_share={test_share} must be at least 0 and "
-                "leave something to train on."
+                f"data.source.val_share={val_share} and data.source.test_share={test_share} must "
+                "be at least 0 and leave something to train on."
             )
         if len(background) != 3 or not all(0 <= value <= 255 for value in background):
-            raise ConfigError(f"background={list(background)} must be three values of 0 to 255.")
+            raise ConfigError(
+                f"data.source.background={list(background)} must be three values of 0 to 255."
+            )
+        if not 0 <= max_refused <= 1:
+            raise ConfigError(f"data.source.max_refused={max_refused} must be a share, 0 to 1.")
         self.name = name or self.root.resolve().name
         self.resolution = resolution
         self.recipe = ResizeRecipe(resolution, filter, crop)
-        self.caption_columns = tuple(caption_columns)
-        self.group_column = group_column
+        self.reading = Reading(
+            tuple(caption_columns), group_column, split_column, check_encoding(encoding)
+        )
         red, green, blue = (int(value) for value in background)
         self.decoder = Decoder(background=(red, green, blue), policy="skip")
         self.val_share = val_share
         self.test_share = test_share
         self.max_refused = max_refused
-        self.cache_dir = Path(cache_dir)
+        self.cache_dir = Path(cache_dir).expanduser()
         self.report = FolderReport()
         self._prepared: dict[str, PreparedSplit] = {}
 
     @cached_property
-    def files(self) -> list[CaptionedFile]:
-        """Every image that the folder names, in the order of keys."""
-        files = list_captioned_files(self.root, self.caption_columns, self.group_column)
-        if not files:
+    def listing(self) -> Listing:
+        """Every image that the folder names, in the order of keys, and what is left out.
+
+        Raises:
+            DataError: it names none, or its captions cannot be read.
+        """
+        found = list_captioned_files(self.root, self.reading)
+        if not found.files:
+            beside = "; ".join(found.left_out)
             raise DataError(
                 f"{self.root} names no captioned image: give metadata.jsonl, .csv or .parquet "
-                f"with file_name and one of {', '.join(self.caption_columns)}, or a .txt beside "
-                "each image."
+                f"with file_name and one of {', '.join(self.reading.caption_columns)}, or a .txt "
+                f"beside each image{f' (left out: {beside})' if beside else ''}."
             )
-        return files
+        return found
+
+    @property
+    def files(self) -> list[CaptionedFile]:
+        """Every image that the folder names, in the order of keys."""
+        return self.listing.files
+
+    def count(self, name: str) -> int:
+        """Images of a split at most, known without opening one; see ``DataSource``.
+
+        Raises:
+            DataError: there is no such split.
+        """
+        if name not in self.splits:
+            raise unknown_split(self.name, name, self.splits)
+        return len(self._assigned[name])
+
+    def left_out(self) -> list[str]:
+        """Sentences on all that is not used and why; refused images once they were decoded."""
+        noted, listing = Listing(left_out=list(self.listing.left_out)), self.listing
+        told = [f"{folder}/ is {split}" for folder, split in sorted(listing.splits.items())]
+        if any(folder != split for folder, split in listing.splits.items()):
+            noted.left_out.insert(0, f"splits by folder: {', '.join(told)}")
+        report = FolderReport()
+        self._assign(report)
+        noted.leave_out("images without a caption", report.without_caption)
+        noted.leave_out("images that the metadata names and that do not exist", report.missing)
+        refused = self.report.decoding.refused | report.decoding.refused
+        noted.leave_out(
+            "images that cannot be used", [f"{key}: {why}" for key, why in sorted(refused.items())]
+        )
+        return noted.left_out
 
     @cached_property
     def fingerprint(self) -> str:
@@ -183,7 +236,8 @@ class FolderSource:
             if not records:
                 raise DataError(
                     f"{self.name} has no image in its {name} split; give more images, a "
-                    f"{name}/ folder, or a larger share."
+                    f"{name}/ folder, or another share of the rest (data.source.val_share, "
+                    "data.source.test_share)."
                 )
             images = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
             self._prepared[name] = PreparedSplit(f"{self.name}/{name}", images, records)
@@ -216,16 +270,24 @@ class FolderSource:
             noted["without_caption"],
             noted["missing"],
         )
+        self._check_refused(self.report)
         return folder
+
+    def _check_refused(self, report: FolderReport) -> None:
+        """Stops where too many images cannot be used, also those of an earlier preparation.
+
+        Raises:
+            DataError: their share is above ``max_refused``.
+        """
+        unusable = DecodeReport(report.decoding.decoded, refused=dict(report.decoding.refused))
+        unusable.refused |= {key: "the file does not exist" for key in report.missing}
+        unusable.check_share(str(self.root), self.max_refused)
 
     def _write(self, folder: Path) -> None:
         report = FolderReport()
         assigned = self._assign(report)
         for name in self.splits:
             self._write_split(folder, name, assigned[name], report)
-        unusable = DecodeReport(report.decoding.decoded, refused=dict(report.decoding.refused))
-        unusable.refused |= {key: "the file does not exist" for key in report.missing}
-        unusable.check_share(str(self.root), self.max_refused)
         facts = {"name": self.name, "recipe": self.recipe.name, "report": report.to_dict()}
         write_json(folder / "dataset.json", facts)
 
@@ -233,7 +295,9 @@ class FolderSource:
         """Files of each split, by folder where there is one, else by hash of the group."""
         usable = []
         for file in self.files:
-            if not file.path.is_file():
+            if file.refused:
+                report.decoding.refused[file.key] = file.refused
+            elif not file.path.is_file():
                 report.missing.append(file.key)
             elif not file.captions:
                 report.without_caption.append(file.key)
@@ -265,8 +329,13 @@ class FolderSource:
                 if image is None:
                     continue
                 box = box_of(file) if self.recipe.needs_box else None
-                raw.write(self.recipe(image, box).tobytes())
-                meta = {"file": str(file.path.relative_to(self.root)), **file.meta}
+                try:
+                    square = self.recipe(image, box)
+                except DataError as error:  # a box outside of its image
+                    report.decoding.refuse(file.key, str(error))
+                    continue
+                raw.write(square.tobytes())
+                meta = {"file": file.path.relative_to(self.root).as_posix(), **file.meta}
                 records.append(Record(file.key, file.captions, file.group, name, meta))
         images = np.fromfile(aside, dtype=np.uint8).reshape(len(records), 3, side, side)
         with atomic_path(folder / f"{name}.npy") as path, open(path, "wb") as out:
@@ -287,6 +356,8 @@ def box_of(file: CaptionedFile) -> Box:
     cells = given.replace(",", " ").strip("[] ").split() if isinstance(given, str) else given
     try:
         left, top, width, height = (float(cell) for cell in cells or ())
+        if not all(map(math.isfinite, (left, top, width, height))):
+            raise ValueError
     except (TypeError, ValueError):
         raise DataError(
             f"{file.key} has bbox={given!r}; a crop around the object's box needs the metadata "

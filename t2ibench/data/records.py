@@ -22,7 +22,12 @@ import torch
 from t2ibench.core.errors import DataError
 from t2ibench.core.types import PixelImages
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b\u2028\u2029\ufeff\ufffd]+")
+LOST = "\N{REPLACEMENT CHARACTER}"
+"""Character that stands for one that was lost before a text was saved."""
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b\u2028\u2029\ufeff]+")
+_HALF = re.compile(r"[\ud800-\udfff]")
+"""Pattern of half a character, as JSON may escape one and no file can hold."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +152,10 @@ class DataSource(Protocol):
         """The prepared split of that name; prepared at first use and cached."""
         ...
 
+    def count(self, name: str) -> int:
+        """Images of a split at most (some may turn out unusable), known without preparing it."""
+        ...
+
     def split_fingerprint(self, name: str) -> str:
         """Content hash of one split, wherever the data set lies, known without preparing it.
 
@@ -168,11 +177,14 @@ def fingerprint_of(images: np.ndarray, records: Sequence[Record], length: int = 
 def clean_caption(text: str) -> str:
     r"""Cleans a caption: NFC, control characters and breaks to one space, ends stripped.
 
+    Half a surrogate pair becomes ``LOST``.
+
     Example:
         >>> clean_caption("  a red\tring\n")
         'a red ring'
     """
-    return " ".join(_CONTROL.sub(" ", unicodedata.normalize("NFC", text)).split())
+    whole = _HALF.sub(LOST, unicodedata.normalize("NFC", text))
+    return " ".join(_CONTROL.sub(" ", whole).split())
 
 
 def unknown_split(source: str, name: str, splits: Sequence[str]) -> DataError:

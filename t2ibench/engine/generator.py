@@ -21,6 +21,7 @@ from t2ibench.engine.load import LoadedRun
 from t2ibench.evaluation.layouts import Layout, choose_layout, write_images
 from t2ibench.evaluation.results import RunScores
 from t2ibench.families.contract import generate_pixels
+from t2ibench.text.contract import warn_of_losses
 
 Progress = Callable[[int], None]
 
@@ -57,8 +58,14 @@ class Pictures(Sequence[Image.Image]):
         return [p.text for p in self.prompts for _ in range(self.images_per_prompt)]
 
     def save(self, folder: str | Path, layout: str = "auto") -> Layout:
-        """Writes images and prompts in a layout of ``evaluation.layouts``; returns which."""
-        chosen = choose_layout(layout, self.prompts)
+        """Writes images and prompts in a layout of ``evaluation.layouts``; returns which.
+
+        An earlier call's images in the folder are replaced.
+
+        Raises:
+            ConfigError: the folder holds files that no such call wrote.
+        """
+        chosen = choose_layout(layout, self.prompts, self.images_per_prompt)
         write_images(
             folder, chosen, self.prompts, self.images_per_prompt, self.pixels, list(self.seeds)
         )
@@ -190,6 +197,7 @@ class Generator:
             )
         module = self.loaded.module
         texts = [prompt.text for prompt in prompt_list for _ in range(images_per_prompt)]
+        warn_of_losses(module.text_encoder, [prompt.text for prompt in prompt_list], "prompts")
         seeds = sample_seeds(seed_names(texts), seed)
         changed = make_edit(edit, options, module, len(texts), size, seed)
         pixels = generate_pixels(

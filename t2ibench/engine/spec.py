@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -43,6 +44,9 @@ Neither = Effect.NEITHER
 
 ConditioningName = Literal["concat", "modulation", "cross_attention", "none"]
 PrecisionName = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "64-true"]
+LONGEST_NAME = 200
+"""Bytes of a name that becomes a folder's; file systems end at 255."""
+
 DecayName = Literal["constant", "cosine", "linear"]
 
 
@@ -309,10 +313,23 @@ class EvaluatorSpec(Settings):
     grader: Annotated[bool, Sampling]
 
 
+def folder_name(name: str) -> str:
+    """A name that a folder can have.
+
+    Raises:
+        ValueError: it leads elsewhere, is hidden, or is too long.
+    """
+    if not name.strip() or name.startswith(".") or "/" in name or "\0" in name:
+        raise ValueError("it names a folder; choose a name without / that begins with no dot")
+    if len(name.encode()) > LONGEST_NAME:
+        raise ValueError(f"it names a folder; choose at most {LONGEST_NAME} bytes")
+    return name
+
+
 class StudySpec(Settings):
     """Study that a run belongs to (conf/config.yaml)."""
 
-    name: Annotated[str, Field(min_length=1), Neither]
+    name: Annotated[str, AfterValidator(folder_name), Neither]
     retries: Annotated[int, Field(ge=0), Neither]
     cells_per_job: Annotated[int, Field(ge=1), Neither]
     objective: Annotated[str | None, Neither]
@@ -343,7 +360,7 @@ class WandbSpec(Settings):
 
     project: Annotated[str, Neither]
     group: Annotated[str | None, Neither]
-    mode: Annotated[str, Neither]
+    mode: Annotated[Literal["auto", "online", "offline", "disabled"], Neither]
 
 
 class LoggerSpec(Settings):

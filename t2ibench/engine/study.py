@@ -13,6 +13,7 @@ from pathlib import Path
 from t2ibench.core.errors import ConfigError, ContentError, RunBusyError, T2IBenchError
 from t2ibench.core.launch import process_rank
 from t2ibench.engine.context import Context
+from t2ibench.engine.feasibility import check_scoring
 from t2ibench.engine.identity import named_run, sampling_key
 from t2ibench.engine.interrupt import Interrupted, outcome
 from t2ibench.engine.ranks import rank_processes
@@ -59,6 +60,7 @@ def plan(
             context = Context.of(spec)
             run = named_run(context)
             check(context)
+            check_scoring(context)
         except T2IBenchError as error:
             raise ConfigError(f"cell {label}: {error}" if label else str(error)) from error
         cell = Cell(run.path.name, run.identity, tuple(overrides), label)
@@ -101,7 +103,10 @@ def given_up(progress: Progress, retries: int) -> bool:
 
 def train_and_score(spec: RunSpec) -> RunScores:
     """Trains, samples and scores one cell; steps that are done already are skipped."""
-    trainer = spec.trainer
+    trainer, context = spec.trainer, Context.of(spec)
+    if process_rank() == 0:
+        check(context)
+        check_scoring(context)
     with rank_processes(trainer.devices, trainer.num_nodes, partial(worker_message, spec)):
         loaded = train(Context.of(spec))
         with loaded.run.locked(), outcome(loaded.run):
@@ -120,6 +125,7 @@ def worker_message(spec: RunSpec) -> dict[str, object] | None:
     context = Context.of(spec)
     run = named_run(context)
     check(context)
+    check_scoring(context)
     if (run.path / "status.json").exists() and run.status().get("asked") == sampling_key(spec):
         return None
     return {"train": spec.config()}

@@ -12,9 +12,11 @@ import torch
 
 from t2ibench.core.errors import BudgetError, ConfigError, ContentError, DamagedError, RunError
 from t2ibench.core.ranks import barrier, from_first, rank
+from t2ibench.data.check import left_out
 from t2ibench.data.stream import BatchStream
 from t2ibench.engine.assemble import INDEX, assemble, content_of, restore_parts, settings_of
 from t2ibench.engine.build import check_parts
+from t2ibench.engine.captions import caption_losses
 from t2ibench.engine.context import Context
 from t2ibench.engine.device import facts, prepare_device
 from t2ibench.engine.fitting import cached_targets, cached_text, options_of, validation_batch
@@ -27,7 +29,6 @@ from t2ibench.evaluation.cost import count_flops
 from t2ibench.families.contract import TextToImageModule
 from t2ibench.runs.clock import Clock
 from t2ibench.runs.folder import Run
-from t2ibench.text.contract import warn_of_losses
 from t2ibench.training.checkpoint import load_weights, newest_whole, save_weights
 from t2ibench.training.devices import check_devices
 from t2ibench.training.fit import fit
@@ -153,7 +154,7 @@ def prepare_parts(context: Context, run: Run) -> dict[str, Prepared]:
 
 
 def write_manifest(context: Context, run: Run, parts: dict[str, Any]) -> None:
-    """Records in the run's manifest its data, parts, device and seed.
+    """Records in the run's manifest its data, what of them is lost, parts, device and seed.
 
     Raises:
         RunError: it was begun with other data or other frozen networks.
@@ -173,7 +174,8 @@ def write_manifest(context: Context, run: Run, parts: dict[str, Any]) -> None:
         if None not in (before, after) and before != after and run.checkpoint.exists():
             raise begun_otherwise(run, name, before, after)
     settings = settings_of(resolved(context))
-    run.write_manifest(seed=spec.seed, device=device, parts=parts, settings=settings, **now)
+    told = tell_losses(context)
+    run.write_manifest(seed=spec.seed, device=device, parts=parts, settings=settings, **told, **now)
 
 
 def begun_otherwise(run: Run, name: str, before: object, now: object) -> RunError:
@@ -182,6 +184,17 @@ def begun_otherwise(run: Run, name: str, before: object, now: object) -> RunErro
         f"{run.path.name} was begun with {name} {before}, which is now {now}; restore it, or "
         f"delete {run.path} to train from the start."
     )
+
+
+def tell_losses(context: Context) -> dict[str, Any]:
+    """Tells what of the data does not reach the model; returns it for the manifest."""
+    if rank() != 0:
+        return {}
+    encoder: Any = context.modules["text_encoder"]
+    captions, unused = caption_losses(encoder, context.source), left_out(context.source)
+    for sentence in unused:
+        log.warning("data %s: %s", context.source.name, sentence)
+    return {"left_out": unused, "caption_losses": captions}
 
 
 def train_module(
@@ -210,8 +223,6 @@ def train_module(
             targets=targets,
         )
 
-    if module.text_encoder.trainable and rank() == 0:
-        warn_of_losses(module.text_encoder, [c for r in train_split.records for c in r.captions])
     run.set_status("running")
     # Sharded weights stay with the module that was trained.
     whole = copy.deepcopy(module) if spec.trainer.strategy == "fsdp" else module

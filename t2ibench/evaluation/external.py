@@ -26,9 +26,10 @@ from torch import Tensor
 
 from t2ibench.core.errors import DataError, ScoreError
 from t2ibench.core.hashing import derive_seed
-from t2ibench.data.captioned_files import IMAGE_SUFFIXES
+from t2ibench.data.caption_cells import captions_in_cell
 from t2ibench.data.decode import Decoder, DecodeReport
 from t2ibench.data.folder import FolderSource
+from t2ibench.data.folder_files import image_files
 from t2ibench.data.prompts import Prompt, read_prompts
 from t2ibench.data.resize import ResizeRecipe
 from t2ibench.evaluation.protocol import Protocol
@@ -180,7 +181,12 @@ def _captions(
         return None
     if len(arrays["captions"]) != count:
         raise DataError(f"{path} has {len(arrays['captions'])} captions for {count} images.")
-    return [str(caption) for caption in arrays["captions"]]
+    try:
+        # UTF-8 where an array of bytes was saved; one caption an image, which may be empty.
+        cells = [captions_in_cell(caption) for caption in arrays["captions"].tolist()]
+    except DataError as error:
+        raise DataError(f"{path} has captions={error}.") from error
+    return [" ".join(cell) for cell in cells]
 
 
 def _squares(path: Path, images: np.ndarray, resolution: int) -> UInt8[Tensor, "N 3 side side"]:
@@ -210,8 +216,7 @@ def _images_in(folder: Path) -> list[Path]:
         parts = re.split(r"(\d+)", str(path.relative_to(folder)))
         return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts]
 
-    files = [p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
-    return sorted((p for p in files if p.name != "grid.png"), key=order)
+    return sorted((p for p in image_files(folder) if p.name != "grid.png"), key=order)
 
 
 def _sample_set(

@@ -25,12 +25,18 @@ class TokenReport:
         longest: tokens of the longest caption before it was cut, special tokens included.
         truncated: positions of the captions that lost tokens to ``max_length``.
         unknown: share of tokens, special ones left out, that the tokeniser does not know.
+        lost: share of tokens, special ones left out, that are cut off.
+        unknown_words: the most frequent of the unknown words, where the tokeniser has words.
+        unread: positions of the captions of which no word is known; of word tokenisers alone.
     """
 
     captions: int
     longest: int
     truncated: tuple[int, ...]
     unknown: float
+    lost: float = 0.0
+    unknown_words: tuple[str, ...] = ()
+    unread: tuple[int, ...] = ()
 
     def losses(self, max_length: int) -> str:
         """One sentence of what the encoder never sees; empty where nothing is lost.
@@ -46,12 +52,16 @@ class TokenReport:
         """
         found = []
         if self.truncated:
+            share = f", {100 * self.lost:.3g}% of all words are never seen" if self.lost else ""
             found.append(
                 f"{len(self.truncated)} of {self.captions} captions are cut at {max_length} tokens "
-                f"(the longest has {self.longest})"
+                f"(the longest has {self.longest}{share})"
             )
         if self.unknown:
-            found.append(f"{100 * self.unknown:.2g}% of the tokens are unknown words")
+            words = f" ({', '.join(self.unknown_words)}, …)" if self.unknown_words else ""
+            found.append(f"{100 * self.unknown:.3g}% of the tokens are unknown words{words}")
+        if self.unread:
+            found.append(f"of {len(self.unread)} captions no word is known")
         return " and ".join(found)
 
 
@@ -98,10 +108,24 @@ class TextEncoder(nn.Module, ABC):
         """Counts the captions that are too long and the words that are unknown."""
 
 
-def warn_of_losses(encoder: TextEncoder, captions: Sequence[str]) -> None:
-    """Warns of captions that the encoder cuts and of words that it does not know."""
-    if losses := encoder.token_report(captions).losses(encoder.max_length):
-        log.warning("text encoder %s: %s", type(encoder).__name__, losses)
+def warn_of_losses(encoder: TextEncoder, captions: Sequence[str], where: str = "") -> str:
+    """Warns of captions that the encoder cuts and of words that it does not know.
+
+    Args:
+        encoder: encodes the captions.
+        captions: what is encoded.
+        where: name of the captions in the warning (``val``).
+
+    Returns:
+        The sentence; empty where nothing is lost.
+    """
+    report = encoder.token_report(captions)
+    losses = report.losses(encoder.max_length)
+    if report.truncated:
+        losses += f"; text.encoder.max_length={report.longest} keeps all where the encoder has room"
+    if losses:
+        log.warning("%stext encoder %s: %s", where and f"{where}, ", type(encoder).__name__, losses)
+    return losses
 
 
 def repeat_features(one: TextFeatures, count: int) -> TextFeatures:

@@ -146,6 +146,7 @@ class FrozenTextEncoder(FrozenHolder, TextEncoder):
             longest=max(lengths, default=0),
             truncated=tuple(i for i, n in enumerate(lengths) if n > self.max_length),
             unknown=unknown,
+            lost=sum(max(0, n - self.max_length) for n in lengths) / max(1, sum(lengths)),
         )
 
 

@@ -234,7 +234,7 @@ def read_vocabulary(path: str | Path | None) -> list[str]:
             "it with `hf download bert-base-uncased vocab.txt` where there is network and set "
             "text.path= to vocab.txt."
         )
-    pieces = file.read_text(encoding="utf-8").splitlines()
+    pieces = file.read_text(encoding="utf-8").rstrip("\n").split("\n")
     absent = [token for token in SPECIAL_TOKENS if token not in pieces]
     if absent:
         raise ConfigError(

@@ -35,16 +35,51 @@ PAD, END, UNKNOWN, NULL = 0, 1, 2, 3
 SPECIAL = 4
 WORD = re.compile(r"[^\W_]+")
 REMEMBERED_CAPTIONS = 100_000
+TOLD_WORDS = 5
+"""Unknown words that a report names, the most frequent ones."""
+
+
+UNSPACED = re.compile(
+    "[\u0e01-\u0e5b\u0e81-\u0edf\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
+    "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff"  # kana
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"  # Han
+)
+"""Pattern of letters in scripts that put no space between words."""
 
 
 def split_words(caption: str) -> list[str]:
     """Lower-case runs of letters and digits; punctuation only separates.
 
+    A letter keeps its marks (vowel signs of Hindi). In scripts without spaces between words each
+    letter is a word, as BERT's tokeniser has it for Chinese.
+
     Example:
         >>> split_words("A red ring, left of 2 Blue-Stars!")
         ['a', 'red', 'ring', 'left', 'of', '2', 'blue', 'stars']
+        >>> split_words("红色的圆")
+        ['红', '色', '的', '圆']
     """
-    return WORD.findall(unicodedata.normalize("NFKC", caption).lower())
+    text = unicodedata.normalize("NFKC", caption).lower()
+    if text.isascii():
+        return WORD.findall(text)
+    words: list[str] = []
+    joins = marks = False  # whether the next letter, or mark, continues the last word
+    for character in text:
+        if unicodedata.category(character)[0] == "M":
+            if marks:
+                words[-1] += character
+            continue
+        alone = UNSPACED.match(character) is not None
+        marks = character.isalnum()
+        if marks:
+            if joins and not alone:
+                words[-1] += character
+            else:
+                words.append(character)
+            joins = not alone
+        else:
+            joins = False
+    return words
 
 
 def build_vocabulary(
@@ -107,12 +142,18 @@ class WordTokenizer:
         """Truncated captions and the share of unknown words."""
         words = [split_words(caption) for caption in captions]
         lengths = [len(row) + 1 for row in words]
-        unknown = sum(word not in self._ids for row in words for word in row)
+        unknown = Counter(word for row in words for word in row if word not in self._ids)
+        total = max(1, sum(map(len, words)))
         return TokenReport(
             captions=len(captions),
             longest=max(lengths, default=0),
             truncated=tuple(i for i, n in enumerate(lengths) if n > self.max_length),
-            unknown=unknown / max(1, sum(map(len, words))),
+            unknown=unknown.total() / total,
+            lost=sum(max(0, n - self.max_length) for n in lengths) / total,
+            unknown_words=tuple(word for word, _ in unknown.most_common(TOLD_WORDS)),
+            unread=tuple(
+                i for i, row in enumerate(words) if not any(word in self._ids for word in row)
+            ),
         )
 
     def __call__(self, captions: Sequence[str]) -> tuple[Int[Tensor, "B L"], Bool[Tensor, "B L"]]:

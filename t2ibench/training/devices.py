@@ -108,8 +108,8 @@ def check_devices(trainer: Any, batch_sizes: Sequence[int]) -> None:
     odd = [size for size in batch_sizes if size % count]
     if odd:
         raise ConfigError(
-            f"training.batch_size={odd[0]} is the whole batch, which {count} devices cannot share; "
-            f"choose a multiple of {count} (in the model and in its first stage)."
+            f"model.training.batch_size={odd[0]} is the whole batch, which {count} devices cannot "
+            f"share; choose a multiple of {count} (in the model and in its first stage)."
         )
 
 

@@ -16,6 +16,9 @@ class ToySource:
         self.records = {"train": train, "test": test}
         self.pixels = pixels or {"train": [1, 2], "test": [3, 4]}
 
+    def count(self, name):
+        return len(self.records[name])
+
     def split_fingerprint(self, name):
         return self.split(name).fingerprint
 

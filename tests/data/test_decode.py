@@ -2,7 +2,7 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from t2ibench.core.errors import ConfigError, DataError
 from t2ibench.data.decode import Decoder, DecodeReport
@@ -157,3 +157,76 @@ def test_resize_is_antialiased_and_keeps_the_right_size_as_it_is(name):
 def test_unknown_filters_are_refused():
     with pytest.raises(ConfigError, match="bicubic, lanczos"):
         ResizeRecipe(0)
+
+
+# ---- any decoder's exception is a counted refusal ----
+
+SMALL = Image.fromarray(np.random.default_rng(1).integers(0, 256, (24, 24, 3), dtype=np.uint8))
+WHOLE = {
+    "png": encode(SMALL, "PNG"),
+    "jpeg": encode(SMALL, "JPEG"),
+    "webp": encode(SMALL, "WEBP"),
+    "avif": encode(SMALL, "AVIF"),
+    "gif": encode(SMALL, "GIF"),
+    "animated gif": encode(
+        SMALL.convert("P"), "GIF", save_all=True, append_images=[SMALL.convert("P").rotate(90)]
+    ),
+    "animated webp": encode(SMALL, "WEBP", save_all=True, append_images=[SMALL.rotate(90)]),
+    "bmp": encode(SMALL, "BMP"),
+    "tiff": encode(SMALL, "TIFF"),
+    "compressed tiff": encode(SMALL, "TIFF", compression="tiff_lzw"),
+    "ppm": encode(SMALL, "PPM"),
+}
+MUTANTS = {"avif": 150}
+"""Mutants of a format; the others have ``MANY``."""
+MANY = 600
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("name", WHOLE)
+def test_mutants_of_every_format_are_decoded_or_refused_and_never_escape(name):
+    draw = np.random.default_rng(len(name))
+    report, count = DecodeReport(), MUTANTS.get(name, MANY)
+    for number in range(count):
+        raw = bytearray(WHOLE[name])
+        for _ in range(draw.integers(1, 7)):
+            within = min(len(raw), int(draw.choice([64, 400, len(raw)])))
+            raw[draw.integers(within)] = draw.integers(256)
+        if draw.random() < 0.3:
+            del raw[draw.integers(len(raw)) :]
+        image = Decoder(max_pixels=10**6)(bytes(raw), str(number), report)
+        assert image is None or image.mode == "RGB"
+    assert report.decoded + len(report.refused) == count
+    assert report.refused and all(report.refused.values())
+
+
+def test_a_broken_later_frame_does_not_cost_the_first():
+    raw = bytearray(WHOLE["animated gif"])
+    del raw[len(raw) - len(raw) // 4 :]
+    image, report = decode(bytes(raw))
+    assert image is not None and not report.refused
+
+
+@pytest.mark.parametrize("orientation", [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 999])
+def test_each_exif_orientation_is_that_of_pillow(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    raw = encode(SMALL.crop((0, 0, 24, 10)), "PNG", exif=exif)
+    image, _ = decode(raw)
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(raw)))
+    assert np.array_equal(np.asarray(image), np.asarray(expected))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
+def test_exif_of_any_bytes_never_costs_the_image(format):
+    draw = np.random.default_rng(3)
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "maker"
+    whole = exif.tobytes()
+    for _ in range(200):
+        cut = bytearray(whole)
+        for _ in range(draw.integers(1, 6)):
+            cut[draw.integers(6, len(cut))] = draw.integers(256)
+        raw = encode(SMALL, format, exif=bytes(cut))
+        assert decode(raw)[0] is not None

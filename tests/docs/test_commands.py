@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from t2ibench.cli import main
-from t2ibench.cli.arguments import OPTION
+from t2ibench.cli.arguments import END, OPTION
 from t2ibench.cli.compose import compose_spec
 from t2ibench.cli.grid import read_grid, without_params
 from t2ibench.cli.verbs import compare, evaluator, export, import_, sample, score, status
@@ -120,6 +120,7 @@ def test_a_printed_command_can_be_typed(words, tmp_path, request):
     if "model=examples/colour_field" in words:
         request.getfixturevalue("example_package")
     verb, *rest = words
+    rest = rest[: rest.index(END)] if END in rest else rest
     assert verb in main.VERBS or verb in ("--help", "VERB"), words
     flags = [w for w in rest if w in FLAGS or w.startswith("--protocols")]
     rest = [w for w in rest if w not in flags]

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from t2ibench.core.errors import ConfigError
+from t2ibench.text.contract import warn_of_losses
 from t2ibench.text.word import (
     END,
     SPECIAL,
@@ -188,3 +189,48 @@ def test_fingerprint_tells_layouts_apart_and_not_weights():
     before = encoder.fingerprint
     torch.nn.init.zeros_(encoder.position)
     assert encoder.fingerprint == before
+
+
+# ---- other scripts, and what is lost ----
+
+
+@pytest.mark.parametrize(
+    ("caption", "words"),
+    [
+        ("红色的圆 on white", ["红", "色", "的", "圆", "on", "white"]),
+        ("赤い丸", ["赤", "い", "丸"]),
+        ("लाल वृत्त", ["लाल", "वृत्त"]),  # vowel signs and the virama stay in their word
+        ("красный круг", ["красный", "круг"]),
+        ("Fluß, Émile's", ["fluß", "émile", "s"]),
+        ("דג̈ 2", ["דג̈", "2"]),
+        ("\u0301a - \u0301b", ["a", "b"]),  # a mark without its letter
+        ("🙂 x", ["x"]),
+    ],
+)
+def test_words_of_other_scripts(caption, words):
+    assert split_words(caption) == words
+
+
+@given(st.text(max_size=40))
+def test_ascii_and_other_captions_are_split_by_one_rule(text):
+    spelled = split_words(text.encode("ascii", "ignore").decode())
+    assert split_words(text.encode("ascii", "ignore").decode() + " é")[:-1] == spelled
+
+
+def test_a_report_names_what_is_lost():
+    encoder = transformer()
+    length = encoder.max_length
+    report = encoder.token_report(["a ring", "a " * (length + 4), "xyzzy", "a plugh xyzzy"])
+    assert report.unread == (2,) and report.unknown_words == ("xyzzy", "plugh")
+    assert report.lost == pytest.approx(5 / (2 + length + 4 + 1 + 3))
+    sentence = report.losses(length)
+    assert "words are never seen" in sentence and "(xyzzy, plugh, …)" in sentence
+    assert "of 1 captions no word is known" in sentence
+
+
+def test_a_warning_names_the_captions_and_the_key(caplog):
+    encoder = transformer()
+    assert warn_of_losses(encoder, ["a ring"], "val") == "" and not caplog.records
+    warn_of_losses(encoder, ["a " * 40], "val")
+    assert "val, text encoder WordTransformer: 1 of 1 captions are cut" in caplog.text
+    assert "text.encoder.max_length=41 keeps all" in caplog.text

@@ -2,7 +2,10 @@
 
 t2ibench data prepare emoji_styles    fetch the drawings with npm, render them, write splits
 t2ibench data check shapes            keys, captions, groups and identical images across splits
-t2ibench data check folder data.root=PICTURES
+t2ibench data check folder data.root=PICTURES text=clip_vit_l14
+
+The check names what is left out of a folder, and what captions lose in the text encoder: words cut
+off, words that it does not know.
 """
 
 from __future__ import annotations
@@ -11,8 +14,12 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from t2ibench.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from t2ibench.engine.context import Context
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -28,9 +35,25 @@ def run(arguments: Sequence[str]) -> int:
     from t2ibench.data.check import check_source
     from t2ibench.engine.context import Context
 
-    report = check_source(Context(spec).source)
+    context = Context(spec)
+    report = check_source(context.source)
+    report.notes += caption_notes(context)
     sys.stdout.write(f"{report}\n")
     return 0 if report.ok else 1
+
+
+def caption_notes(context: Context) -> list[str]:
+    """Sentences on what captions lose in the chosen text encoder (``text=…``), a split each."""
+    from t2ibench.core.errors import T2IBenchError
+    from t2ibench.engine.captions import caption_losses
+
+    name = context.spec.text.name
+    try:
+        encoder = context.spec.text.restore(context, None)
+        losses = caption_losses(encoder, context.source)
+    except T2IBenchError as error:
+        return [f"text={name} was not asked what captions lose: {error}"]
+    return [f"{split} with text={name}: {sentence}" for split, sentence in losses.items()]
 
 
 def prepare(name: str, folder: Path) -> int:

@@ -5,6 +5,10 @@ t2ibench sample RUN prompts=prompts.txt knobs.guidance_scale=3 batch_size=32
 t2ibench sample RUN prompts=PartiPrompts.tsv out=parti
 t2ibench sample RUN prompts=evaluation_metadata.jsonl images_per_prompt=4 out=geneval
 t2ibench sample RUN prompts=color_val.txt layout=t2i_compbench images_per_prompt=10 out=color
+t2ibench sample RUN prompts=geneval2_data.jsonl out=geneval2
+t2ibench sample RUN prompts=dpg_bench/prompts images_per_prompt=4 out=dpg
+t2ibench sample RUN prompts=OneIG-Bench.csv images_per_prompt=4 out=oneig
+t2ibench sample RUN out=odd -- "e=mc2" "-5 degrees"       prompts with = or a leading minus
 
 Edits, and sizes other than the training's:
 t2ibench sample RUN "a red ring" size=64x96
@@ -20,9 +24,11 @@ An image is cut to the model's square, or to size=HEIGHTxWIDTH. `t2ibench info` 
 a model has.
 
 Knobs that are not named have the values of the run's chosen operating point.
-prompts=FILE reads .txt (a prompt a line, T2I-CompBench), PartiPrompts' .tsv, DrawBench's .csv and
-GenEval's .jsonl. layout=auto|plain|geneval|t2i_compbench|adm is what a detector reads; auto
-is GenEval's for GenEval's prompts and plain (images and metadata.jsonl) for all others.
+prompts=FILE reads .txt (a prompt a line, T2I-CompBench), PartiPrompts' .tsv, DrawBench's and
+OneIG-Bench's .csv, GenEval's and GenEval 2's .jsonl, and DPG-Bench's folder of .txt.
+layout=auto|plain|geneval|geneval2|t2i_compbench|dpg_bench|oneig|adm is what an evaluator reads;
+auto is that of the prompts' benchmark and plain (images and metadata.jsonl) for all others.
+Images of an earlier call in out= are replaced; a folder with other files is refused.
 The same run, prompt, seed and knobs give the same image in any batch.
 """
 
@@ -30,6 +36,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from t2ibench.cli.arguments import parse_arguments, whole_number
@@ -62,6 +69,7 @@ def run(arguments: Sequence[str]) -> int:
     from t2ibench.engine.load import open_folder
     from t2ibench.engine.progress import progress_bar
     from t2ibench.evaluation.layouts import choose_layout
+    from t2ibench.evaluation.sample_folder import check_free
 
     folder, *words = given.words
     prompts = [Prompt(word) for word in words]
@@ -71,11 +79,12 @@ def run(arguments: Sequence[str]) -> int:
     # Before the run is read: mistakes in words need no weights.
     check_options(edit, typed)
     prompts = as_prompts(prompts, edit)
-    layout = choose_layout(given.options["layout"], prompts)
+    check_free(Path(given.options["out"]).expanduser())
     seed, batch_size, per_prompt = (
         whole_number(name, given.options[name])
         for name in ("seed", "batch_size", "images_per_prompt")
     )
+    layout = choose_layout(given.options["layout"], prompts, per_prompt)
     generator = Generator(open_folder(folder))
     with progress_bar("sample", len(prompts) * per_prompt) as advance:
         shared: dict[str, Any] = {

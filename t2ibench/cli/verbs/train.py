@@ -120,21 +120,22 @@ SUBMITIT_OPTIONS = {
 def launch(grid: Grid, ledger: Ledger, cells: Sequence[Cell]) -> None:
     """Runs Hydra's launcher with jobs of ``study.cells_per_job`` cells each."""
     from t2ibench.cli.compose import run_hydra
+    from t2ibench.cli.overrides import quoted
     from t2ibench.engine.study import first_line
 
     size = grid.study.cells_per_job
     names = [f"'{cell.run}'" for cell in cells]
     packs = [names[start : start + size] for start in range(0, len(names), size)]
     chosen = ",".join(f"[{','.join(pack)}]" for pack in packs)
-    words = ["-m", f"study.name={ledger.name}", f"study.cells={chosen}"]
+    words = ["-m", f"study.name={quoted(ledger.name)}", f"study.cells={chosen}"]
     words += [o for o in grid.fixed if not o.startswith("study.")]
     words += ["hydra.sweeper.params=null"]  # the cells have them
     if grid.launcher in SUBMITIT_OPTIONS:
         words += [
-            f"hydra.launcher.submitit_folder={ledger.jobs}/%j",
+            f"hydra.launcher.submitit_folder={quoted(f'{ledger.jobs}/%j')}",
             *SUBMITIT_OPTIONS[grid.launcher],
         ]
-        words += [f"hydra.launcher.name={ledger.name}"]
+        words += [f"hydra.launcher.name={quoted(ledger.name)}"]
     began = time.time()
     try:
         run_hydra(job, [*words, *grid.hydra])

@@ -94,7 +94,18 @@ class EmojiStylesSource:
                 f"{manifest} is not the one that was prepared: delete {self.root / DATASET_FILE} "
                 "and run `t2ibench data prepare emoji_styles`."
             )
-        return [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
+        lines = manifest.read_text(encoding="utf-8").split("\n")
+        return [json.loads(line) for line in lines if line]
+
+    def count(self, name: str) -> int:
+        """Images of a split; see ``DataSource``.
+
+        Raises:
+            DataError: there is no such split, or the folder is not prepared.
+        """
+        if name not in self.splits:
+            raise unknown_split(self.name, name, self.splits)
+        return sum(row["splits"][self.holdout] == name for row in self._rows)
 
     def split_fingerprint(self, name: str) -> str:
         """Content hash of a prepared split; see ``DataSource``.

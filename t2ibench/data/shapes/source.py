@@ -70,9 +70,10 @@ class ShapesSource:
         self._counts = {"train": num_train, "val": num_val, "test": num_test}
         if holdout != "iid":
             self._counts["test_heldout"] = num_test
-        for name, count in (*self._counts.items(), ("captions_per_image", captions_per_image)):
+        counts = {"num_train": num_train, "num_val": num_val, "num_test": num_test}
+        for key, count in (counts | {"captions_per_image": captions_per_image}).items():
             if count < 1:
-                raise ConfigError(f"data.shapes: {name} has {count} items; it needs at least 1.")
+                raise ConfigError(f"data.source.{key}={count} must be at least 1.")
         self.name = "shapes"
         self.resolution = resolution
         self.seed = seed
@@ -96,6 +97,16 @@ class ShapesSource:
             found = _read(stem, f"shapes/{name}")
             self._prepared[name] = found or self._build(stem, name)
         return self._prepared[name]
+
+    def count(self, name: str) -> int:
+        """Images of a split; see ``DataSource``.
+
+        Raises:
+            DataError: there is no such split.
+        """
+        if name not in self._counts:
+            raise unknown_split("data=shapes", name, self.splits)
+        return self._counts[name]
 
     def split_fingerprint(self, name: str) -> str:
         """Content hash of the description that a split is rendered from; see ``DataSource``.

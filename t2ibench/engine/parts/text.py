@@ -73,9 +73,18 @@ class ConfiguredTextEncoder(TextPart):
         return {"fingerprint": self._encoder(context).fingerprint}
 
     def check(self, context: Context) -> None:
-        """Loads a pretrained encoder, so that missing files are reported before any work."""
-        if not self.encoder.cls.needs_vocabulary:
-            self._encoder(context)
+        """Makes the encoder, so that missing files and impossible sizes are told before any work.
+
+        Raises:
+            T2IBenchError: the encoder refuses its arguments, or its files are missing.
+        """
+        self.stand_in(context)
+
+    def stand_in(self, context: Context) -> Any:
+        """The encoder; one that is made with a vocabulary gets a word of its own for it."""
+        if self.encoder.cls.needs_vocabulary:
+            return built_encoder(self.encoder, ["a"], context.spec.seed)
+        return self._encoder(context)
 
     def prepare(self, context: Context, run: Run) -> Prepared:
         """Loads the encoder onto the device and writes its vocabulary into the run."""

@@ -1,0 +1,115 @@
+"""Whatever would fail when a trained run is scored is refused before it is trained."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from t2ibench.cli.compose import compose_spec
+from t2ibench.cli.main import main
+from t2ibench.core.errors import T2IBenchError
+from t2ibench.data.folder import FolderSource
+from t2ibench.engine import feasibility
+from t2ibench.engine.context import Context
+from t2ibench.engine.feasibility import check_scoring, declared_knobs
+
+MODEL = ["model=gan/fast_painter", "trainer=cpu"]
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_prepared(tmp_path, monkeypatch):
+    """A cache of its own, in which no image may appear."""
+    monkeypatch.setenv("T2IBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("T2IBENCH_RUNS", str(tmp_path / "runs"))
+    yield
+    assert not list(tmp_path.glob("cache/**/*.npy")) and not (tmp_path / "runs").exists()
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Twelve pictures with captions."""
+    folder = tmp_path / "pics"
+    folder.mkdir()
+    for i in range(12):
+        Image.fromarray(np.full((8, 8, 3), i, np.uint8)).save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text(f"picture {i}")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["data.source.num_test=20"], r"protocol\.test\.reference_size=500 .* has 20; .*num_test"),
+        (["protocol.test.split=tset"], r"protocol\.test\.split=tset is no split.*train, val, test"),
+        (["protocol.test.reference_split=tset"], r"protocol\.test\.reference_split=tset is no"),
+        (["protocol.front.split=vla"], r"protocol\.front\.split=vla is no split"),
+        (["data.source.num_val=100"], r"protocol\.front\.reference_size=256 .* has 100"),
+        (["protocol=coco30k_gan"], "compares images of 256 px, data shapes has 32 px"),
+        (["protocol.extractor=nope"], "measures with nope"),
+        (["evaluator.dual_encoder=nope"], "no dual encoder 'nope'"),
+        (["knobs.guidance_scale=2"], r"knobs\.guidance_scale is not a knob.*truncation_psi"),
+        (["knobs.truncation_psi=-3"], r"knobs\.truncation_psi=-3.0 is outside"),
+        (["protocol.knob_sweep=[-3]"], r"protocol\.knob_sweep=\[-3\.0\].* is outside"),
+        (["protocol.knobs.truncation_psi=9"], r"knobs\.truncation_psi=9.0 is outside"),
+        (["protocol.knobs={truncation_psi: 9}"], r"knobs\.truncation_psi=9.0 is outside"),
+        (["data.flip=true", "data.level=L1+L2"], r"data\.flip=true makes captions of data\.level"),
+    ],
+)
+def test_what_scoring_would_refuse_is_refused_first(overrides, words):
+    with pytest.raises(T2IBenchError, match=words):
+        check_scoring(Context(compose_spec([*MODEL, *overrides])))
+
+
+def test_mirrored_latents_are_refused_and_not_passed_over():
+    spec = compose_spec(["model=diffusion/ldm", "data.flip=true", "trainer=cpu"])
+    with pytest.raises(T2IBenchError, match=r"data\.flip=true needs images and model="):
+        check_scoring(Context(spec))
+
+
+def test_a_good_specification_passes_and_its_judges_load_once(monkeypatch):
+    check_scoring(Context(compose_spec(MODEL)))
+    monkeypatch.setattr(feasibility, "make_judges", None)
+    check_scoring(Context(compose_spec([*MODEL, "seed=1"])))
+
+
+def test_too_few_pictures_are_told_before_one_is_opened(pictures):
+    folder = ["data=folder", f"data.root={pictures}", "data.resolution=32", *MODEL]
+    with pytest.raises(T2IBenchError, match=r"protocol\.\w+\.\w+=.*data\.source\.\w+_share"):
+        check_scoring(Context(compose_spec(folder)))
+    shares = ["data.source.test_share=0.4", "data.source.val_share=0.3"]
+    sizes = [
+        f"protocol.{part}.{name}=1"
+        for part in ("test", "front")
+        for name in ("num_images", "reference_size")
+    ]
+    check_scoring(Context(compose_spec([*folder, *shares, *sizes])))
+
+
+@pytest.mark.parametrize("words", [["--dry-run"], []])
+def test_the_command_line_says_it_in_one_sentence(words, capsys):
+    assert main(["train", *words, *MODEL, "protocol.test.split=tset"]) == 2
+    told = capsys.readouterr().err
+    assert "protocol.test.split=tset is no split" in told and "Traceback" not in told
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ({"max_refused": 2}, r"data\.source\.max_refused=2 must be a share"),
+        ({"val_share": 0.9}, r"data\.source\.val_share=0\.9 and data\.source\.test_share"),
+        ({"background": [1, 2]}, r"data\.source\.background=\[1, 2\]"),
+    ],
+)
+def test_options_of_a_folder_are_named_as_they_are_typed(pictures, tmp_path, option, words):
+    with pytest.raises(T2IBenchError, match=words):
+        FolderSource(pictures, cache_dir=tmp_path, **option)
+
+
+@pytest.mark.parametrize("model", ["autoregressive/fast_gpt", "diffusion/dit", "diffusion/ldm"])
+def test_the_knobs_of_a_model_are_known_without_weights(model):
+    declared = declared_knobs(Context(compose_spec([f"model={model}"])))
+    assert sum(knob.fidelity_alignment for knob in declared) == 1
+
+
+def test_the_text_encoder_is_made_before_any_work(capsys):
+    assert main(["train", "--dry-run", *MODEL, "text.encoder.max_length=1"]) == 2
+    assert "text.encoder.max_length=1 must be at least 2" in capsys.readouterr().err
