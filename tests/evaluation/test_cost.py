@@ -8,8 +8,6 @@ from torch import nn
 
 from t2ibench.evaluation import cost
 from t2ibench.evaluation.cost import (
-    PartFlops,
-    count_flops,
     count_parameters,
     joules_per_image,
     measure_cost,
@@ -17,6 +15,7 @@ from t2ibench.evaluation.cost import (
     resident_bytes,
     time_sampling,
 )
+from t2ibench.evaluation.flops import PartFlops, count_flops
 
 
 def test_flops_of_known_operations():
