@@ -19,6 +19,7 @@ from t2ibench.core.knobs import Knob, front_knob
 from t2ibench.core.noise import SeededNoise
 from t2ibench.core.pixels import from_pixels, to_pixels
 from t2ibench.core.types import Batch, TextFeatures
+from t2ibench.families.diffusion.fast_unet import FastUNet
 from t2ibench.families.diffusion.unclip import UnCLIP
 from t2ibench.families.diffusion.unclip_prior import CausalTransformer, DiffusionPrior, closest
 from t2ibench.families.diffusion.unclip_prior_ar import AutoregressivePrior
