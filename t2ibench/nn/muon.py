@@ -66,7 +66,9 @@ class Muon(Optimizer):
         adam_lr: learning rate of everything else.
         adam_betas: of everything else.
         weight_decay: decoupled, of everything.
-        least_side: shortest side of a matrix that is orthogonalised.
+        least_side: shortest side of a matrix that is orthogonalised. It should be at most the
+            narrowest layer of the narrowest size, or narrow networks are trained by AdamW and
+            wide ones by Muon, and a comparison of sizes compares optimisers.
 
     Source: Jordan et al. 2024 (Muon); the scale 0.2 sqrt(max(R, C)) from Liu et al. 2025
         (Moonlight), eq. 4.
@@ -82,7 +84,7 @@ class Muon(Optimizer):
         adam_lr: float,
         adam_betas: Sequence[float],
         weight_decay: float,
-        least_side: int = 32,
+        least_side: int,
     ) -> None:
         def is_matrix(p: Tensor) -> bool:
             return p.ndim >= 2 and min(p.shape[0], p.shape[1:].numel()) >= least_side
