@@ -20,6 +20,7 @@ from t2ibench.autoencoders.vq import (
     VectorQuantizer,
     VQAutoencoder,
     commitment_loss,
+    nearest_code,
     perplexity,
     usage,
 )
@@ -258,6 +259,15 @@ def test_frozen_stage_normalises_saves_and_loads(make, tmp_path):
     assert loaded.fingerprint == stage.fingerprint
     assert loaded.kind == model.kind and not any(p.requires_grad for p in loaded.parameters())
     assert not loaded.train().autoencoder.training
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_the_nearest_code_is_the_nearest_under_autocast_too(autocast):
+    torch.manual_seed(0)
+    vectors, codebook = torch.randn(300, 8), torch.randn(512, 8)
+    expected = torch.cdist(vectors.double(), codebook.double()).argmin(1)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        assert torch.equal(nearest_code(vectors, codebook), expected)
 
 
 def test_a_channel_that_says_nothing_is_not_blown_up():
