@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -47,6 +48,14 @@ class Autoencoder(nn.Module, ABC):
     @abstractmethod
     def encode(self, images: Images) -> Latents:
         """The latents, without randomness (KL: the posterior mean; VQ: before quantising)."""
+
+    def moments(self, images: Images) -> tuple[Latents, Latents]:
+        """Mean and variance of the latents that training decodes, each (B, C, h, w).
+
+        By default ``encode``'s latents, without variance.
+        """
+        latents = self.encode(images)
+        return latents, torch.zeros_like(latents)
 
     @abstractmethod
     def decode(self, latents: Latents) -> Images:

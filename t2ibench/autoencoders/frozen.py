@@ -21,8 +21,11 @@ from t2ibench.core.types import Images
 class FrozenFirstStage(nn.Module):
     """An autoencoder that no longer learns, its latents normalised channel by channel.
 
-    encode(x) = (E(x) - mean) / std with mean and std (C,) measured on training images, so
-    that latents have zero mean and unit variance whatever the autoencoder's own scale is.
+    encode(x) = (E(x) - mean) / std with mean and std (C,) of the latents that the decoder was
+    trained on, measured on training images: those have zero mean and unit variance whatever the
+    autoencoder's own scale is. Of a KL autoencoder they are posterior samples. A channel that it
+    does not use has means near 0 and variance near 1, and stays near 0; scaled by its means alone,
+    its faint noise would be blown up to the size of the picture.
 
     Args:
         autoencoder: frozen and put in eval mode; the caller's object, not a copy.
@@ -61,17 +64,29 @@ class FrozenFirstStage(nn.Module):
 
     @classmethod
     def measure(cls, autoencoder: Autoencoder, images: Iterable[Tensor]) -> FrozenFirstStage:
-        """Wraps ``autoencoder`` with the latent statistics of ``images``, batches (B, 3, H, W)."""
+        """Wraps ``autoencoder`` with the latent statistics of ``images``, batches (B, 3, H, W).
+
+        The variance of samples is the variance of their means plus the mean of their variances,
+        so nothing is drawn.
+
+        Raises:
+            ConfigError: there are no images.
+
+        Source: Rombach et al. 2022 (LDM), appendix G (the standard deviation of latents of the
+            first batch, drawn from the posterior).
+        Differs: a mean and a deviation a channel, over many images.
+        """
         stage = cls(autoencoder)
         count = 0
         total = torch.zeros_like(stage.latent_mean, dtype=torch.float64)
         squares = torch.zeros_like(total)
         with torch.no_grad():
             for batch in images:
-                latents = autoencoder.encode(batch.to(stage.latent_mean.device)).double()
-                total += latents.sum((0, 2, 3))
-                squares += latents.square().sum((0, 2, 3))
-                count += latents[:, 0].numel()
+                mean, variance = autoencoder.moments(batch.to(stage.latent_mean.device))
+                mean, variance = mean.double(), variance.double()
+                total += mean.sum((0, 2, 3))
+                squares += (mean.square() + variance).sum((0, 2, 3))
+                count += mean[:, 0].numel()
         if count == 0:
             raise ConfigError("a first stage is measured on at least one batch of images.")
         mean = total / count

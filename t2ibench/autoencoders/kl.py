@@ -52,6 +52,11 @@ class GaussianAutoencoder(Autoencoder):
         """The posterior mean."""
         return self.posterior(images)[0]
 
+    def moments(self, images: Images) -> tuple[Latents, Latents]:
+        """The posterior's mean and variance."""
+        mean, log_variance = self.posterior(images)
+        return mean, log_variance.exp()
+
     def reconstruct(self, images: Images) -> Reconstruction:
         """Decodes one posterior sample; the penalty is KL nats a pixel value."""
         mean, log_variance = self.posterior(images)

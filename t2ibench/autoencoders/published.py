@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from t2ibench.autoencoders.contract import Latents, Reconstruction
 from t2ibench.autoencoders.kl import GaussianAutoencoder
 from t2ibench.autoencoders.published_blocks import Decoder, Encoder
-from t2ibench.autoencoders.vq import CodebookAutoencoder, perplexity, usage
+from t2ibench.autoencoders.vq import CodebookAutoencoder, nearest_code, perplexity, usage
 from t2ibench.core.ranks import gathered
 from t2ibench.core.types import Images
 
@@ -97,9 +97,7 @@ class LearnedCodebook(nn.Module):
 
     def nearest(self, vectors: Float[Tensor, "M C"]) -> Int[Tensor, " M"]:
         """Index of the nearest code of each vector."""
-        # ||z||^2 is the same for every code and is left out.
-        codebook = self.embedding.weight
-        return (codebook.square().sum(1) - 2 * vectors @ codebook.T).argmin(1)
+        return nearest_code(vectors, self.embedding.weight)
 
 
 def codebook_loss(

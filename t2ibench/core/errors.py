@@ -67,6 +67,10 @@ class ScoreError(T2IBenchError):
     """A score is asked for that its inputs cannot give, or two keys would be mixed."""
 
 
+class CostError(T2IBenchError):
+    """A cost is asked for that cannot be counted."""
+
+
 class NonFiniteLossError(T2IBenchError):
     """Training met a loss that is NaN or infinite."""
 

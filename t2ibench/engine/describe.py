@@ -12,7 +12,8 @@ from t2ibench.core.knobs import resolve_knobs
 from t2ibench.core.noise import SeededNoise
 from t2ibench.engine.assemble import untrained_module
 from t2ibench.engine.context import Context
-from t2ibench.evaluation.cost import count_flops, count_parameters
+from t2ibench.evaluation.cost import count_parameters
+from t2ibench.evaluation.flops import count_flops
 
 STEPS = "num_steps"
 

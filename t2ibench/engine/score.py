@@ -33,8 +33,9 @@ from t2ibench.engine.load import LoadedRun
 from t2ibench.engine.parts.first_stage import reconstructions
 from t2ibench.engine.sampling import sampled, timed_sampling
 from t2ibench.engine.spec import ProtocolSpec, RunSpec
-from t2ibench.evaluation.cost import count_flops, measure_cost
+from t2ibench.evaluation.cost import measure_cost
 from t2ibench.evaluation.evaluator import Evaluation, Evaluator
+from t2ibench.evaluation.flops import count_flops
 from t2ibench.evaluation.leakage import Leak, find_leaks, flag
 from t2ibench.evaluation.operating_point import Candidate, choose_point
 from t2ibench.evaluation.protocol import Protocol

@@ -15,7 +15,7 @@ from t2ibench.data.stream import BatchStream
 from t2ibench.engine.assemble import untrained_module
 from t2ibench.engine.context import Context
 from t2ibench.engine.device import prepare_device, training_precision
-from t2ibench.evaluation.cost import count_flops
+from t2ibench.evaluation.flops import count_flops
 from t2ibench.evaluation.timing import FEWEST_CALLS
 
 MATRIX = 1024

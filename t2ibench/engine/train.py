@@ -25,7 +25,7 @@ from t2ibench.engine.interrupt import Interrupted, interruptible, outcome
 from t2ibench.engine.load import LoadedRun, open_run
 from t2ibench.engine.parts.part import Prepared
 from t2ibench.engine.parts.start import initial_weights, load_initial_weights
-from t2ibench.evaluation.cost import count_flops
+from t2ibench.evaluation.flops import count_flops
 from t2ibench.families.contract import TextToImageModule
 from t2ibench.runs.clock import Clock
 from t2ibench.runs.folder import Run

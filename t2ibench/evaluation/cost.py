@@ -18,15 +18,12 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
+from t2ibench.evaluation.flops import count_flops
 from t2ibench.evaluation.timing import Latency, SampleCall, synchronise, time_sampling
 
 BEST_BATCHES = (4, 16, 64)
 """Batch sizes tried for the best throughput, after batch 1."""
-
-OTHER, OPTIMIZER = "other", "optimizer"
-"""Names of what is spent in no part of a model: losses, the optimiser's own products."""
 
 
 @dataclass(frozen=True)
@@ -71,85 +68,6 @@ def count_parameters(parts: Mapping[str, nn.Module]) -> dict[str, int]:
         seen.update(id(p) for p in fresh)
         counts[name] = sum(p.numel() for p in fresh)
     return counts
-
-
-def count_flops(call: Callable[[], Any]) -> float:
-    """FLOPs of matrix products, convolutions and attention in a call, forward and backward.
-
-    Attention is counted as its two products. Elementwise work is not counted, as in the
-    papers' own counts.
-    """
-    with FlopCounterMode(display=False) as counter:
-        call()
-    return float(counter.get_total_flops())
-
-
-class PartFlops(FlopCounterMode):
-    """Counts FLOPs as ``count_flops`` does, and by the part of a model that they are spent in.
-
-    What runs in no part (a loss with matrix products) is ``other``.
-
-    Args:
-        parts: the networks by name.
-    """
-
-    def __init__(self, parts: Mapping[str, nn.Module]) -> None:
-        self.by_part: dict[str, float] = {}
-        self._parts = dict(parts)
-        self._charged: str | None = None
-        self._inside: str = OTHER
-        self._before: set[str] = set()
-        formulas = {op: self._charging(formula) for op, formula in flop_registry.items()}
-        super().__init__(display=False, custom_mapping=formulas)
-
-    def __enter__(self) -> PartFlops:
-        super().__enter__()
-        _Naming(self._parts)()
-        return self
-
-    def charge(self, name: str | None) -> None:
-        """Charges what follows to ``name``; None: to the part that runs."""
-        self._charged = name
-
-    def _charging(self, formula: Callable[..., int]) -> Callable[..., int]:
-        def charged(*args: Any, **kwargs: Any) -> int:
-            count = formula(*args, **kwargs)
-            part = self._charged or self._part()
-            self.by_part[part] = self.by_part.get(part, 0.0) + count
-            return count
-
-        charged._get_raw = True  # type: ignore[attr-defined]
-        return charged
-
-    def _part(self) -> str:
-        """The part that was entered last of those that are not left.
-
-        In a backward pass a layer whose input needs no gradient is left only at the end.
-        """
-        now = set(self.mod_tracker.parents)
-        entered = self._among(now - self._before)
-        if entered:
-            self._inside = entered[-1]
-        elif self._inside not in self._among(now):
-            self._inside = next(iter(self._among(now)), OTHER)
-        self._before = now
-        return self._inside
-
-    def _among(self, running: set[str]) -> list[str]:
-        prefix = f"{_Naming.__name__}.parts."
-        first = {name.removeprefix(prefix).split(".")[0] for name in running if prefix in name}
-        return [name for name in self._parts if name in first]
-
-
-class _Naming(nn.Module):
-    """Parent of all parts, called once so that the counter knows each layer's part."""
-
-    def __init__(self, parts: Mapping[str, nn.Module]) -> None:
-        super().__init__()
-        self.parts = nn.ModuleDict(parts)
-
-    def forward(self) -> None:
-        """Does nothing."""
 
 
 def measure_cost(

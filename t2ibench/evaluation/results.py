@@ -65,7 +65,8 @@ class RunScores:
         protocol: the protocol's fields.
         budget: unit and amount, or empty.
         cost: train_images, train_flops, train_seconds, parts_flops,
-            parts_seconds, parameters (part -> count) and the sampling cost
+            parts_seconds, frozen_flops (target -> FLOPs of encoding the training set, in no
+            budget), parameters (part -> count) and the sampling cost
             (``CostReport.to_dict``).
         knob: name and default of the fidelity-alignment knob and ``chosen_by``, the metric that
             chose its value on the front's prompts (None: the user or the default did), with

@@ -54,7 +54,8 @@ class Clock:
         seconds: wall seconds inside training steps.
         parts_flops: what training everything below the generator cost: the first stage,
             or the runs that a stage of a cascade stands on.
-        parts_seconds: likewise, in seconds.
+        parts_seconds: likewise, in seconds. Encoding the training set by what is frozen is in
+            neither: it is done once for all runs on the same data, and shown beside.
         flops_by_part: ``flops_per_image`` by part of the model (G and D, text encoder …).
 
     Example:

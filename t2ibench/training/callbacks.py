@@ -20,7 +20,7 @@ from t2ibench.core.hashing import derive_seed
 from t2ibench.core.ranks import Counting, summed, world_size
 from t2ibench.core.shards import part_of
 from t2ibench.core.types import Batch
-from t2ibench.evaluation.cost import OPTIMIZER, PartFlops
+from t2ibench.evaluation.flops import OPTIMIZER, PartFlops
 from t2ibench.nn.ema import WeightEMA
 from t2ibench.runs.clock import Budget, Clock
 from t2ibench.runs.curves import MetricsFile
@@ -128,11 +128,15 @@ class FlopCount:
 
         Args:
             images: number of images of this rank in the step.
+
+        Raises:
+            CostError: the step has an operation whose FLOPs nobody knows.
         """
         self._counter.__exit__(None, None, None)
         Counting.on = False
         for hook in self._hooks:
             hook.remove()
+        self._counter.unknown.refuse()
         found = dict(sorted(self._counter.by_part.items()))
         once = found.pop(OPTIMIZER, 0.0)
         of_ranks = summed(torch.tensor(list(found.values()), dtype=torch.float64)).tolist()

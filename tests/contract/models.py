@@ -14,9 +14,14 @@ from t2ibench.runs.clock import Budget
 from t2ibench.runs.folder import Run
 from t2ibench.training.fit import fit
 
-FILES = {
+OWN = {
     str(path.relative_to(config_dir() / "model").with_suffix("")): path.read_text()
     for path in sorted((config_dir() / "model").glob("*/*.yaml"))
+}
+# A file with those that it begins with.
+FILES = {
+    name: text + "".join(base for other, base in OWN.items() if f"\n  - {other}@_here_\n" in text)
+    for name, text in OWN.items()
 }
 MODELS = list(FILES)
 CONDITIONINGS = ("concat", "modulation", "cross_attention")

@@ -8,14 +8,13 @@ from torch import nn
 
 from t2ibench.evaluation import cost
 from t2ibench.evaluation.cost import (
-    PartFlops,
-    count_flops,
     count_parameters,
     joules_per_image,
     measure_cost,
     peak_memory_gib,
     resident_bytes,
 )
+from t2ibench.evaluation.flops import PartFlops, count_flops
 from t2ibench.evaluation.timing import Latency
 
 

@@ -254,15 +254,16 @@ def test_weighting_is_min_snr_of_the_image_error():
         torch.testing.assert_close(weighted("epsilon", eps_of_guess, noise, 5.0), expected)
         flow = weighted("flow", eps_of_guess - guess, noise - x0, 5.0)
         torch.testing.assert_close(flow, expected)
-        capped = (snr + 1).clamp(max=3.0) * wrong
+        capped = (1 / sigma.square()).clamp(max=3.0) * wrong
         torch.testing.assert_close(weighted("x0", guess, x0, 3.0), capped)
         plain = (eps_of_guess - noise).square().mean(1)
         torch.testing.assert_close(weighted("epsilon", eps_of_guess, noise, 0.0), plain)
-        if alpha is not bar:
-            v_of_guess, v = a * eps_of_guess - s * guess, a * noise - s * x0
-            torch.testing.assert_close(weighted("v", v_of_guess, v, 5.0), expected)
-            unweighted = (v_of_guess - v).square().mean(1)
-            torch.testing.assert_close(weighted("x0", guess, x0, 1e9), unweighted)
+        v_of_guess, v = a * eps_of_guess - s * guess, a * noise - s * x0
+        torch.testing.assert_close(weighted("v", v_of_guess, v, 5.0), expected)
+        if alpha is bar:  # the velocity of rectified flow is flow
+            v_of_guess, v = eps_of_guess - guess, noise - x0
+        unweighted = (v_of_guess - v).square().mean(1)
+        torch.testing.assert_close(weighted("x0", guess, x0, 1e9), unweighted)
 
 
 @pytest.mark.parametrize("kind", ["v", "x0", "flow", "epsilon"])

@@ -1,10 +1,12 @@
 """The GAN family: its losses in closed form, its two players, its text, its knob."""
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
+from contract.models import MODELS, Case
 from jaxtyping import TypeCheckError
 from torch.nn.functional import normalize
 
@@ -27,7 +29,7 @@ CAPTIONS = ["a red ring", "a small blue moon on grey", "a pink cross", "ring"]
 CONDITIONINGS = ("concat", "modulation", "cross_attention")
 
 
-def make_module(conditioning="modulation", resolution=32, **changes):
+def make_module(conditioning="modulation", resolution=32, word_buckets=64, **changes):
     torch.manual_seed(0)
     words = sorted({w for c in CAPTIONS for w in c.split()})
     options = {
@@ -54,7 +56,7 @@ def make_module(conditioning="modulation", resolution=32, **changes):
             groups=4,
         ),
         discriminator=partial(
-            Discriminator, channels=8, embedding_width=16, word_buckets=64, groups=4
+            Discriminator, channels=8, embedding_width=16, word_buckets=word_buckets, groups=4
         ),
         generator_optimizer=partial(torch.optim.Adam, lr=1e-3, betas=(0.5, 0.99)),
         discriminator_optimizer=partial(torch.optim.Adam, lr=1e-3, betas=(0.5, 0.99)),
@@ -133,6 +135,33 @@ def test_caption_words_hash_presence_and_ignore_case_and_punctuation():
     words = caption_words(["A red, RED ring.", "a red ring", ""], 64)
     assert torch.equal(words[0], words[1])
     assert words[0].sum() == 3 and words[2].sum() == 0
+
+
+def test_without_word_labels_nothing_reads_words():
+    module = make_module(redescription_weight=0.0, word_buckets=0)
+    assert module.extra_supervision() == ()
+    assert not any("words" in name for name, _ in module.named_parameters())
+    assert module.discriminator(make_batch().image).words.shape == (4, 0)
+    batch, text = make_batch(), module.encode_captions(CAPTIONS)
+    judged, wanted = module.discriminator(batch.image), module.discriminator.embed_text(text)
+    told, matching = module._told(judged, wanted, replace(batch, caption=["of others"] * 4))
+    assert torch.equal(told, matching)
+
+
+@pytest.mark.parametrize("weight, buckets", [(1.0, 0), (0.0, 64)])
+def test_word_head_and_weight_come_together(weight, buckets):
+    with pytest.raises(ConfigError, match="fast_painter_words"):
+        make_module(redescription_weight=weight, word_buckets=buckets)
+
+
+def test_families_are_compared_with_the_same_supervision(shared_cache):
+    """Captions and images: of what conf/model trains, the one model with word labels says so."""
+    given = {}
+    for model in MODELS:
+        module = Case(model, None, shared_cache).module()
+        if module.extra_supervision():
+            given[model] = module.extra_supervision()
+    assert given == {"gan/fast_painter_words": ("word labels",)}
 
 
 def test_redescription_is_zero_for_certain_and_right_words():

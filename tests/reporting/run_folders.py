@@ -134,6 +134,7 @@ def write_run(root, model, seed, /, **changes):
             else {"discriminator": 3.6e12, "generator": 2.4e12},
             "train_seconds": 130.0,
             "parts_flops": 2e12 if latent else 0,
+            "frozen_flops": {"latents": 1.5e11, "text_encoder": 2e10} if latent else {},
             "parts_seconds": 45.0 if latent else 0,
             "parameters": {"network": 2_400_000, "text_encoder": 210_000},
             "sample_flops_per_image": 8e10 * seconds,

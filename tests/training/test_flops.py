@@ -9,15 +9,17 @@ from torch import nn
 import t2ibench.nn.attention
 import t2ibench.text.word
 from t2ibench.cli.compose import compose_spec
+from t2ibench.core.errors import CostError
 from t2ibench.core.noise import SeededNoise
 from t2ibench.data.stream import BatchStream
 from t2ibench.engine.assemble import untrained_module
 from t2ibench.engine.context import Context
 from t2ibench.engine.fitting import cached_targets, options_of
-from t2ibench.evaluation.cost import count_flops
+from t2ibench.evaluation.flops import count_flops
 from t2ibench.families.autoregressive import fast_gpt
 from t2ibench.runs.clock import Budget
 from t2ibench.runs.folder import Run
+from t2ibench.training.callbacks import FlopCount
 from t2ibench.training.fit import fit
 
 SPINE = ["gan/fast_painter", "autoregressive/fast_gpt", "diffusion/fast_unet"]
@@ -125,3 +127,11 @@ def test_a_denoiser_trains_with_three_times_its_forward_flops(shared_cache, monk
     with torch.no_grad():
         network(latents, torch.tensor([0.5]), network.prepare(text))
     assert forward == pytest.approx(3 * analytic.flops, rel=0.05)
+
+
+def test_a_step_with_a_kernel_that_nobody_counts_is_refused():
+    module = nn.Linear(3, 3)
+    count = FlopCount(module, [])
+    torch.linalg.eigh(module(torch.eye(3)))
+    with pytest.raises(CostError, match="aten::_linalg_eigh"):
+        count.per_image(1)

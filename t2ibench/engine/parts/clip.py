@@ -34,7 +34,7 @@ from t2ibench.engine.interrupt import Interrupted, outcome
 from t2ibench.engine.parts.part import Part, Prepared
 from t2ibench.engine.progress import wait_reporter
 from t2ibench.engine.spec import ComponentField, Content, Settings, Trained
-from t2ibench.evaluation.cost import count_flops
+from t2ibench.evaluation.flops import count_flops
 from t2ibench.families.frozen_clip import FrozenClip
 from t2ibench.metrics.dual_encoder import DualEncoder, Vocabulary
 from t2ibench.metrics.dual_encoder_training import (

@@ -75,6 +75,8 @@ class TrainedFirstStage(Part):
         spec = context.spec
         own = self.values(Trained)
         own["training"] = own["training"] | {"images": self.images(context)}
+        if self.kind == "kl":
+            own["latent_statistics"] = "posterior samples"  # stages scaled otherwise are others
         return own | {
             "data": context.source.split_fingerprint("train"),
             "resolution": spec.data.resolution,

@@ -29,35 +29,38 @@ def weighted_errors(
     With SNR = alpha^2 / sigma^2 and gamma > 0:
 
         epsilon  w_t = min(SNR, gamma) / SNR
-        v        w_t = min(SNR, gamma) / (SNR + 1)
+        v        w_t = min(SNR, gamma) sigma^2 / (alpha^2 + sigma^2)^2
         flow     w_t = min(SNR, gamma) sigma^2 / (alpha + sigma)^2
-        x0       w_t = min(SNR + 1, gamma)
+        x0       w_t = min(1 / sigma^2, gamma)
 
-    The first three weigh the error of x_0 by min(SNR, gamma). The last is the error of v that a
-    predicted x_0 makes, capped: unlike SNR it is not zero in pure noise.
+    The first three weigh the error of x_0 by min(SNR, gamma). The last is the error of the
+    velocity that a predicted x_0 makes, capped: of v in variance-preserving diffusion, where it
+    is SNR + 1, and of flow in rectified flow. Unlike SNR it is not zero in pure noise.
 
     Args:
         predicted: (B, ...) the network's output.
         target: (B, ...) eps, v, x_0 or eps - x_0.
         alpha: (B,) of the image.
-        sigma: (B,) of the noise, above 0; for v, alpha^2 + sigma^2 = 1.
+        sigma: (B,) of the noise, above 0.
         prediction: what the target is.
         snr_cap: gamma; 0 means w_t = 1.
 
     Source: Hang et al. 2023 (min-SNR weighting), eq. 7 and section 3.4; for x0 the v loss of
         Li and He 2025 (Back to basics: let denoising generative models denoise), table 1.
-    Differs: flow's is derived in the same way.
+    Differs: those of flow, and of v outside of alpha^2 + sigma^2 = 1, are derived in the same way.
     """
     errors = (predicted - target).float().square().flatten(1).mean(1)
     if snr_cap == 0:
         return errors
     snr = (alpha / sigma).square()
     if prediction == "x0":
-        return errors * (snr + 1).clamp(max=snr_cap)
+        return errors * sigma.square().reciprocal().clamp(max=snr_cap)
     if prediction == "flow":
         return errors * snr.clamp(max=snr_cap) * (sigma / (alpha + sigma)).square()
     if prediction == "v":
-        return errors * snr.clamp(max=snr_cap) / (snr + 1)
+        return (
+            errors * snr.clamp(max=snr_cap) * (sigma / (alpha.square() + sigma.square())).square()
+        )
     # min(SNR, gamma) / SNR, which is 1 and not 0 / 0 in pure noise.
     return errors * (snr_cap / snr).clamp(max=1)
 

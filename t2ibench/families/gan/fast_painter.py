@@ -35,7 +35,7 @@ class Judgement(NamedTuple):
         logit: (B,) realism, whatever the caption.
         relevance: (B, D) vectors whose scalar product with a caption's is added to the logit.
         embedding: (B, D) vectors of unit length, to be compared with the captions'.
-        words: (B, V) logits of the words that the image shows.
+        words: (B, V) logits of the words that the image shows; V = 0 without a word head.
     """
 
     logit: Float[Tensor, " B"]
@@ -216,7 +216,7 @@ class Discriminator(nn.Module):
         text_width: D of the text features.
         channels: channels at half resolution; half as many at full, twice as many at a quarter.
         embedding_width: width of image and text embeddings.
-        word_buckets: V of the words read off the image.
+        word_buckets: V of the words read off the image; 0: none are, there is no such head.
         groups: number of groups in every GroupNorm.
 
     Source: Reed et al. 2016 (GAN-INT-CLS), section 4.1; Miyato and Koyama 2018 (projection),
@@ -251,8 +251,9 @@ class Discriminator(nn.Module):
         self.relevance_text = nn.Linear(text_width, embedding_width)
         self.embedding = nn.Linear(wide, embedding_width)
         self.embedding_text = nn.Linear(text_width, embedding_width)
-        self.words = nn.Linear(wide, word_buckets)
-        nn.init.constant_(self.words.bias, -4.0)  # a word is in about one caption of fifty
+        self.words = nn.Linear(wide, word_buckets) if word_buckets else None
+        if self.words is not None:
+            nn.init.constant_(self.words.bias, -4.0)  # a word is in about one caption of fifty
         self.log_scale = nn.Parameter(torch.tensor(2.6))
 
     @property
@@ -268,7 +269,7 @@ class Discriminator(nn.Module):
             self.logit(self.realism(x).mean((2, 3)))[:, 0],
             self.relevance(strongest),
             normalize(self.embedding(strongest), dim=1),
-            self.words(strongest),
+            strongest[:, :0] if self.words is None else self.words(strongest),
         )
 
     def belief(self, judged: Judgement, text: TextFeatures) -> Float[Tensor, " B"]:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
 
+from t2ibench.core.errors import ConfigError
 from t2ibench.core.knobs import Knob
 from t2ibench.core.noise import Noise, TrainingNoise
 from t2ibench.core.ranks import gathered, greatest, noise_like, own
@@ -48,11 +49,15 @@ class TextConditionalGAN(TextToImageModule):
         matching: which wrong pairs the matching loss takes.
         wrong_weight: weight of real images with wrong captions in the adversarial loss.
         matching_weight: weight of the matching loss, in both players.
-        redescription_weight: weight of the words read off the image, in both players; 0 is off.
+        redescription_weight: weight of the words read off the image, in both players; 0 is off,
+            without a word head. It is supervision that no other family has.
         gradient_penalty_weight: gamma of the approximate R1, every step; 0 is off.
         interpolation_weight: weight of the generator's loss on captions halfway between two of the
             batch (INT); 0 is off.
         truncation_psi: default truncation.
+
+    Raises:
+        ConfigError: there is a word head without a weight, or a weight without a word head.
 
     Source: Reed et al. 2016 (GAN-INT-CLS), algorithm 1 and section 4.3.
     Differs: a contrast within the batch (XMC-GAN) and the words read off the image (MirrorGAN)
@@ -91,6 +96,13 @@ class TextConditionalGAN(TextToImageModule):
         )
         self.generator: Any = generator(resolution=resolution, text_width=text_encoder.width)
         self.discriminator: Any = discriminator(text_width=text_encoder.width)
+        buckets = self.discriminator.word_buckets
+        if (redescription_weight > 0) != (buckets > 0):
+            raise ConfigError(
+                f"model.module.redescription_weight={redescription_weight:g} and "
+                f"model.module.discriminator.word_buckets={buckets} must both be 0 or both be "
+                "more: model=gan/fast_painter has no word labels, model=gan/fast_painter_words has."
+            )
         self.make_generator_optimizer = generator_optimizer
         self.make_discriminator_optimizer = discriminator_optimizer
         self.adversarial_loss = adversarial_loss

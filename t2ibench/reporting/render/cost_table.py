@@ -13,6 +13,8 @@ from t2ibench.reporting.statistics.groups import Group
 BRIEF = {"discriminator": "D", "generator": "G", "text_encoder": "text", "optimizer": "optim."}
 """Short names of parts."""
 
+TITLE = "Costs (first stage included; encoding the training set once, by frozen parts, is not)"
+
 cost = partial(Column, kind="cost")
 
 
@@ -26,6 +28,7 @@ def cost_table(groups: Sequence[Group]) -> Table:
         cost("train_flops_with_parts", "Train FLOPs"),
         cost("train_flops_shares", "of which, %", words=True, least_width=WORDS_WIDTH),
         *(cost(f"train_flops of {part}", f"FLOPs of {part}", printed=False) for part in parts),
+        cost("encoding_flops", "FLOPs of encoding", printed=False),
         cost("train_seconds_with_parts", "Train time"),
         cost("parts_flops", "Parts' FLOPs", printed=False),
         cost("sample_flops_per_image", "FLOPs/image"),
@@ -38,7 +41,7 @@ def cost_table(groups: Sequence[Group]) -> Table:
         Row(group.label, tuple(replace(c, seeds=group.seeds) for c in _cells(group, parts)))
         for group in groups
     )
-    return Table("Costs (first stage included)", "Model", columns, rows)
+    return Table(TITLE, "Model", columns, rows)
 
 
 def _cells(group: Group, parts: Sequence[str]) -> tuple[Cell, ...]:
@@ -51,6 +54,7 @@ def _cells(group: Group, parts: Sequence[str]) -> tuple[Cell, ...]:
         number(group.training_flops, flops_text),
         words(_shares_text(by_part)),
         *(number(by_part.get(part), flops_text) for part in parts),
+        number(group.encoding_flops, flops_text),
         number(group.training_seconds, seconds_text),
         number(group.cost("parts_flops"), flops_text),
         number(group.cost("sample_flops_per_image"), flops_text),

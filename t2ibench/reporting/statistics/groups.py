@@ -129,6 +129,12 @@ class Group:
         return dict(sorted(parts.items(), key=lambda part: -part[1]))
 
     @property
+    def encoding_flops(self) -> float | None:
+        """FLOPs of encoding the training set once by frozen parts, which no budget is charged."""
+        found = self.runs[0].scores.cost.get("frozen_flops")
+        return None if found is None else float(sum(found.values()))
+
+    @property
     def training_seconds(self) -> float | None:
         """Training seconds of the generator and its first stage together."""
         own = self.cost("train_seconds")

@@ -225,6 +225,17 @@ def test_costs_are_told_by_part(leaderboard):
     assert shares["ldm"] == "network 71, stage 1 25, text 3"
 
 
+def test_encoding_the_training_set_is_shown_as_not_charged(leaderboard):
+    table = cost_table(leaderboard.groups)
+    names = [column.name for column in table.columns]
+    of = {row.label: row.cells for row in table.rows}
+    assert "encoding the training set once, by frozen parts, is not" in table.title
+    assert of["ldm"][names.index("encoding_flops")].value == pytest.approx(1.7e11)
+    assert of["gan_int_cls"][names.index("encoding_flops")].value == 0
+    # Nor is it in the FLOPs of training.
+    assert of["ldm"][names.index("train_flops_with_parts")].value == pytest.approx(8e12)
+
+
 def test_tables_that_nothing_stands_in_are_left_out(tmp_path):
     alone = Content(analyse(*gather([write_run(tmp_path, "gan/gan_int_cls", 0)])))
     assert not alone.ranks and not alone.pareto and alone.pairs == () and alone.correction == ""
