@@ -14,9 +14,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from t2ibench.core.errors import CheckpointError
+from t2ibench.core.errors import CheckpointError, ScoreError
 from t2ibench.core.files import atomic_path, read_json_object, write_json
 from t2ibench.core.hashing import hash_json
 from t2ibench.core.ranks import barrier, from_first, rank, world_size
