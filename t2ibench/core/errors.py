@@ -4,6 +4,8 @@ Every message is one sentence (or two) that names what was expected, what came,
 where it is set and what to do; the command line prints it without a traceback.
 """
 
+from pickle import UnpicklingError
+
 
 def printable(text: str) -> str:
     r"""The text without characters that steer a terminal, as a file of others may hold.
@@ -13,6 +15,14 @@ def printable(text: str) -> str:
         'red�[31m'
     """
     return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def first_line(error: BaseException) -> str:
+    """First line of another library's error; of an unpickler's, without its advice to trust it."""
+    if isinstance(error, UnpicklingError):
+        return "it is no file of tensors"
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 class T2IBenchError(Exception):

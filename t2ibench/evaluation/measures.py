@@ -7,8 +7,8 @@ names network, weights, reference or prompts, and N. Means over images go throug
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -33,7 +33,7 @@ from t2ibench.metrics.diversity import (
 )
 from t2ibench.metrics.extrapolation import SizePoint, fd_infinity_estimate, size_curve
 from t2ibench.metrics.frechet import frechet_estimate
-from t2ibench.metrics.kernel import cmmd_estimate, cmmd_name, kid_estimate
+from t2ibench.metrics.kernel import cmmd_estimate, kid_estimate
 from t2ibench.metrics.memorisation import nearest_training
 from t2ibench.metrics.neighbours import neighbours
 
@@ -49,17 +49,25 @@ class Evaluation:
         scores: score key -> score.
         columns: score key -> one number an image, for scores that are means over images.
         curves: key of a Fréchet distance -> its values for subsets of the images.
+        absent: names of scores that cannot be computed -> why, and what would bring them.
     """
 
     scores: Scores = field(default_factory=dict)
     columns: dict[str, np.ndarray] = field(default_factory=dict)
     curves: dict[str, list[SizePoint]] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
 
     def add(self, key: str, estimate: Estimate, n: int) -> None:
         """Files an estimate that rests on n images."""
         self.scores[key] = Score(
             estimate.value, n, estimate.ci_low, estimate.ci_high, key, estimate.note
         )
+
+    def annotate(self, keys: Iterable[str], note: str) -> None:
+        """Adds a note to some of the scores."""
+        for key in keys:
+            score = self.scores[key]
+            self.scores[key] = replace(score, note="; ".join(filter(None, (score.note, note))))
 
     def add_mean(
         self, key: str, values: Float[np.ndarray, " N"], clusters: Sequence[Hashable]
@@ -149,15 +157,15 @@ def memorisation(
 
 def dual_encoder_distances(
     found: Evaluation,
-    dual_encoder: str,
+    name: str,
     inner: str,
     x: Float[Tensor, "N D"],
     y: Float[Tensor, "M other"],
     clusters: Sequence[Hashable],
 ) -> None:
-    """Fréchet and CMMD-style distance in a dual encoder's image space."""
+    """Fréchet distance and ``name`` (cmmd or cmmd-style) in a dual encoder's image space."""
     found.add(f"fd[{inner}]", frechet_estimate(x, y, clusters=clusters), len(x))
-    found.add(f"{cmmd_name(dual_encoder)}[{inner}]", cmmd_estimate(x, y, clusters=clusters), len(x))
+    found.add(f"{name}[{inner}]", cmmd_estimate(x, y, clusters=clusters), len(x))
 
 
 def prompt_alignment(
@@ -171,7 +179,12 @@ def prompt_alignment(
 ) -> None:
     """CLIP-score and R-precision (1 of 100), and, if ``folds`` > 0, its mean over folds."""
     found.add_mean(f"clip_score[{inner}]", clip_score(image, text).double().numpy(), clusters)
-    if len(set(meanings)) <= DISTRACTORS:
+    meant = len(set(meanings))
+    if meant <= DISTRACTORS:
+        found.absent["r_precision"] = (
+            f"it ranks each caption among {DISTRACTORS} others, here are {meant} captions of "
+            f"different meaning: score at least {DISTRACTORS + 1} prompts"
+        )
         return
     hits = retrieval(image, text, draw_distractors(meanings)).double().numpy()
     among = f"1-of-{DISTRACTORS + 1}"

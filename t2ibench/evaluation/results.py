@@ -79,6 +79,9 @@ class RunScores:
         leakage: the leakage guard's findings.
         size_curves: key of a Fréchet distance -> its mean ``value`` and ``sd`` over subsets of
             ``n`` of the chosen point's images, from few to all.
+        absent: names of scores that could not be computed -> why, and what would bring them.
+        scoring: protocol and hash of what was asked (``dev-1a2b3c4d``), equal for models that
+            are scored alike.
     """
 
     model: dict[str, Any]
@@ -91,6 +94,8 @@ class RunScores:
     reference: dict[str, Scores] = field(default_factory=dict)
     leakage: tuple[dict[str, Any], ...] = ()
     size_curves: dict[str, list[dict[str, float]]] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
+    scoring: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The content of ``scores.json``."""
@@ -106,6 +111,8 @@ class RunScores:
             "reference": {name: scores_to_dict(s) for name, s in self.reference.items()},
             "leakage": list(self.leakage),
             "size_curves": self.size_curves,
+            "absent": self.absent,
+            "scoring": self.scoring,
         }
 
     def write(self, path: str | Path) -> None:
@@ -165,6 +172,8 @@ def _from_dict(fields: Mapping[str, Any]) -> RunScores:
         reference={name: scores_from_dict(s) for name, s in fields["reference"].items()},
         leakage=tuple(dict(leak) for leak in fields["leakage"]),
         size_curves={k: [dict(p) for p in ps] for k, ps in fields.get("size_curves", {}).items()},
+        absent={str(name): str(why) for name, why in fields.get("absent", {}).items()},
+        scoring=str(fields.get("scoring", "")),
     )
 
 
