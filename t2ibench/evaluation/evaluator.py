@@ -12,6 +12,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -199,7 +200,7 @@ class Evaluator:
         if self.protocol.memorisation and self.train is None:
             evaluation.absent["authpct"] = "the data have no training split to compare with"
 
-    def _fitted(self, pixels: PixelImages) -> PixelImages:
+    def _fitted(self, pixels: PixelImages) -> UInt8[Tensor, "B 3 side side"]:
         """Larger images brought to the reference's size by the protocol's filter."""
         side = self.reference.resolution
         if pixels.shape[-1] == side:

@@ -5,13 +5,20 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from published_judges import words_of, write_judges
 
+import t2ibench
 from t2ibench.cli.main import main
 from t2ibench.core.files import read_json
+from t2ibench.data.folder import FolderSource
+from t2ibench.data.resize import ResizeRecipe
 from t2ibench.evaluation.results import ALIGNMENT, RunScores, by_metric
+from t2ibench.evaluation.samples import SampleSet
 from t2ibench.metrics.extractors import inception
+from t2ibench.metrics.extractors.efficientnet import EfficientNetLite0
+from t2ibench.metrics.frechet import frechet_distance
 
 COLOURS = ("red", "green", "blue", "grey", "pink", "teal", "gold", "lime", "navy", "rose", "tan")
 THINGS = ("ring", "moon", "star", "tree", "door", "cup", "hat", "fish", "boat", "drum", "lamp")
@@ -122,3 +129,38 @@ def test_somebodys_pictures_are_judged_by_them_alike(place, tmp_path, capsys):
     shown = {key.split("|")[0] for key in ours} - {"authpct[inception-v3-tf2015@2048"}
     assert shown <= {key.split("|")[0] for key in scores} | {"vendi_by_prompt"}
     assert "captions cut to 12 tokens" in capsys.readouterr().out
+
+
+def test_a_larger_run_takes_a_protocol_by_its_own_resize_beside_its_own_scores(place, capsys):
+    root, run, _ = place
+    own, status = (run / "scores.json").read_bytes(), read_json(run / "status.json")
+    drawn = (run / "samples" / "chosen" / "values.csv").read_bytes()
+    words = [
+        "evaluator=embedded", "protocol.r_precision_folds=0", "protocol.name=small",
+        "protocol.images.resolution=8", "protocol.images.resize=lanczos", "protocol.choose_by=null",
+    ]  # fmt: skip
+    assert main(["score", str(run), *words]) == 0
+    told = capsys.readouterr()
+    (file,) = (run / "scores").glob("small-*.json")
+    assert str(file) in told.out and "no clip_score, r_precision: no judge" in told.out
+    assert (run / "scores.json").read_bytes() == own and read_json(run / "status.json") == status
+    assert (run / "samples" / "chosen" / "values.csv").read_bytes() == drawn
+    found = RunScores.read(file)
+    samples = SampleSet.load(run / found.chosen.samples)
+    assert samples.resolution == 16 and found.chosen.samples == f"samples/{file.stem}/chosen"
+    resized = ResizeRecipe(8, "lanczos")
+    pictures = [Image.fromarray(p) for p in samples.pixels.permute(0, 2, 3, 1).numpy()]
+    test = FolderSource(
+        root / "pictures", cache_dir=root / "other", resolution=8, filter="lanczos"
+    ).split("test")
+    network = EfficientNetLite0()
+    x = network.features(torch.from_numpy(np.stack([resized(p) for p in pictures])))
+    expected = frechet_distance(x, network.features(test.pixels(slice(None))))
+    (distance,) = [s for s in found.chosen.scores.values() if s.metric == "fd"]
+    assert distance.value == pytest.approx(expected, rel=1e-4)
+    assert main(["score", str(run), *words]) == 0
+    assert "sample gan" not in capsys.readouterr().err, "kept, and not drawn again"
+    shown = t2ibench.compare(run, protocol="small").analysis.leaderboard.groups[0].runs[0]
+    assert shown.scores.scoring == file.stem and shown.image_values is not None
+    assert main(["score", str(run), "protocol.images.resolution=99"]) == 2
+    assert "compares images of 99 px" in capsys.readouterr().err
