@@ -9,19 +9,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from t2ibench.cli.compose import compose_spec, rescored
+from t2ibench.cli.reference import reference_words
 from t2ibench.core.errors import ConfigError
+from t2ibench.data.pictures import PictureSizes
 from t2ibench.data.prompts import read_prompts
 from t2ibench.engine.context import Context
-from t2ibench.engine.external import ExternalOptions, in_memory, score_external, scores_of
+from t2ibench.engine.edits import rgb_picture
+from t2ibench.engine.external import (
+    ExternalOptions,
+    comparison_recipe,
+    in_memory,
+    score_external,
+    scores_of,
+)
 from t2ibench.engine.generator import Generator, Pictures, as_prompts
 from t2ibench.engine.load import open_folder
 from t2ibench.engine.scoring import score_trained
 from t2ibench.engine.study import train_and_score
+from t2ibench.evaluation.external import external_sizes
 from t2ibench.evaluation.results import RunScores
 from t2ibench.runs.folder import Run
 
@@ -95,6 +105,7 @@ def score(
     name: str = "",
     extractor: str = "",
     out: str | Path | None = None,
+    reference: str | Path | None = None,
     **settings: Any,
 ) -> RunScores:
     """Scores a run, anybody's images, or features, under a protocol.
@@ -109,6 +120,7 @@ def score(
         extractor: what made features that do not say.
         out: folder for ``scores.json`` and the images, so that they join comparisons; None: beside
             what is on disk, nowhere for what is in memory.
+        reference: a folder of pictures to compare with, all of them, in place of ``data=``.
         **settings: ``data=``, ``protocol=``, ``evaluator=`` and others.
 
     Raises:
@@ -131,18 +143,34 @@ def score(
             raise ConfigError("a run is scored on the prompts of its protocol; leave prompts out.")
         run = Run.at(images)
         return score_trained(run, rescored(run, overrides))
-    options = ExternalOptions(name, (), extractor, None if out is None else Path(out))
-    context = Context.of(compose_spec(overrides))
+    if reference is not None:
+        overrides = reference_words(sizes_of(images), reference, overrides)
+    spec = compose_spec(overrides)
+    seed = spec.seed if any(o.startswith("seed=") for o in overrides) else None
+    options = ExternalOptions(name, (), extractor, None if out is None else Path(out), seed)
+    context = Context.of(spec)
     if isinstance(images, (str, Path)):
         asked = () if prompts is None else read_prompts_or_words(prompts)
-        return score_external(
-            Path(images), context, ExternalOptions(name, tuple(asked), extractor, options.out)
-        )
+        return score_external(Path(images), context, replace(options, prompts=tuple(asked)))
     captions = images.captions if isinstance(images, Pictures) else None
     if prompts is not None:
         captions = [p.text for p in read_prompts_or_words(prompts)]
-    theirs = in_memory(images, captions, context.source.resolution)
+    theirs = in_memory(images, captions, comparison_recipe(context))
     return scores_of(theirs, context, options, name or "images", options.out)
+
+
+def sizes_of(images: Any) -> PictureSizes:
+    """Number and sizes of images, of a path or in memory.
+
+    Raises:
+        ConfigError: the path holds features.
+    """
+    if not isinstance(images, (str, Path)):
+        return PictureSizes.of([rgb_picture(image).size for image in images])
+    found = external_sizes(images)
+    if found is None:
+        raise ConfigError(f"{images} holds features; reference= needs the images.")
+    return found
 
 
 @dataclass(frozen=True)
@@ -172,6 +200,7 @@ def compare(
     study: str = "",
     runs_folder: str | Path = "",
     metrics: Sequence[str] = (),
+    protocol: str = "",
 ) -> Comparison:
     """Leaderboard and tests over runs, or over a study.
 
@@ -180,6 +209,7 @@ def compare(
         study: its name, in place of folders.
         runs_folder: where the study lies; empty: ``paths.runs``.
         metrics: these scores alone; empty: all.
+        protocol: the scoring that is compared; empty: each run's own.
 
     Raises:
         T2IBenchError: nothing to compare, or scores measured in different ways.
@@ -194,6 +224,7 @@ def compare(
     from t2ibench.cli.verbs.compare import analyse_runs
 
     options = {"study": study, "runs": str(runs_folder), "metric": ",".join(metrics)}
+    options["protocol"] = protocol
     return Comparison(analyse_runs([str(folder_of(run)) for run in runs], options)[1])
 
 

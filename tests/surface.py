@@ -30,7 +30,12 @@ COMPOSED_WITH = {
 }
 """A model that has the parts of a group."""
 
-NEEDED = {"folder": ["data.root=pictures"], "run": ["text.run=runs/x"], "on_run": ["base=runs/x"]}
+NEEDED = {
+    "folder": ["data.root=pictures"],
+    "pictures": ["data.root=pictures"],
+    "run": ["text.run=runs/x"],
+    "on_run": ["base=runs/x"],
+}
 """What a file leaves to its user."""
 
 

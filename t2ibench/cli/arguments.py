@@ -10,7 +10,8 @@ from pathlib import Path
 
 from t2ibench.core.errors import ConfigError
 
-OPTION = re.compile(r"^([a-z][a-z0-9_.]*)=(.*)$", re.DOTALL)
+OPTION = re.compile(r"^((?:evaluator/)?[a-z][a-z0-9_.]*)=(.*)$", re.DOTALL)
+"""Pattern of options; of names with a slash only the evaluator's groups, as paths have them."""
 
 END = "--"
 """Word after which all others are words, none options or flags."""

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 MODEL_KEYS = ("model", "parts", "base", "start", "text", "conditioning", "data.resolution")
 """Keys and groups of a cascade's stage that do not apply to the model of its base."""
 
+SUBGROUPS = ("evaluator/extractor", "evaluator/dual_encoder")
+"""Groups within a group, of which several files are chosen as a list."""
+
 MODEL_GROUPS = ("autoencoder", "clip", "prior", "cascade")
 """Groups whose choices belong to one model."""
 
@@ -63,10 +66,13 @@ def config_dir() -> Path:
 def config_files(group: str) -> dict[str, Path]:
     """Files of a group by the name that a user types, including those of plugins."""
     roots = [config_dir(), *(p.conf for p in plugins() if p.conf is not None)]
+    inner = tuple(f"{name.removeprefix(f'{group}/')}/" for name in SUBGROUPS)
     found: dict[str, Path] = {}
     for root in roots:
         for path in sorted((root / group).rglob("*.yaml")):
-            found.setdefault(str(path.relative_to(root / group).with_suffix("")), path)
+            name = str(path.relative_to(root / group).with_suffix(""))
+            if not name.startswith(inner):
+                found.setdefault(name, path)
     return found
 
 
@@ -171,13 +177,14 @@ def one_sentence(error: BaseException) -> str:
         return f"{key} is not a configuration key; `t2ibench train --cfg job` lists all keys."
     text = lines[0] if lines else type(error).__name__
     options = [line for line in lines[1:] if not line.startswith(("Set the env", "Config search"))]
-    missing = re.search(r"Could not find '([\w/-]+)'", text)
+    missing = re.search(r"Could not (?:find|load) '([\w/-]+)'", text)
     if missing and missing[1].startswith("hydra/"):  # not ours: Hydra tells what there is
         group, _, chosen = missing[1].rpartition("/")
         known = [line for line in options if " " not in line and "=" not in line]
         return f"{group}={chosen} is unknown; choose one of {', '.join(known)}."
     if missing:
-        top = missing[1].split("/", 1)[0]
+        within = [name for name in SUBGROUPS if missing[1].startswith(f"{name}/")]
+        top = within[0] if within else missing[1].split("/", 1)[0]
         chosen = missing[1].removeprefix(f"{top}/")
         return f"{top}={chosen} is unknown; choose one of {', '.join(sorted(config_files(top)))}."
     full = re.search(r"full_key: ([\w.]+)", str(error))

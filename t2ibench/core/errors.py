@@ -7,6 +7,7 @@ where it is set and what to do; the command line prints it without a traceback.
 from __future__ import annotations
 
 from pathlib import Path
+from pickle import UnpicklingError
 
 
 def printable(text: str) -> str:
@@ -17,6 +18,14 @@ def printable(text: str) -> str:
         'red�[31m'
     """
     return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def first_line(error: BaseException) -> str:
+    """First line of another library's error; of an unpickler's, without its advice to trust it."""
+    if isinstance(error, UnpicklingError):
+        return "it is no file of tensors"
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 class T2IBenchError(Exception):

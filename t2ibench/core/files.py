@@ -108,6 +108,18 @@ def atomic_path(path: str | Path, former: Path | None = None) -> Iterator[Path]:
             aside.unlink(missing_ok=True)
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """Gives a file a second name, or copies it where the file system has no links.
+
+    Only for files that are replaced and never written in place.
+    """
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
     """A folder beside ``folder`` that takes its name on success and is removed otherwise."""

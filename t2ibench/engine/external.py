@@ -17,14 +17,17 @@ from t2ibench.data.records import DataSource
 from t2ibench.data.resize import ResizeRecipe
 from t2ibench.engine.context import Context
 from t2ibench.engine.edits import rgb_picture
-from t2ibench.engine.judges import make_judges, test_protocol
+from t2ibench.engine.judges import make_judges, prepared_for, test_protocol
+from t2ibench.engine.scorings import Scoring
 from t2ibench.evaluation.evaluator import Evaluator
 from t2ibench.evaluation.external import (
     ExternalFeatures,
     ExternalImages,
+    external_sizes,
     fitted_rows,
     read_external,
 )
+from t2ibench.evaluation.measures import Evaluation
 from t2ibench.evaluation.results import OperatingPoint, RunScores, Scores
 from t2ibench.evaluation.samples import SampleSet, save_values
 
@@ -38,12 +41,15 @@ class ExternalOptions:
         prompts: prompts of images without captions.
         extractor: key of the network that computed the features, where the file has none.
         out: folder for scores and samples; None: the images' folder, or one beside the file.
+        seed: training seed of the model that made them, by which sets of one name become one
+            row; None: the set is a row of its own.
     """
 
     name: str = ""
     prompts: tuple[Prompt, ...] = ()
     extractor: str = ""
     out: Path | None = None
+    seed: int | None = None
 
 
 def read_images(path: Path, context: Context, options: ExternalOptions) -> SampleSet:
@@ -58,19 +64,19 @@ def read_images(path: Path, context: Context, options: ExternalOptions) -> Sampl
     return theirs.samples
 
 
-def in_memory(images: Any, captions: Sequence[str] | None, resolution: int) -> ExternalImages:
-    """Images in memory, resized by the data set's recipe.
+def in_memory(images: Any, captions: Sequence[str] | None, recipe: ResizeRecipe) -> ExternalImages:
+    """Images in memory, brought to the size at which they are compared.
 
     Args:
         images: PIL images, ``Pictures``, or uint8 of (N, H, W, 3) or (N, 3, H, W).
         captions: one for each image; None: they are unknown.
-        resolution: side of the resized images in pixels.
+        recipe: of the resize.
 
     Raises:
         ScoreError: no images, or another number of captions.
         DataError: an element is no picture.
     """
-    recipe, pictures = ResizeRecipe(resolution), [rgb_picture(image) for image in images]
+    pictures = [rgb_picture(image) for image in images]
     if not pictures or (captions is not None and len(captions) != len(pictures)):
         count = "no" if captions is None else str(len(captions))
         raise ScoreError(
@@ -97,10 +103,22 @@ def score_external(path: Path, context: Context, options: ExternalOptions) -> Ru
         T2IBenchError: the images are too few, or cannot be read.
     """
     theirs = _read(path, context, options)
-    out = options.out or path
-    if out.suffix and not out.is_dir():
-        out = out.with_name(f"{out.name}.scored")
-    return scores_of(theirs, context, options, str(path), out)
+    return scores_of(theirs, context, options, str(path), out_folder(path, options))
+
+
+def out_folder(path: Path, options: ExternalOptions) -> Path:
+    """Folder of the scores: the one asked for, the images' own, or one beside a file."""
+    if options.out is not None:
+        return options.out
+    return path if path.is_dir() else path.with_name(f"{path.name}.scored")
+
+
+def comparison_recipe(context: Context) -> ResizeRecipe:
+    """Recipe by which images are brought to the size at which the protocol compares them."""
+    protocol = test_protocol(context.spec.protocol)
+    source = prepared_for(context.spec.data.source, context.source, protocol)
+    filter = getattr(getattr(source, "recipe", None), "filter", protocol.filter)
+    return ResizeRecipe(source.resolution, filter)
 
 
 def scores_of(
@@ -126,56 +144,71 @@ def scores_of(
     if rows is not None:
         sys.stderr.write(f"{where}: the protocol scores {len(rows)} of {count}, chosen by a hash\n")
     evaluator = make_judges(spec, source, context.device).evaluator(protocol)
+    scoring = Scoring.of_folder(out, spec, source)
+    name = scoring.samples("chosen")
     if isinstance(theirs, ExternalImages):
-        point = _of_images(theirs, evaluator, rows, out)
+        samples = theirs.samples if rows is None else theirs.samples.select(rows)
+        found = (evaluator.evaluate if theirs.prompted else evaluator.unprompted)(samples)
+        if out is not None:
+            samples.save(out / "samples" / name)
+            save_values(out / "samples" / name, samples, found.columns)
     else:
-        point = _of_features(theirs, evaluator, rows, options.extractor)
+        found = _of_features(theirs, evaluator, rows, options.extractor)
+    kept = out is not None and isinstance(theirs, ExternalImages)
     scores = RunScores(
         model={
-            "name": options.name or Path(where).stem,
+            "name": options.name or name_of(Path(where)),
             "family": "external",
-            "data": spec.data.name,
-            "seed": 0,
+            "data": source.name,
+            "seed": options.seed,
             "run": out.name if out is not None else where,
         },
         protocol=evaluator.protocol.to_dict(),
-        chosen=point,
+        chosen=OperatingPoint({}, found.scores, samples=f"samples/{name}" if kept else ""),
         reference=_floor(evaluator, source),
+        absent=found.absent,
+        scoring=scoring.label,
     )
     if out is not None:
-        scores.write(out / "scores.json")
+        scores.write(scoring.scores(out))
     return scores
 
 
-def _of_images(
-    theirs: ExternalImages, evaluator: Evaluator, rows: list[int] | None, out: Path | None
-) -> OperatingPoint:
-    samples = theirs.samples if rows is None else theirs.samples.select(rows)
-    evaluation = (evaluator.evaluate if theirs.prompted else evaluator.unprompted)(samples)
-    if out is None:
-        return OperatingPoint({}, evaluation.scores)
-    samples.save(out / "samples" / "chosen")
-    save_values(out / "samples" / "chosen", samples, evaluation.columns)
-    return OperatingPoint({}, evaluation.scores, samples="samples/chosen")
+def name_of(path: Path) -> str:
+    """Name of a folder, whole, or of a file without its suffix.
+
+    Example:
+        >>> name_of(Path("runs/sd-v1.5")), name_of(Path("theirs.npz"))
+        ('sd-v1.5', 'theirs')
+    """
+    return path.stem if path.suffix in (".npz", ".safetensors") else path.resolve().name
 
 
 def _of_features(
     theirs: ExternalFeatures, evaluator: Evaluator, rows: list[int] | None, extractor: str
-) -> OperatingPoint:
+) -> Evaluation:
     features: torch.Tensor = theirs.features if rows is None else theirs.features[rows]
     keys = [str(row) for row in range(len(features))]
     made_by = extractor or theirs.extractor
-    return OperatingPoint({}, evaluator.of_features(made_by, features, keys).scores)
+    return evaluator.of_features(made_by, features, keys)
 
 
 def _read(
     path: Path, context: Context, options: ExternalOptions
 ) -> ExternalImages | ExternalFeatures:
-    cache = context.spec.paths.cache_folder
-    return read_external(path, context.source.resolution, cache, options.prompts)
+    cache, recipe = context.spec.paths.cache_folder, comparison_recipe(context)
+    sizes = external_sizes(path)
+    theirs = read_external(path, recipe, cache, options.prompts)
+    if sizes is not None and (sizes.smallest, sizes.largest) != (recipe.resolution,) * 2:
+        sys.stderr.write(f"{path}: {sizes}, compared at {recipe.resolution} px ({recipe.name})\n")
+    if isinstance(theirs, ExternalImages) and theirs.left_out:
+        sys.stderr.write(f"{path}: left out: {theirs.left_out}\n")
+    return theirs
 
 
 def _floor(evaluator: Evaluator, source: DataSource) -> dict[str, Scores]:
     """Scores of real against real images at the same N, where the training split has so many."""
+    if "train" not in source.splits:
+        return {}
     train = source.split("train")
     return {"floor": evaluator.floor(train)} if len(train) >= evaluator.protocol.num_images else {}

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
+from t2ibench.core.errors import MissingWeightsError
 from t2ibench.core.files import read_json
+from t2ibench.core.ranks import rank
 from t2ibench.data.cache import ArrayCache
 from t2ibench.data.records import DataSource
 from t2ibench.engine.build import instantiate
+from t2ibench.engine.components import Component, parameters_of
 from t2ibench.engine.spec import ProtocolSpec, RunSpec
-from t2ibench.evaluation.evaluator import Evaluator
+from t2ibench.evaluation.evaluator import NO_JUDGE_OF_ALIGNMENT, Evaluator
 from t2ibench.evaluation.interfaces import ExactGrader, ImageTextEncoder
 from t2ibench.evaluation.measures import HardNegatives
 from t2ibench.evaluation.protocol import Protocol
 from t2ibench.metrics.dual_encoder import WEIGHTS, DualEncoder
 from t2ibench.metrics.extractors.contract import FeatureExtractor
+from t2ibench.metrics.extractors.published import PublishedWeights
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +42,7 @@ class Judges:
         meaning: function from a caption to its meaning, or None.
         negatives: nearly true captions, or None.
         cache: cache of reference features.
+        prepared: the data set as a protocol compares it; None: as it is.
     """
 
     source: DataSource
@@ -46,6 +52,7 @@ class Judges:
     meaning: Callable[[str], Hashable] | None
     negatives: HardNegatives | None
     cache: ArrayCache
+    prepared: Callable[[Protocol], DataSource] | None = None
 
     def evaluator(self, protocol: Protocol) -> Evaluator:
         """The evaluator of a protocol.
@@ -53,18 +60,23 @@ class Judges:
         Raises:
             ScoreError: the data set or the networks do not fit the protocol.
         """
-        protocol.check_source(self.source)
+        source = self.source if self.prepared is None else self.prepared(protocol)
+        protocol.check_source(source)
         return Evaluator(
             protocol=protocol,
-            reference=self.source.split(protocol.reference_split),
+            reference=source.split(protocol.reference_split),
             extractors=self.extractors,
             dual_encoders=self.dual_encoders,
             grader=self.grader,
             meaning=self.meaning,
             negatives=self.negatives,
             cache=self.cache,
-            train=self.source.split("train") if protocol.memorisation else None,
+            train=source.split("train") if self._memorised(protocol) else None,
         )
+
+    def _memorised(self, protocol: Protocol) -> bool:
+        """True where images are compared with training images, and there are any."""
+        return protocol.memorisation and "train" in self.source.splits
 
     def networks(self) -> dict[str, nn.Module]:
         """All networks by key, for the leakage guard."""
@@ -104,10 +116,13 @@ def make_judges(spec: RunSpec, source: DataSource, device: torch.device) -> Judg
     """Loads the networks that ``evaluator`` names onto the device.
 
     Raises:
-        MissingWeightsError: a network's weights are not on this machine.
+        MissingWeightsError: weights of networks are not on this machine.
     """
+    check_weights(spec)
     extractors = tuple(instantiate(node) for node in spec.evaluator.extractors.values())
-    encoders = dual_encoders(spec.evaluator.dual_encoder, spec.data.name, source.name)
+    encoders = dual_encoders(spec, source)
+    if not encoders and rank() == 0:
+        log.warning("No CLIP-score, no R-precision: %s.", NO_JUDGE_OF_ALIGNMENT)
     for network in (*extractors, *encoders):
         network.to(device)
     grader, meaning = None, None
@@ -131,27 +146,115 @@ def make_judges(spec: RunSpec, source: DataSource, device: torch.device) -> Judg
         meaning=meaning,
         negatives=hard_negatives_of(source),
         cache=ArrayCache(spec.paths.cache_folder / "features"),
+        prepared=partial(prepared_for, spec.data.source, source),
     )
 
 
-def dual_encoders(wanted: str | None, data: str, source: str) -> tuple[DualEncoder, ...]:
-    """The dual encoders of an evaluator.
+def prepared_for(component: Component, source: DataSource, protocol: Protocol) -> DataSource:
+    """The data set prepared by a protocol's own filter at its own size.
+
+    Only where its pictures can be made so: from files that are at least as large.
+    """
+    takes = parameters_of(component.cls)
+    side = protocol.resolution or source.resolution
+    own = getattr(getattr(source, "recipe", None), "filter", "")
+    same = side == source.resolution and protocol.resize in ("", own)
+    if same or side > source.resolution or not {"resolution", "filter"} <= set(takes):
+        return source
+    return instantiate(component, resolution=side, filter=protocol.resize or own)
+
+
+def check_judges(spec: RunSpec, source: DataSource) -> None:
+    """Refuses judges that cannot give what the protocol promises, before any work.
+
+    Raises:
+        MissingWeightsError: weights of networks are not on this machine.
+        ScoreError: R-precision is promised and nothing judges alignment, or the data set is
+            prepared in another way than the protocol compares.
+    """
+    check_weights(spec)
+    protocol = test_protocol(spec.protocol)
+    judged = any(
+        component.cls is not EmbeddedEncoder
+        or EmbeddedEncoder(**component.arguments).chosen(spec.data.name, source.name) is not None
+        for component in spec.evaluator.dual_encoders.values()
+    )
+    protocol.check_alignment(judged)
+    protocol.check_source(prepared_for(spec.data.source, source, protocol))
+
+
+def check_weights(spec: RunSpec) -> None:
+    """Looks for the published weights of every network that the evaluator names.
+
+    Raises:
+        MissingWeightsError: some are not on this machine; one sentence names all.
+    """
+    missing: dict[str, MissingWeightsError] = {}
+    for component in [
+        *spec.evaluator.extractors.values(),
+        *spec.evaluator.dual_encoders.values(),
+    ]:
+        weights_of = getattr(component.cls, "weights_of", None)
+        if weights_of is None:
+            continue
+        weights: PublishedWeights = weights_of(**component.arguments)
+        try:
+            weights.locate(component.arguments.get(component.cls.weights_argument))
+        except MissingWeightsError as absent:
+            missing[weights.name] = absent
+    if len(missing) > 1:
+        raise MissingWeightsError(several_missing(list(missing)))
+    for error in missing.values():
+        raise error
+
+
+def several_missing(names: Sequence[str]) -> str:
+    """One sentence on several sets of published weights that are not here."""
+    return (
+        f"the evaluator's networks need published weights that are not on this machine "
+        f"({', '.join(names)}): run `t2ibench fetch {' '.join(names)}` where there is a network, "
+        "or leave networks out (evaluator/extractor=[NAME] evaluator/dual_encoder=[NAME])."
+    )
+
+
+class EmbeddedEncoder:
+    """Choice of a dual encoder that the package ships (conf/evaluator/dual_encoder/embedded.yaml).
 
     Args:
-        wanted: ``auto`` is the newest encoder shipped for this very data set, null none, else a
-            name. The splits of one collection are different data sets: an encoder trained for
-            ``compose`` has seen the test concepts of ``zeroshot``.
-        data: name of the collection.
-        source: name of the data set.
+        name: of the encoder; ``auto`` is the newest shipped for this very data set, if any. The
+            splits of one collection are different data sets: an encoder trained for ``compose``
+            has seen the test concepts of ``zeroshot``.
     """
-    if wanted is None:
-        return ()
-    if wanted != "auto":
-        return (DualEncoder.load(wanted),)
-    found = WEIGHTS.glob(f"{data}-clip-v*/card.json")
-    cards = {path.parent.name: read_json(path) for path in found}
-    shipped = sorted(n for n, card in cards.items() if card["trained_on"]["data"] == source)
-    return (DualEncoder.load(shipped[-1]),) if shipped else ()
+
+    def __init__(self, name: str = "auto") -> None:
+        self.name = name
+
+    def chosen(self, data: str, source: str) -> str | None:
+        """Name of the encoder for a data set, or None.
+
+        Args:
+            data: name of the collection.
+            source: name of the data set.
+        """
+        if self.name != "auto":
+            return self.name
+        found = WEIGHTS.glob(f"{data}-clip-v*/card.json")
+        cards = {path.parent.name: read_json(path) for path in found}
+        shipped = sorted(n for n, card in cards.items() if card["trained_on"]["data"] == source)
+        return shipped[-1] if shipped else None
+
+
+def dual_encoders(spec: RunSpec, source: DataSource) -> tuple[ImageTextEncoder, ...]:
+    """The dual encoders of an evaluator, the main one first."""
+    found: list[ImageTextEncoder] = []
+    for component in spec.evaluator.dual_encoders.values():
+        judge = instantiate(component)
+        if isinstance(judge, EmbeddedEncoder):
+            name = judge.chosen(spec.data.name, source.name)
+            judge = None if name is None else DualEncoder.load(name)
+        if judge is not None:
+            found.append(judge)
+    return tuple(found)
 
 
 def hard_negatives_of(source: DataSource) -> HardNegatives | None:

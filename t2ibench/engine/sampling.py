@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from t2ibench.core.errors import CheckpointError, ScoreError
-from t2ibench.core.files import atomic_path, read_json_object, write_json
+from t2ibench.core.files import atomic_path, link_or_copy, read_json_object, write_json
 from t2ibench.core.hashing import hash_json
 from t2ibench.core.ranks import barrier, from_first, rank, world_size
 from t2ibench.core.tensors import read_safetensors, write_safetensors
@@ -51,6 +51,7 @@ def sampled(loaded: LoadedRun, protocol: Protocol, knobs: Mapping[str, float], n
         "run": loaded.run.path.name,
     }
     prompts = protocol.prompts(loaded.source.split(protocol.split))
+    from_first(adopt_drawn, loaded.run.path / "samples", folder, meta, prompts)
     if not from_first(is_whole, folder, meta, prompts):
         size = loaded.spec.protocol.batch_size
         drawn_as = [prompts.captions, prompts.seeds, dict(knobs), meta["settings"], size]
@@ -64,6 +65,21 @@ def sampled(loaded: LoadedRun, protocol: Protocol, knobs: Mapping[str, float], n
                 shutil.rmtree(old)
         barrier()
     return folder
+
+
+def adopt_drawn(sets: Path, folder: Path, meta: Mapping[str, Any], prompts: Prompts) -> None:
+    """Takes the same images from another scoring of the run, where it has drawn them."""
+    if (folder / "set.json").exists():
+        return
+    for place in (sets, *sorted(path for path in sets.glob("*/") if path != folder)):
+        drawn = place / folder.name
+        if drawn != folder and is_whole(drawn, meta, prompts):
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in ("pixels.npy", "manifest.jsonl"):
+                link_or_copy(drawn / name, folder / name)
+            described = read_json_object(drawn / "set.json", "hash")
+            write_json(folder / "set.json", described | {"meta": dict(meta)})
+            return
 
 
 def is_whole(folder: Path, meta: Mapping[str, Any], prompts: Prompts) -> bool:

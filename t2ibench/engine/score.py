@@ -32,6 +32,7 @@ from t2ibench.engine.likelihood import likelihood_scores
 from t2ibench.engine.load import LoadedRun
 from t2ibench.engine.parts.first_stage import reconstructions
 from t2ibench.engine.sampling import sampled, timed_sampling
+from t2ibench.engine.scorings import Scoring
 from t2ibench.engine.spec import ProtocolSpec, RunSpec
 from t2ibench.evaluation.cost import measure_cost
 from t2ibench.evaluation.evaluator import Evaluation, Evaluator
@@ -120,8 +121,8 @@ def score_run(loaded: LoadedRun) -> RunScores:
     ``protocol.choose_by``, unless the user or the protocol fixed it (``knobs.guidance_scale=2``).
     """
     run, spec, plan = loaded.run, loaded.spec, ScoringPlan.of(loaded)
-    inputs = plan.inputs(loaded)
-    kept = from_first(kept_scores, run, spec, inputs)
+    inputs, scoring = plan.inputs(loaded), Scoring.of_run(run, spec, loaded.source)
+    kept = from_first(kept_scores, run, spec, inputs, scoring)
     if kept is not None:
         return kept
     if rank() == 0 and shared_for_want(spec.protocol, plan.test):
@@ -132,17 +133,18 @@ def score_run(loaded: LoadedRun) -> RunScores:
         )
     judges = make_judges(spec, loaded.source, loaded.context.device)
     leaks = find_leaks(loaded.module.guarded_parts(), judges.networks())
-    points, evaluations = front_points(loaded, plan, judges, leaks)
+    points, evaluations = front_points(loaded, plan, judges, leaks, scoring)
     knobs, chosen_by = chosen_knobs(loaded, points, evaluations, plan, judges)
     evaluator = judges.evaluator(plan.test)
-    chosen = sampled(loaded, plan.test, knobs, "chosen")
+    chosen_name = scoring.samples("chosen")
+    chosen = sampled(loaded, plan.test, knobs, chosen_name)
     jobs: list[Callable[[], Any]] = [
         partial(evaluate_folder, evaluator.evaluate, chosen),
         partial(references, loaded, evaluator, plan.test),
         partial(likelihood_scores, loaded, plan.test),
     ]
     if plan.heldout is not None:
-        folder = sampled(loaded, plan.heldout, knobs, "heldout")
+        folder = sampled(loaded, plan.heldout, knobs, scoring.samples("heldout"))
         jobs.append(partial(heldout_scores, judges.evaluator(plan.heldout), folder))
     evaluation, reference, *others = spread(jobs)
     found = dict(evaluation.scores)
@@ -151,7 +153,9 @@ def score_run(loaded: LoadedRun) -> RunScores:
     scores = RunScores(
         model=model_facts(loaded),
         protocol=plan.test.to_dict(),
-        chosen=OperatingPoint(knobs, flag(found, leaks), knobs[plan.knob.name], "samples/chosen"),
+        chosen=OperatingPoint(
+            knobs, flag(found, leaks), knobs[plan.knob.name], f"samples/{chosen_name}"
+        ),
         budget=spec.budget.model_dump(mode="json"),
         cost=from_first(cost_facts, loaded, knobs, chosen),
         knob={
@@ -165,20 +169,34 @@ def score_run(loaded: LoadedRun) -> RunScores:
         leakage=tuple(leak.to_dict() for leak in leaks),
         size_curves={k: [asdict(p) for p in ps] for k, ps in evaluation.curves.items()},
         atomicity=tuple(asdict(point) for point in evaluation.atomicity),
+        absent=evaluation.absent,
+        scoring=scoring.label,
     )
     if rank() == 0:
-        scores.write(run.scores)
+        scores.write(scoring.scores(run.path))
+    if not scoring.own:
+        return scores
     clock = loaded.clock.state_dict()
     run.set_status("finished", clock=clock, scored=inputs, asked=sampling_key(spec))
     track_scores(spec.config()["logger"]["wandb"], run)
     return scores
 
 
-def kept_scores(run: Run, spec: RunSpec, inputs: str) -> RunScores | None:
+def kept_scores(run: Run, spec: RunSpec, inputs: str, scoring: Scoring) -> RunScores | None:
     """Scores of a run that was scored with the same inputs, else None.
 
     Damaged ones are a warning, and computed again.
     """
+    file = scoring.scores(run.path)
+    if not file.exists() or (scoring.own and run.status().get("scored") != inputs):
+        return None
+    try:
+        scores = RunScores.read(file)
+    except (ContentError, RunError) as error:
+        log.warning("%s They are computed now.", error)
+        return None
+    if not scoring.own:
+        return scores
     if not run.scores.exists() or run.status().get("scored") != inputs:
         return None
     try:
@@ -193,11 +211,13 @@ def kept_scores(run: Run, spec: RunSpec, inputs: str) -> RunScores | None:
 
 
 def front_points(
-    loaded: LoadedRun, plan: ScoringPlan, judges: Judges, leaks: Sequence[Leak]
+    loaded: LoadedRun, plan: ScoringPlan, judges: Judges, leaks: Sequence[Leak], scoring: Scoring
 ) -> tuple[list[OperatingPoint], list[Evaluation]]:
     """Samples and scores every point of the front."""
     evaluator = judges.evaluator(plan.front)
-    names = [folder_of(plan.knob.name, setting, plan.knobs) for setting in plan.settings]
+    names = [
+        scoring.samples(folder_of(plan.knob.name, setting, plan.knobs)) for setting in plan.settings
+    ]
     sets = [
         sampled(loaded, plan.front, setting, name)
         for setting, name in zip(plan.settings, names, strict=True)

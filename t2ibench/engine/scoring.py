@@ -19,6 +19,12 @@ from t2ibench.runs.folder import Run
 GROUPS = ("protocol", "evaluator", "logger", "trainer", "paths")
 """Configuration groups that can be chosen anew when a trained run is scored."""
 
+SUBGROUPS = {
+    "evaluator/extractor": "evaluator.extractors",
+    "evaluator/dual_encoder": "evaluator.dual_encoders",
+}
+"""Groups within a group, and the key that they fill."""
+
 TEST_SIZES = ("data.source.num_val", "data.source.num_test")
 """Data options that do not change the training split: the sizes of the other splits."""
 
@@ -41,7 +47,8 @@ def rescored_spec(run: Run, config: Mapping[str, Any], named: Sequence[str]) -> 
     own["trainer"] |= {"devices": 1, "num_nodes": 1, "accelerator": "auto"}
     own["paths"] = config["paths"]
     effects = effects_by_key(spec)
-    for key in sorted(named, key=lambda key: "." in key):  # groups first, then what is in them
+    keys = [SUBGROUPS.get(key, key) for key in named]
+    for key in sorted(keys, key=lambda key: "." in key):  # groups first, then what is in them
         head = key.split(".")[0]
         if head in GROUPS or key in TEST_SIZES or head == "knobs" or sampled_by(effects, key):
             set_value_at(own, key, value_at(config, key))

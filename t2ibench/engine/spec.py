@@ -309,7 +309,9 @@ class EvaluatorSpec(Settings):
     extractors: Annotated[
         dict[str, ComponentField], BeforeValidator(lambda given: given or {}), Sampling
     ]
-    dual_encoder: Annotated[str | None, Sampling]
+    dual_encoders: Annotated[
+        dict[str, ComponentField], BeforeValidator(lambda given: given or {}), Sampling
+    ]
     grader: Annotated[bool, Sampling]
 
 

@@ -22,6 +22,7 @@ from t2ibench.engine.device import facts, prepare_device
 from t2ibench.engine.fitting import cached_targets, cached_text, options_of, validation_batch
 from t2ibench.engine.identity import find_or_make_run, resolved
 from t2ibench.engine.interrupt import Interrupted, interruptible, outcome
+from t2ibench.engine.judges import check_judges
 from t2ibench.engine.load import LoadedRun, open_run
 from t2ibench.engine.parts.part import Prepared
 from t2ibench.engine.parts.start import initial_weights, load_initial_weights
@@ -51,6 +52,7 @@ def check(context: Context) -> None:
     start = initial_weights(context)
     for part in [*spec.parts.values(), spec.text, *([] if start is None else [start])]:
         part.check(context)
+    check_judges(spec, context.source)
     multiple = spec.model.resolution_multiple
     if spec.data.resolution % multiple:
         raise ConfigError(

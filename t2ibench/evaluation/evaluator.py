@@ -42,6 +42,12 @@ from t2ibench.metrics.memorisation import nearest_training
 ReadPixels = Callable[[slice], PixelImages]
 """Function from rows of a set to their images, made or read when they are asked for."""
 
+NO_JUDGE_OF_ALIGNMENT = (
+    "no judge of alignment is at hand for this data: evaluator=published brings two "
+    "(`t2ibench fetch clip_336 open_clip`), or one of evaluator/dual_encoder=[NAME]"
+)
+"""Reason that an evaluator without a dual encoder gives for its missing alignment scores."""
+
 
 class Evaluator:
     """Scores sample sets under one protocol.
@@ -61,8 +67,9 @@ class Evaluator:
         train: the training split, where the protocol asks for memorisation; else None.
 
     Raises:
-        ScoreError: a reference split that is not the protocol's or is too small, or no
-            extractor that the protocol names.
+        ScoreError: a reference split that is not the protocol's or is too small, no extractor
+            that the protocol names, no dual encoder where it promises R-precision, or two
+            networks of one key.
     """
 
     def __init__(
@@ -88,8 +95,10 @@ class Evaluator:
         self.train = train
         protocol.check_extractors([extractor.key for extractor in self.extractors])
         self._first = protocol.first_reference(reference)
+        protocol.check_alignment(bool(self.dual_encoders))
+        check_keys([*self.extractors, *self.dual_encoders])
         self._indices = protocol.reference(reference)
-        self._real = RealFeatures(cache)
+        self._real = RealFeatures(cache, reference.resolution, protocol.filter)
         self._caption_features: dict[tuple[str, str], Tensor] = {}
 
     def evaluate(self, samples: SampleSet) -> Evaluation:
@@ -120,6 +129,7 @@ class Evaluator:
                 evaluation, dual_encoder, aligned[dual_encoder.key], prompts.keys
             )
         self._skills(evaluation, skills, prompts)
+        self._absences(evaluation)
         return evaluation
 
     def prompted(self, samples: SampleSet) -> Evaluation:
@@ -138,7 +148,14 @@ class Evaluator:
             ScoreError: the set breaks the protocol, or its resolution is not the reference's.
         """
         self._check(samples)
-        return self._unprompted(samples.keys, samples.pixels.__getitem__)
+        evaluation = self._unprompted(
+            samples.keys, samples.pixels.__getitem__, self.train is not None
+        )
+        self._absences(evaluation)
+        evaluation.absent["clip_score, r_precision"] = (
+            "the images carry no captions: prompts=FILE gives them theirs"
+        )
+        return evaluation
 
     def of_features(self, extractor: str, features: Tensor, keys: Sequence[str]) -> Evaluation:
         """Distances from features that were extracted elsewhere.
@@ -172,11 +189,19 @@ class Evaluator:
 
     def _check(self, samples: SampleSet) -> None:
         self.protocol.check(samples)
-        if samples.resolution != self.reference.resolution:
+        own, side = self.protocol.resolution, samples.resolution
+        if side != self.reference.resolution and not (own == self.reference.resolution < side):
             raise ScoreError(
                 f"the images are {samples.resolution} px, the reference {self.reference.name} is "
                 f"{self.reference.resolution} px; sample or prepare both at one resolution."
             )
+
+    def _absences(self, evaluation: Evaluation) -> None:
+        """Says which kinds of scores this evaluator has no network for."""
+        if not self.dual_encoders:
+            evaluation.absent["clip_score, r_precision"] = NO_JUDGE_OF_ALIGNMENT
+        if self.protocol.memorisation and self.train is None:
+            evaluation.absent["authpct"] = "the data have no training split to compare with"
 
     def _prompted(self, prompts: Prompts | SampleSet, read: ReadPixels) -> Evaluation:
         evaluation = Evaluation()
@@ -186,11 +211,15 @@ class Evaluator:
         self._skills(evaluation, skills, prompts)
         return evaluation
 
-    def _unprompted(self, keys: Sequence[str], read: ReadPixels) -> Evaluation:
+    def _unprompted(
+        self, keys: Sequence[str], read: ReadPixels, memorised: bool = False
+    ) -> Evaluation:
         evaluation = Evaluation()
         extracted, aligned, _ = self._pass(read, len(keys), None)
         for extractor in self.extractors:
             self._distances(evaluation, extractor, extracted[extractor.key], keys)
+        if memorised and self.extractors:
+            self._memorisation(evaluation, extracted[self.extractors[0].key], keys)
         for dual_encoder in self.dual_encoders:
             self._dual_encoder_distances(evaluation, dual_encoder, aligned[dual_encoder.key], keys)
         return evaluation
@@ -248,7 +277,7 @@ class Evaluator:
         aligned: dict[str, list[Tensor]] = {e.key: [] for e in self.dual_encoders}
         graded: dict[str, list[np.ndarray]] = {}
         for start in range(0, count, CHUNK):
-            chunk = read(slice(start, start + CHUNK))
+            chunk = self._real.fitted(read(slice(start, start + CHUNK)))
             for extractor in self.extractors:
                 extracted[extractor.key].append(extractor.features(chunk))
             for dual_encoder in self.dual_encoders:
@@ -336,7 +365,8 @@ class Evaluator:
             dual_encoder.key, dual_encoder.fingerprint, dual_encoder.image_features
         )
         inner = self._distance_key(dual_encoder.key, dual_encoder.fingerprint, len(x))
-        dual_encoder_distances(evaluation, dual_encoder.key, inner, x, y, keys)
+        name = dual_encoder.kernel_distance_name
+        dual_encoder_distances(evaluation, name, inner, x, y, keys)
 
     def _alignment(
         self,
@@ -346,19 +376,34 @@ class Evaluator:
         samples: Prompts | SampleSet,
     ) -> None:
         """Alignment scores of one dual encoder for images and their own captions."""
+        before = set(evaluation.scores)
         text = self._encoded(dual_encoder, samples.captions)
         inner = f"{dual_encoder.key}|{dual_encoder.fingerprint[:8]}|{self._prompt_key(samples)}"
         meanings = [self.meaning(caption) for caption in samples.captions]
         folds = self.protocol.r_precision_folds
         prompt_alignment(evaluation, inner, image, text, meanings, samples.keys, folds)
-        if self.negatives is None:
-            return
-        changed = [tuple(self.negatives.of(c))[: self.negatives.count] for c in samples.captions]
-        complete = np.array([len(found) == self.negatives.count for found in changed])
+        if self.negatives is not None:
+            self._hard_alignment(evaluation, self.negatives, dual_encoder, inner, image, samples)
+        if note := cut_note(dual_encoder, samples.captions):
+            evaluation.annotate(evaluation.scores.keys() - before, note)
+
+    def _hard_alignment(
+        self,
+        evaluation: Evaluation,
+        negatives: HardNegatives,
+        dual_encoder: ImageTextEncoder,
+        inner: str,
+        image: Tensor,
+        samples: Prompts | SampleSet,
+    ) -> None:
+        """R-precision of one dual encoder among nearly true captions."""
+        text = self._encoded(dual_encoder, samples.captions)
+        changed = [tuple(negatives.of(c))[: negatives.count] for c in samples.captions]
+        complete = np.array([len(found) == negatives.count for found in changed])
         if complete.any():
             flat = [c for found, keep in zip(changed, complete, strict=True) if keep for c in found]
-            features = self._encoded(dual_encoder, flat).unflatten(0, (-1, self.negatives.count))
-            name = self.negatives.name
+            features = self._encoded(dual_encoder, flat).unflatten(0, (-1, negatives.count))
+            name = negatives.name
             hard_alignment(evaluation, inner, image, text, features, complete, name, samples.keys)
 
     def _skills(
@@ -385,6 +430,31 @@ class Evaluator:
         """The identity of the prompts themselves, and N."""
         digest = hashlib.sha256("\n".join(sorted(samples.captions)).encode()).hexdigest()
         return f"prompts:{digest[:8]}|{len(samples)}"
+
+
+def cut_note(dual_encoder: ImageTextEncoder, captions: Sequence[str]) -> str:
+    """Number of captions that are longer than a dual encoder reads, in words; empty for none."""
+    distinct = list(dict.fromkeys(captions))
+    most = dual_encoder.context_length
+    lengths = zip(distinct, dual_encoder.caption_lengths(distinct), strict=True)
+    long = {caption for caption, length in lengths if length > most}
+    count = sum(caption in long for caption in captions)
+    return f"{count} of {len(captions)} captions cut to {most} tokens" if count else ""
+
+
+def check_keys(networks: Sequence[FeatureExtractor | ImageTextEncoder]) -> None:
+    """Refuses two networks of one key, whose scores would be told apart by nothing.
+
+    Raises:
+        ScoreError: two have one key.
+    """
+    keys = [network.key for network in networks]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise ScoreError(
+                f"two networks of the evaluator are called {key}; give one of them another name "
+                "(evaluator.dual_encoders.NAME.name or .tag)."
+            )
 
 
 def device_of(extractor: FeatureExtractor) -> torch.device:

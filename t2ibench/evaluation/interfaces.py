@@ -24,6 +24,17 @@ class ImageTextEncoder(Protocol):
     def fingerprint(self) -> str:
         """Content hash of the weights."""
 
+    @property
+    def context_length(self) -> int:
+        """Longest caption, in the tokens of ``caption_lengths``; what is longer is cut."""
+
+    @property
+    def kernel_distance_name(self) -> str:
+        """``cmmd`` for the network that CMMD is defined with, else ``cmmd-style``."""
+
+    def caption_lengths(self, captions: Sequence[str]) -> list[int]:
+        """Length of each caption before any cut, in tokens."""
+
     def image_features(self, pixels: PixelImages) -> Tensor:
         """Embeds (B, 3, H, W) uint8 images as (B, D)."""
 

@@ -7,7 +7,7 @@ names network, weights, reference or prompts, and N. Means over images go throug
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -34,7 +34,7 @@ from t2ibench.metrics.diversity import (
 )
 from t2ibench.metrics.extrapolation import SizePoint, fd_infinity_estimate, size_curve
 from t2ibench.metrics.frechet import frechet_estimate
-from t2ibench.metrics.kernel import cmmd_estimate, cmmd_name, kid_estimate
+from t2ibench.metrics.kernel import cmmd_estimate, kid_estimate
 from t2ibench.metrics.memorisation import nearest_training
 from t2ibench.metrics.neighbours import neighbours
 
@@ -53,6 +53,7 @@ class Evaluation:
         atomicity: the grader's exact grades by the number of objects.
         halves: key of a distance -> its values for halves of the images; two sets of the same
             prompts have the same halves, so that their differences are paired.
+        absent: names of scores that cannot be computed -> why, and what would bring them.
     """
 
     scores: Scores = field(default_factory=dict)
@@ -60,6 +61,7 @@ class Evaluation:
     curves: dict[str, list[SizePoint]] = field(default_factory=dict)
     atomicity: list[AtomicityPoint] = field(default_factory=list)
     halves: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
 
     def add(self, key: str, estimate: Estimate, n: int) -> None:
         """Files an estimate that rests on n images."""
@@ -68,6 +70,12 @@ class Evaluation:
         )
         if estimate.halves:
             self.halves[key] = estimate.halves
+
+    def annotate(self, keys: Iterable[str], note: str) -> None:
+        """Adds a note to some of the scores."""
+        for key in keys:
+            score = self.scores[key]
+            self.scores[key] = replace(score, note="; ".join(filter(None, (score.note, note))))
 
     def add_mean(
         self, key: str, values: Float[np.ndarray, " N"], clusters: Sequence[Hashable]
@@ -173,15 +181,15 @@ def memorisation(
 
 def dual_encoder_distances(
     found: Evaluation,
-    dual_encoder: str,
+    name: str,
     inner: str,
     x: Float[Tensor, "N D"],
     y: Float[Tensor, "M other"],
     clusters: Sequence[Hashable],
 ) -> None:
-    """Fréchet and CMMD-style distance in a dual encoder's image space."""
+    """Fréchet distance and ``name`` (cmmd or cmmd-style) in a dual encoder's image space."""
     found.add(f"fd[{inner}]", frechet_estimate(x, y, clusters=clusters), len(x))
-    found.add(f"{cmmd_name(dual_encoder)}[{inner}]", cmmd_estimate(x, y, clusters=clusters), len(x))
+    found.add(f"{name}[{inner}]", cmmd_estimate(x, y, clusters=clusters), len(x))
 
 
 def prompt_alignment(
@@ -195,7 +203,12 @@ def prompt_alignment(
 ) -> None:
     """CLIP-score and R-precision (1 of 100), and, if ``folds`` > 0, its mean over folds."""
     found.add_mean(f"clip_score[{inner}]", clip_score(image, text).double().numpy(), clusters)
-    if len(set(meanings)) <= DISTRACTORS:
+    meant = len(set(meanings))
+    if meant <= DISTRACTORS:
+        found.absent["r_precision"] = (
+            f"it ranks each caption among {DISTRACTORS} others, here are {meant} captions of "
+            f"different meaning: score at least {DISTRACTORS + 1} prompts"
+        )
         return
     hits = retrieval(image, text, draw_distractors(meanings)).double().numpy()
     among = f"1-of-{DISTRACTORS + 1}"

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from t2ibench.core.errors import ScoreError
 from t2ibench.core.hashing import derive_seed
 from t2ibench.core.noise import sample_seeds
 from t2ibench.core.types import PixelImages
 from t2ibench.data.records import DataSource, PreparedSplit, Record
+from t2ibench.data.resize import Filter
 from t2ibench.evaluation.samples import SampleSet
 
 CaptionChoice = Literal["first", "seeded", "every"]
@@ -220,14 +221,48 @@ class Protocol:
                 "and train at it, or choose another protocol."
             )
         recipe = "-".join(part for part in (self.resize, self.crop) if part)
-        prepared = getattr(getattr(source, "recipe", None), "name", "unknown")
-        if recipe and prepared.rsplit("-", 1)[0] != recipe:
+        own = getattr(source, "recipe", None)
+        prepared = getattr(own, "name", "unknown")
+        named = {"filter": self.resize, "crop": self.crop}
+        if any(wanted and getattr(own, part, "") != wanted for part, wanted in named.items()):
             raise ScoreError(
                 f"protocol {self.name} compares images prepared by {recipe}, data {source.name} "
                 f"was prepared by {prepared}; prepare it so (for data=folder: "
                 f"data.source.filter={self.resize} data.source.crop={self.crop}), or choose "
                 "another protocol."
             )
+
+    def check_alignment(self, judged: bool) -> None:
+        """Refuses an evaluator without a dual encoder where R-precision is promised.
+
+        Args:
+            judged: whether the evaluator has one.
+
+        Raises:
+            ScoreError: it has none.
+        """
+        if self.r_precision_folds and not judged:
+            raise ScoreError(
+                f"protocol {self.name} promises R-precision (protocol.r_precision_folds="
+                f"{self.r_precision_folds}) and the evaluator has no judge of alignment for this "
+                "data; choose evaluator=published (its networks: `t2ibench fetch inception "
+                "dinov2 clip_336 open_clip`) or one of evaluator/dual_encoder=[NAME], or set "
+                "protocol.r_precision_folds=0."
+            )
+
+    @property
+    def filter(self) -> Filter:
+        """Filter of the resize recipe: ``bicubic`` where the protocol names none.
+
+        Raises:
+            ScoreError: it names one that is unknown.
+        """
+        if self.resize not in ("", *get_args(Filter)):
+            raise ScoreError(
+                f"protocol.images.resize={self.resize} is unknown; choose "
+                f"{' or '.join(get_args(Filter))}."
+            )
+        return cast(Filter, self.resize or "bicubic")
 
     def check_extractors(self, keys: Collection[str]) -> None:
         """Refuses an evaluator without the network that the protocol's distance is named for.

@@ -80,6 +80,9 @@ class RunScores:
             ``n`` of the chosen point's images, from few to all.
         atomicity: fields of ``AtomicityPoint`` for the chosen point's images, from few objects to
             many; empty without a grader.
+        absent: names of scores that could not be computed -> why, and what would bring them.
+        scoring: protocol and hash of what was asked (``dev-1a2b3c4d``), equal for models that
+            are scored alike.
     """
 
     model: dict[str, Any]
@@ -93,6 +96,8 @@ class RunScores:
     leakage: tuple[dict[str, Any], ...] = ()
     size_curves: dict[str, list[dict[str, float]]] = field(default_factory=dict)
     atomicity: tuple[dict[str, Any], ...] = ()
+    absent: dict[str, str] = field(default_factory=dict)
+    scoring: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The content of ``scores.json``."""
@@ -109,6 +114,8 @@ class RunScores:
             "leakage": list(self.leakage),
             "size_curves": self.size_curves,
             "atomicity": list(self.atomicity),
+            "absent": self.absent,
+            "scoring": self.scoring,
         }
 
     def write(self, path: str | Path) -> None:
@@ -167,6 +174,8 @@ def _from_dict(fields: Mapping[str, Any]) -> RunScores:
         leakage=tuple(dict(leak) for leak in fields["leakage"]),
         size_curves={k: [dict(p) for p in ps] for k, ps in fields.get("size_curves", {}).items()},
         atomicity=tuple(dict(point) for point in fields.get("atomicity", ())),
+        absent={str(name): str(why) for name, why in fields.get("absent", {}).items()},
+        scoring=str(fields.get("scoring", "")),
     )
 
 

@@ -24,6 +24,7 @@ from t2ibench.core.files import atomic_path, read_json, read_json_object, write_
 from t2ibench.core.hashing import hash_file
 from t2ibench.core.pixels import from_pixels
 from t2ibench.core.types import PixelImages
+from t2ibench.metrics.causal_text import encode_to_end_token, text_features
 from t2ibench.metrics.extractors.contract import FeatureExtractor
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -164,17 +165,26 @@ class DualEncoder(FeatureExtractor):
     def encode_captions(self, captions: Sequence[str]) -> Float[Tensor, "B D"]:
         """Embeds one batch of captions with unit length, on the encoder's device."""
         ids = self.vocabulary(captions).to(next(self.parameters()).device)
-        return self.clip.encode_text(ids, normalize=True)
+        return nn.functional.normalize(encode_to_end_token(self.clip, ids), dim=-1)
 
-    @torch.inference_mode()
     def text_features(self, captions: Sequence[str]) -> Float[Tensor, "B D"]:
         """Embeds B captions as (B, D) of unit length, on the CPU."""
         self.eval()
-        found = [
-            self.encode_captions(captions[start : start + self.batch_size]).float().cpu()
-            for start in range(0, len(captions), self.batch_size)
-        ]
-        return torch.cat(found) if found else torch.empty(0, self.width)
+        return text_features(self.encode_captions, captions, self.batch_size, self.width)
+
+    @property
+    def context_length(self) -> int:
+        """Longest caption in words, with start and end."""
+        return self.vocabulary.context_length
+
+    def caption_lengths(self, captions: Sequence[str]) -> list[int]:
+        """Length of each caption before any cut, with start and end."""
+        return [len(split_words(caption)) + 2 for caption in captions]
+
+    @property
+    def kernel_distance_name(self) -> str:
+        """Name of its kernel distance: CMMD is defined with another network."""
+        return "cmmd-style"
 
     def save(self, folder: str | Path, card: dict[str, Any]) -> str:
         """Writes weights, configuration, vocabulary and card; returns the weights' SHA-256."""

@@ -136,7 +136,7 @@ def cmmd(x: Float[Tensor, "N D"], y: Float[Tensor, "M other"]) -> float:
     """CLIP maximum mean discrepancy: 1000 MMD^2, Gaussian kernel, sigma = 10, unit features.
 
     May be called ``cmmd`` only with CLIP ViT-L/14-336 features; with others it is
-    ``cmmd-style`` (see ``cmmd_name``). On unit vectors this bandwidth makes the kernel nearly
+    ``cmmd-style``. On unit vectors this bandwidth makes the kernel nearly
     affine, so the value is about ``10 |m1 - m2|^2``: blind to a change of covariance alone.
 
     Args:
@@ -164,14 +164,3 @@ def cmmd_estimate(
     """CMMD with its 95% interval over generated samples, reference fixed."""
     x, y = _unit(x), _unit(y)
     return _estimate(x, y, gaussian_kernel, CMMD_SCALE, replicates, seed, clusters)
-
-
-def cmmd_name(extractor: str) -> str:
-    """Name of the distance: ``cmmd`` for CLIP ViT-L/14-336, ``cmmd-style`` for any other.
-
-    Example:
-        >>> cmmd_name("clip-ViT-L/14-336"), cmmd_name("shapes-clip-v1")
-        ('cmmd', 'cmmd-style')
-    """
-    published = "clip" in extractor.lower() and "l-14-336" in extractor.lower().replace("/", "-")
-    return "cmmd" if published else "cmmd-style"

@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from t2ibench.core.errors import CheckpointError, ConfigError, MissingWeightsError
+from t2ibench.core.errors import CheckpointError, ConfigError, MissingWeightsError, first_line
 from t2ibench.text.frozen import (
     Dtype,
     FrozenTextEncoder,
@@ -251,10 +252,10 @@ def load_open_clip(model: str, pretrained: str | None, path: str | Path | None) 
     try:
         clip = open_clip.create_model(name, pretrained=None if local else str(source))
         tokenizer = open_clip.get_tokenizer(name)
-    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError, UnpicklingError) as error:
         raise CheckpointError(
             f"{source} does not hold the open_clip model {model} "
-            f"({str(error).splitlines()[0]}); give weights of that architecture in open_clip's "
+            f"({first_line(error)}); give weights of that architecture in open_clip's "
             "format."
         ) from error
     if not isinstance(tokenizer, SimpleTokenizer):

@@ -10,7 +10,8 @@ from PIL import Image
 
 from t2ibench.cli.compose import compose_spec, config_dir, rescored
 from t2ibench.cli.main import main
-from t2ibench.cli.verbs.score import skills_text, take_protocols
+from t2ibench.cli.score_lines import skills_text
+from t2ibench.cli.verbs.score import take_protocols
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.files import read_json
 from t2ibench.core.knobs import Knob

@@ -14,11 +14,16 @@ CHOICES = [
     *([f"model={name}"] for name in config_files("model")),
     *([f"autoencoder={name}"] for name in config_files("autoencoder") if name != "none"),
     *([f"text={name}"] for name in config_files("text") if name not in ("base", "run")),
-    *(["data=" + name] for name in config_files("data") if name != "folder"),
-    ["data=folder", "data.root=."],
+    *(["data=" + name] for name in config_files("data") if name not in ("folder", "pictures")),
+    *([f"data={name}", "data.root=."] for name in ("folder", "pictures")),
     ["model=diffusion/fast_unclip", "prior=autoregressive"],
     ["model=diffusion/fast_unclip", "clip=published"],
     *([f"evaluator={name}"] for name in config_files("evaluator")),
+    *(
+        [f"{group}=[{name}]"]
+        for group in ("evaluator/extractor", "evaluator/dual_encoder")
+        for name in config_files(group)
+    ),
 ]
 
 

@@ -38,7 +38,7 @@ def small(root, *words):
 def on_folder(root, data, *words):
     return small(
         root, "model=gan/fast_painter", "data=folder", f"data.root={data}", "data.resolution=16",
-        "data.source.val_share=0.2", "data.source.test_share=0.3", "evaluator.dual_encoder=null",
+        "data.source.val_share=0.2", "data.source.test_share=0.3", "evaluator/dual_encoder=[]",
         "protocol.test.num_images=8", "protocol.test.reference_size=8", "protocol.heldout=null",
         "protocol.front.num_images=8", "protocol.front.reference_size=8", *words,
     )  # fmt: skip

@@ -11,6 +11,7 @@ from toy_networks import Projection, make_split
 
 from t2ibench.core.errors import DataError, ScoreError
 from t2ibench.data.prompts import Prompt
+from t2ibench.data.resize import ResizeRecipe
 from t2ibench.evaluation.evaluator import Evaluator
 from t2ibench.evaluation.external import (
     ExternalFeatures,
@@ -26,7 +27,7 @@ PROMPTS = [Prompt(f"a thing number {i}") for i in range(12)]
 
 
 def read(path, tmp_path, prompts=()):
-    return read_external(path, 8, tmp_path / "cache", prompts)
+    return read_external(path, ResizeRecipe(8), tmp_path / "cache", prompts)
 
 
 def save_images(folder, names):

@@ -47,6 +47,11 @@ class PictureAligner:
 
     key = "pictures@192|native-8"
     fingerprint = "f" * 12
+    context_length = 8
+    kernel_distance_name = "cmmd-style"
+
+    def caption_lengths(self, captions):
+        return [len(caption.split()) for caption in captions]
 
     def image_features(self, pixels):
         return pixels.flatten(1).float() - 120

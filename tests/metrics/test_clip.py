@@ -1,6 +1,7 @@
 """CLIP towers on tiny random weights: transformers as reference, an open_clip twin."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from t2ibench.core.errors import MissingWeightsError
+from t2ibench.core.errors import CheckpointError, ConfigError, MissingWeightsError
 from t2ibench.metrics.alignment import clip_score
 from t2ibench.metrics.extractors.clip import OpenClip, TransformersClip, resize_and_crop
 
@@ -175,3 +176,65 @@ def test_keys_name_the_model_and_absent_files_are_named(clip, twin, monkeypatch,
         TransformersClip()
     with pytest.raises(MissingWeightsError, match="none.pt"):
         OpenClip("ViT-B-32", tmp_path / "none.pt", "x")
+
+
+def test_over_long_captions_are_known(clip, twin):
+    for encoder in (clip, twin):
+        assert encoder.context_length == 77
+        assert encoder.caption_lengths(CAPTIONS) == [5, 7, 182]
+
+
+def test_only_the_published_336_px_network_gives_cmmd(folder, tmp_path, monkeypatch):
+    import dataclasses
+
+    from t2ibench.core.hashing import hash_file
+    from t2ibench.metrics.extractors import clip as clips
+
+    named = tmp_path / "clip-vit-large-patch14-336"
+    from transformers import CLIPModel
+
+    small = CLIPModel.from_pretrained(folder)
+    small.save_pretrained(named)
+    for file in folder.iterdir():
+        if not (named / file.name).exists():
+            shutil.copy(file, named)
+    config = json.loads((named / "config.json").read_text())
+    config["vision_config"] |= {"image_size": 336, "patch_size": 84}
+    (named / "config.json").write_text(json.dumps(config))
+    state = small.state_dict()
+    name = "vision_model.embeddings.patch_embedding.weight"
+    state[name] = torch.randn(WIDTH, 3, 84, 84)
+    (named / "model.safetensors").unlink()
+    torch.save(state, named / "pytorch_model.bin")
+    found = TransformersClip(named)
+    assert found.name == "clip-vit-large-patch14-336" and found.size == 336
+    assert found.kernel_distance_name == "cmmd-style", "a name alone makes no CMMD"
+    real = clips.CLIP_L14_336
+    main = dataclasses.replace(real.files[0], sha256=hash_file(named / "pytorch_model.bin"))
+    changed = dataclasses.replace(real, files=(main, *real.files[1:]))
+    monkeypatch.setattr(clips, "CLIP_L14_336", changed)
+    assert TransformersClip(named).kernel_distance_name == "cmmd"
+
+
+def test_fetched_networks_are_called_by_their_published_names(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("T2IBENCH_WEIGHTS", str(tmp_path))
+    monkeypatch.delenv("T2IBENCH_CLIP", raising=False)
+    shutil.copytree(folder, tmp_path / "clip")
+    assert TransformersClip().name == "clip-vit-l-14/openai"
+    monkeypatch.setenv("T2IBENCH_CLIP_336", str(folder))
+    assert TransformersClip(published="clip_336").name == "clip-tiny"
+    with pytest.raises(ConfigError, match="published=clip_99 is unknown; choose inception, clip"):
+        TransformersClip(published="clip_99")
+
+
+def test_files_that_hold_no_clip_are_named(folder, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(folder, broken)
+    (broken / "model.safetensors").write_bytes(b"version https://git-lfs")
+    with pytest.raises(CheckpointError, match=r"broken does not hold a CLIP in transformers"):
+        TransformersClip(broken)
+    (tmp_path / "x.pt").write_bytes(b"<html>")
+    with pytest.raises(CheckpointError, match=r"x\.pt does not hold open_clip's ViT-B-32"):
+        OpenClip("ViT-B-32", tmp_path / "x.pt", "x")
+    with pytest.raises(ConfigError, match="architecture=ViT-Q-1 is no architecture of open_clip"):
+        OpenClip("ViT-Q-1", tmp_path / "x.pt", "x")

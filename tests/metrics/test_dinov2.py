@@ -53,14 +53,15 @@ def test_a_feature_depends_on_its_image_alone(folder):
     assert torch.allclose(ours.features(pixels)[1:2], ours.features(pixels[1:2]), atol=1e-5)
 
 
-@pytest.mark.parametrize("evaluator", ["dinov2", "conventions"])
+@pytest.mark.parametrize("evaluator", ["extractor/dinov2", "conventions"])
 def test_an_evaluator_of_the_configuration_has_it(folder, monkeypatch, evaluator):
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
     monkeypatch.setenv("T2IBENCH_DINOV2", str(folder))
     group = Path(__file__).parents[2] / "conf" / "evaluator"
-    node = OmegaConf.load(group / f"{evaluator}.yaml").extractors.dinov2
+    node = OmegaConf.load(group / f"{evaluator}.yaml")
+    node = node.get("extractors", node).dinov2
     assert instantiate(node).key == "dinov2-vit-l14@32|pil-bicubic-224"
 
 

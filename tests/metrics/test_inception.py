@@ -164,3 +164,10 @@ def test_from_pixels_to_fid_as_torchmetrics_without_antialiasing(ours, weights):
         distances[antialias] = float(metric.compute())
     assert found == pytest.approx(distances[False], rel=1e-4)
     assert abs(found / distances[True] - 1) > 1e-3
+
+
+def test_a_file_of_anything_else_is_named(tmp_path):
+    for name, content in (("page.pth", b"<html>"), ("empty.pth", b"")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(CheckpointError, match=rf"{name} does not hold the 566 tensors"):
+            InceptionV3(tmp_path / name)

@@ -2,6 +2,7 @@
 
 t2ibench compare runs/*                    terminal tables, verdicts, configuration differences
 t2ibench compare study=NAME                the cells of a study; missing ones are listed
+t2ibench compare runs/* protocol=dev       their scores under that protocol, not each run's own
 t2ibench compare runs/* metric=fd          one score alone: more power, refused if keys differ
 t2ibench compare runs/* out=tables         also CSV, Markdown, LaTeX, JSON, page, PDF figures, there
 t2ibench compare study=NAME wandb=PROJECT  also as a W&B run (--wandb: project t2ibench)
@@ -22,7 +23,7 @@ from t2ibench.cli.arguments import parse_arguments
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.files import atomic_path
 
-OPTIONS = {"out": "", "metric": "", "study": "", "runs": "", "wandb": ""}
+OPTIONS = {"out": "", "metric": "", "study": "", "runs": "", "wandb": "", "protocol": ""}
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -63,7 +64,8 @@ def analyse_runs(words: Sequence[str], options: dict[str, str]) -> tuple[Any, An
     study = None
     if options["study"]:
         study = read_study(runs_folder(options), options["study"])
-    runs, missing = gather(words) if study is None else study.gather()
+    protocol = options["protocol"]
+    runs, missing = gather(words, protocol) if study is None else study.gather(protocol)
     metrics = [name for name in options["metric"].split(",") if name]
     return study, analyse(runs, missing, metrics)
 

@@ -1,6 +1,7 @@
 """One self-contained HTML page over runs.
 
 t2ibench report runs/* out=report.html title="Three families"
+t2ibench report runs/* protocol=dev        their scores under that protocol, not each run's own
 """
 
 from __future__ import annotations
@@ -11,20 +12,21 @@ from pathlib import Path
 
 from t2ibench.cli.arguments import parse_arguments
 
-OPTIONS = {"out": "report.html", "title": "t2ibench"}
+OPTIONS = {"out": "report.html", "title": "t2ibench", "protocol": ""}
 
 
 def run(arguments: Sequence[str]) -> int:
     """Writes the page and prints its path."""
     given = parse_arguments("report", arguments, OPTIONS)
     target = Path(given.options["out"])
-    write_report([Path(word) for word in given.words], target, given.options["title"])
+    folders = [Path(word) for word in given.words]
+    write_report(folders, target, given.options["title"], given.options["protocol"])
     sys.stdout.write(f"{target}\n")
     return 0
 
 
-def write_report(folders: Sequence[Path], target: Path, title: str) -> None:
-    """Writes the page over runs."""
+def write_report(folders: Sequence[Path], target: Path, title: str, protocol: str = "") -> None:
+    """Writes the page over runs, each under its own protocol or under the one that is named."""
     from t2ibench.reporting import analyse, gather, write_page
 
-    write_page(analyse(*gather(folders)), target, title)
+    write_page(analyse(*gather(folders, protocol)), target, title)

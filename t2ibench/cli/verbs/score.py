@@ -7,14 +7,19 @@ t2ibench score runs/NAME model.module.process.solver=ddim     another sampler, t
 t2ibench score runs/NAME trainer.devices=4            drawn and scored by four processes
 t2ibench score runs/NAME --protocols all              its images under every convention that fits
 t2ibench score runs/NAME --protocols quick,dev        under these protocols alone
-t2ibench score PICTURES data=shapes name=theirs       a folder of images with captions
+t2ibench score A B C data=shapes                      folders of images, each in a row of its own
+t2ibench score A data=shapes name=theirs seed=0       one of several training seeds of one model
+t2ibench score GENERATED reference=PICTURES           two folders; all images, their own size
 t2ibench score PICTURES prompts=prompts.txt           images and a prompts file, by order of names
 t2ibench score images.npz prompts=prompts.txt         arr_0: (N, H, W, 3) uint8
 t2ibench score features.npz extractor=KEY             features: (N, D), of one of the extractors
 
-Images that no run made (also GenEval's folders) join leaderboards in a band of their own (family
-external). There must be as many as the protocol scores; protocol.test.num_images=N sets another
-number, and its scores then get columns of their own. out=FOLDER takes scores.json.
+The row of scores is printed with its keys and its file: scores.json holds a run's own protocol,
+another one lies in scores/ and is shown by `t2ibench compare protocol=NAME`. Images that no run
+made (also GenEval's folders) join leaderboards in a band of their own (family external); without
+captions they get distances. There must be as many as the protocol scores;
+protocol.test.num_images=N sets another number, and its scores then get columns of their own.
+out=FOLDER takes scores.json.
 """
 
 from __future__ import annotations
@@ -26,7 +31,6 @@ from typing import TYPE_CHECKING
 
 from t2ibench.cli.arguments import OPTION
 from t2ibench.core.errors import ConfigError
-from t2ibench.core.types import Score
 
 if TYPE_CHECKING:
     from t2ibench.engine.context import Context
@@ -34,7 +38,7 @@ if TYPE_CHECKING:
     from t2ibench.engine.protocols import ProtocolChoice
     from t2ibench.evaluation.samples import SampleSet
 
-OWN_OPTIONS = ("name", "prompts", "extractor", "out")
+OWN_OPTIONS = ("name", "prompts", "extractor", "out", "reference")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -48,6 +52,14 @@ def run(arguments: Sequence[str]) -> int:
             options[name] = value
         else:
             overrides.append(whole)
+    runs = [folder for folder in folders if (Path(folder) / "status.json").exists()]
+    if runs and options["reference"]:
+        raise ConfigError(
+            f"{runs[0]} is a run, which its protocol compares with its own data; reference= is for "
+            "pictures that no run made."
+        )
+    if len(folders) > 1 and options["out"]:
+        raise ConfigError("out= takes the scores of one folder; leave it out for several.")
     if not folders:
         raise ConfigError("score needs a run folder or a folder of images: t2ibench score RUN.")
     for folder in map(Path, folders):
@@ -55,7 +67,6 @@ def run(arguments: Sequence[str]) -> int:
             score_run_folder(folder, overrides, protocols)
         else:
             score_pictures(folder, overrides, protocols, options)
-        sys.stdout.write(f"{folder}: scored\n")
     return 0
 
 
@@ -86,9 +97,11 @@ def take_protocols(arguments: Sequence[str]) -> tuple[list[str], str]:
 def score_run_folder(folder: Path, overrides: Sequence[str], protocols: str) -> None:
     """Scores a run under its protocol, or its images under several."""
     from t2ibench.cli.compose import rescored
+    from t2ibench.cli.score_lines import row_text, skills_text
     from t2ibench.core.launch import process_rank
     from t2ibench.engine.context import Context
     from t2ibench.engine.scoring import score_trained
+    from t2ibench.engine.scorings import scores_file
     from t2ibench.evaluation.samples import SampleSet
     from t2ibench.runs.folder import Run
 
@@ -100,6 +113,7 @@ def score_run_folder(folder: Path, overrides: Sequence[str], protocols: str) -> 
         return
     scores = score_trained(run, spec)
     if process_rank() == 0:
+        sys.stdout.write(row_text(scores, scores_file(folder, scores.scoring)))
         sys.stdout.write(skills_text(scores.chosen.scores))
 
 
@@ -108,22 +122,56 @@ def score_pictures(
 ) -> None:
     """Scores images or features that no run made."""
     from t2ibench.cli.compose import compose_spec
+    from t2ibench.cli.score_lines import row_text
     from t2ibench.data.prompts import read_prompts
     from t2ibench.engine.context import Context
-    from t2ibench.engine.external import ExternalOptions, read_images, score_external
+    from t2ibench.engine.external import (
+        ExternalOptions,
+        out_folder,
+        read_images,
+        score_external,
+    )
+    from t2ibench.engine.scorings import scores_file
 
+    seeded = any(o.startswith("seed=") for o in overrides)
+    if options["reference"]:
+        overrides = with_reference(folder, options["reference"], overrides)
     context = Context.of(compose_spec(overrides))
     given: ExternalOptions = ExternalOptions(
         options["name"],
         tuple(read_prompts(options["prompts"])) if options["prompts"] else (),
         options["extractor"],
         Path(options["out"]) if options["out"] else None,
+        context.spec.seed if seeded else None,
     )
     if protocols:
         samples = read_images(folder, context, given)
         score_under(samples, context, protocols, overrides, given.out or folder)
     else:
-        score_external(folder, context, given)
+        scores = score_external(folder, context, given)
+        file = scores_file(out_folder(folder, given), scores.scoring)
+        sys.stdout.write(row_text(scores, file))
+
+
+def with_reference(folder: Path, reference: str, overrides: Sequence[str]) -> list[str]:
+    """The overrides with those that make a folder of pictures the reference; says the sizes.
+
+    Raises:
+        ConfigError: the reference is named twice or is no folder, or there are features.
+    """
+    from t2ibench.cli.reference import reference_words
+    from t2ibench.data.pictures import sizes_in
+    from t2ibench.evaluation.external import external_sizes
+
+    sizes = external_sizes(folder)
+    if sizes is None:
+        raise ConfigError(f"{folder} holds features; reference= needs the images.")
+    words = reference_words(sizes, reference, overrides)
+    size = [word for word in words if word.startswith("data.resolution=")][-1]
+    sys.stderr.write(
+        f"{folder}: {sizes}; reference {reference}: {sizes_in(Path(reference))}; {size}\n"
+    )
+    return words
 
 
 def score_under(
@@ -148,9 +196,10 @@ def protocol_choice(words: str, context: Context | None) -> ProtocolChoice:
         ConfigError: a name that conf/protocol does not have.
     """
     from t2ibench.cli.compose import compose_spec, config_files
+    from t2ibench.cli.reference import FOLDERS
     from t2ibench.engine.protocols import ProtocolChoice
 
-    known = sorted(config_files("protocol"))
+    known = sorted(config_files("protocol").keys() - {FOLDERS})
     names = known if words == "all" else words.split(",")
     unknown = [name for name in names if name not in known]
     if unknown:
@@ -161,17 +210,3 @@ def protocol_choice(words: str, context: Context | None) -> ProtocolChoice:
     networks = context.spec if context is not None else compose_spec(["evaluator=conventions"])
     specs = tuple(compose_spec([f"protocol={name}"]).protocol for name in names)
     return ProtocolChoice(specs, networks.evaluator.extractors, words == "all")
-
-
-def skills_text(scores: Mapping[str, Score]) -> str:
-    """Table of the grader's skills on training-like and held-out prompts; empty without these."""
-    by_name = {score.metric: score for score in scores.values()}
-    lines = [
-        f"  {name.removeprefix('grader_'):<12}{100 * by_name[name].value:>7.1f}"
-        f"{100 * by_name[f'{name}_heldout'].value:>11.1f}"
-        for name in by_name
-        if f"{name}_heldout" in by_name
-    ]
-    return (
-        "\n".join([f"  {'skill':<12}{'iid %':>7}{'held-out %':>11}", *lines, ""]) if lines else ""
-    )

@@ -1,25 +1,42 @@
 """Published CLIP models, as dual encoders and as feature extractors.
 
 Weights come from this machine only: a folder in transformers' format, or an open_clip
-checkpoint with the name of its architecture. ``T2IBENCH_CLIP`` may name the folder.
+checkpoint with the name of its architecture; given, named by the environment, or put there by
+``t2ibench fetch``.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from pickle import UnpicklingError
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from safetensors import SafetensorError
 from torch import Tensor
 
-from t2ibench.core.errors import MissingWeightsError
+from t2ibench.core.errors import CheckpointError, ConfigError, first_line
+from t2ibench.core.hashing import hash_file
 from t2ibench.core.types import PixelImages
+from t2ibench.metrics.causal_text import encode_to_end_token, text_features
 from t2ibench.metrics.extractors.contract import FeatureExtractor
-from t2ibench.metrics.extractors.published import CLIP_L14, OPEN_CLIP_B32
+from t2ibench.metrics.extractors.published import (
+    CLIP_L14,
+    CLIP_L14_336,
+    OPEN_CLIP_B32,
+    PUBLISHED,
+    PublishedWeights,
+)
+
+UNREADABLE = (
+    OSError, EOFError, RuntimeError, ValueError, KeyError, SafetensorError, UnpicklingError
+)  # fmt: skip
+"""Errors of the libraries' readers for files that hold something else."""
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -55,6 +72,12 @@ class ClipTowers(FeatureExtractor):
     """Image and caption towers of one CLIP; features are not normalised."""
 
     size: int
+    context_length: int
+
+    @property
+    def kernel_distance_name(self) -> str:
+        """Name of its kernel distance: ``cmmd`` with the published ViT-L/14 at 336 px alone."""
+        return "cmmd-style"
 
     @property
     def normalisation(self) -> tuple[Sequence[float], Sequence[float]]:
@@ -76,47 +99,78 @@ class ClipTowers(FeatureExtractor):
     def encode_captions(self, captions: list[str]) -> Float[Tensor, "B D"]:
         """Embeds one batch of captions; those over the context keep their end token."""
 
-    @torch.inference_mode()
+    @abstractmethod
+    def caption_lengths(self, captions: Sequence[str]) -> list[int]:
+        """Tokens of each caption before any cut, with start and end."""
+
     def text_features(self, captions: Sequence[str]) -> Float[Tensor, "B D"]:
         """Embeds B captions as (B, D), on the CPU."""
         self.eval()
-        found = [
-            self.encode_captions(list(captions[start : start + self.batch_size])).float().cpu()
-            for start in range(0, len(captions), self.batch_size)
-        ]
-        return torch.cat(found) if found else torch.empty(0, self.width)
+        return text_features(self.encode_captions, captions, self.batch_size, self.width)
 
 
 class TransformersClip(ClipTowers):
     """A CLIP in transformers' folder format.
 
     Args:
-        folder: with config.json, weights, tokenizer and preprocessor; None: ``T2IBENCH_CLIP``,
-            else the one that ``t2ibench fetch clip`` put.
-        name: as the scores' keys say it; None: the folder's name.
+        folder: with config.json, weights and tokenizer; None: the one that the environment
+            names (``T2IBENCH_CLIP``), else the one that ``t2ibench fetch`` put.
+        name: as the scores' keys say it; None: that of the fetched weights, or the folder's.
+        published: the weights that are meant where no folder is given, as ``t2ibench fetch``
+            calls them.
 
     Raises:
+        ConfigError: ``t2ibench fetch`` knows no such weights.
         MissingWeightsError: no folder is given, or it has no config.json.
+        CheckpointError: the folder holds no whole CLIP.
 
     Source: Radford et al. (2021), "Learning transferable visual models", section 2.4.
     Differs: none.
     """
 
-    def __init__(self, folder: str | Path | None = None, name: str | None = None) -> None:
-        super().__init__()
-        path = CLIP_L14.locate(folder)
-        from transformers import CLIPModel, CLIPTokenizer
+    weights_argument: ClassVar[str] = "folder"
 
-        model: Any = CLIPModel.from_pretrained(path, local_files_only=True)
-        self.model = model
-        self.tokenizer = CLIPTokenizer.from_pretrained(path, local_files_only=True)
+    def __init__(
+        self,
+        folder: str | Path | None = None,
+        name: str | None = None,
+        published: str = CLIP_L14.name,
+    ) -> None:
+        super().__init__()
+        path = self.weights_of(published=published).locate(folder)
+        self.model, self.tokenizer = load_transformers_clip(path)
         self.model.eval().requires_grad_(False)
-        self.name = name or f"clip-{path.resolve().name}"
+        self.name = name or name_of(path, published)
+        self._folder = path
         config: Any = self.model.config
         self.width = int(config.projection_dim)
         self.size = int(config.vision_config.image_size)
         self.context_length = int(config.text_config.max_position_embeddings)
         self.preprocessing = f"pil-bicubic-{self.size}"
+
+    @staticmethod
+    def weights_of(**arguments: Any) -> PublishedWeights:
+        """Entry of the published weights that the arguments mean.
+
+        Raises:
+            ConfigError: ``t2ibench fetch`` knows no such weights.
+        """
+        named = arguments.get("published", CLIP_L14.name)
+        if named not in PUBLISHED:
+            raise ConfigError(f"published={named} is unknown; choose {', '.join(PUBLISHED)}.")
+        return PUBLISHED[named]
+
+    @cached_property
+    def kernel_distance_name(self) -> str:  # type: ignore[override]
+        """``cmmd`` where the file is OpenAI's ViT-L/14 at 336 px, else ``cmmd-style``.
+
+        Source: Jayasumana et al. (2024), "Rethinking FID", section 4.
+        Differs: resized by Pillow's bicubic filter.
+        """
+        main, side = CLIP_L14_336.files[0], 336
+        file = self._folder / main.name
+        same = self.size == side and file.is_file() and hash_file(file) == main.sha256
+        return "cmmd" if same else "cmmd-style"
 
     def forward(self, pixels: PixelImages) -> Float[Tensor, "B D"]:
         """Projected image features."""
@@ -133,37 +187,55 @@ class TransformersClip(ClipTowers):
         ).to(next(self.parameters()).device)
         return _tensor(self.model.get_text_features(**tokens))
 
+    def caption_lengths(self, captions: Sequence[str]) -> list[int]:
+        """Tokens of each caption before any cut, with start and end."""
+        rows = self.tokenizer(list(captions), verbose=False)["input_ids"] if captions else []
+        return [len(row) for row in rows]
+
 
 class OpenClip(ClipTowers):
     """A CLIP of open_clip.
 
     Args:
         architecture: open_clip's model name, for example ``ViT-B-32``.
-        weights: the checkpoint file.
+        weights: the checkpoint file; None: the one that ``T2IBENCH_OPEN_CLIP`` names, else the
+            one that ``t2ibench fetch open_clip`` put.
         tag: who trained it, for example ``laion2b_s34b_b79k``; part of the key.
 
     Raises:
         MissingWeightsError: the file is absent.
+        ConfigError: open_clip has no such architecture.
+        CheckpointError: the file holds another architecture.
 
     Source: Radford et al. (2021), "Learning transferable visual models", section 2.4.
     Differs: none.
     """
 
-    def __init__(self, architecture: str, weights: str | Path, tag: str) -> None:
+    weights_argument: ClassVar[str] = "weights"
+
+    def __init__(self, architecture: str, weights: str | Path | None, tag: str) -> None:
         super().__init__()
-        if not Path(weights).is_file():
-            raise MissingWeightsError(
-                f"the open_clip checkpoint {weights} of {architecture} is not a file; "
-                f"{OPEN_CLIP_B32.missing(OPEN_CLIP_B32.target)} Another checkpoint's path goes "
-                f"into the evaluator's weights."
-            )
+        path = OPEN_CLIP_B32.locate(weights)
         import open_clip
 
-        self.model = open_clip.create_model(architecture, pretrained=str(weights))
+        if architecture not in open_clip.list_models():
+            raise ConfigError(
+                f"architecture={architecture} is no architecture of open_clip; name one, for "
+                "example ViT-B-32."
+            )
+        try:
+            self.model = open_clip.create_model(architecture, pretrained=str(path))
+        except UNREADABLE as error:
+            raise CheckpointError(
+                f"{path} does not hold open_clip's {architecture} "
+                f"({first_line(error)}); give a checkpoint of that architecture."
+            ) from error
         self.tokenizer = open_clip.get_tokenizer(architecture)
         self.model.eval().requires_grad_(False)
         self.name = f"clip-{architecture}/{tag}"
-        self.width = int(self.model.text_projection.shape[-1])
+        tower = getattr(self.model, "text", self.model)
+        self.context_length = int(getattr(self.model, "context_length", tower.context_length))
+        self.width = int(open_clip.get_model_config(architecture)["embed_dim"])
         side = self.model.visual.image_size
         self.size = int(side[0] if isinstance(side, tuple) else side)
         self.preprocessing = f"pil-bicubic-{self.size}"
@@ -176,6 +248,11 @@ class OpenClip(ClipTowers):
             visual, "image_std", None
         ) or STD
 
+    @staticmethod
+    def weights_of(**arguments: Any) -> PublishedWeights:
+        """Entry of the published weights that are meant where no file is given."""
+        return OPEN_CLIP_B32
+
     def forward(self, pixels: PixelImages) -> Float[Tensor, "B D"]:
         """Projected image features."""
         return self.model.encode_image(self.images(pixels))
@@ -183,7 +260,49 @@ class OpenClip(ClipTowers):
     def encode_captions(self, captions: list[str]) -> Float[Tensor, "B D"]:
         """Projected text features."""
         device = next(self.parameters()).device
-        return self.model.encode_text(self.tokenizer(captions).to(device))
+        return encode_to_end_token(self.model, self.tokenizer(captions).to(device))
+
+    def caption_lengths(self, captions: Sequence[str]) -> list[int]:
+        """Tokens of each caption before any cut, with start and end."""
+        if not hasattr(self.tokenizer, "encode"):
+            ids = [self.tokenizer.tokenizer(caption)["input_ids"] for caption in captions]
+            return [len(row) for row in ids]
+        return [len(self.tokenizer.encode(caption)) + 2 for caption in captions]
+
+
+def load_transformers_clip(folder: Path) -> tuple[Any, Any]:
+    """A CLIP and its tokeniser from a folder in transformers' format, without network.
+
+    Raises:
+        CheckpointError: a file is damaged, or tensors are missing or of another shape.
+    """
+    from transformers import CLIPModel, CLIPTokenizer
+
+    cls: Any = CLIPModel
+    try:
+        model, info = cls.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    except UNREADABLE as error:
+        raise CheckpointError(
+            f"{folder} does not hold a CLIP in transformers' format "
+            f"({first_line(error)}); give the folder of one, or fetch it again."
+        ) from error
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise CheckpointError(
+            f"{folder} does not hold a whole CLIP: {len(missing)} tensors are missing, the first "
+            f"is {missing[0]}; give the folder of one, or fetch it again."
+        )
+    return model, tokenizer
+
+
+def name_of(folder: Path, published: str) -> str:
+    """Name of a CLIP in score keys: that of the fetched weights, or the folder's."""
+    weights = PUBLISHED[published]
+    if folder == weights.target:
+        return weights.network
+    own = folder.resolve().name
+    return own if own.startswith("clip") else f"clip-{own}"
 
 
 def _tensor(output: Any) -> Tensor:

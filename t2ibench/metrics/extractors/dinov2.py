@@ -7,7 +7,7 @@ Weights come from this machine only: a folder in transformers' format, given, na
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 from t2ibench.core.errors import CheckpointError
 from t2ibench.core.types import PixelImages
 from t2ibench.metrics.extractors.contract import FeatureExtractor
-from t2ibench.metrics.extractors.published import DINOV2_L14
+from t2ibench.metrics.extractors.published import DINOV2_L14, PublishedWeights
 
 SIZE = 224
 MEAN = (0.485, 0.456, 0.406)
@@ -45,6 +45,7 @@ class Dinov2(FeatureExtractor):
 
     preprocessing = f"pil-bicubic-{SIZE}"
     batch_size = 32
+    weights_argument: ClassVar[str] = "folder"
 
     def __init__(self, folder: str | Path | None = None, name: str | None = None) -> None:
         super().__init__()
@@ -62,6 +63,11 @@ class Dinov2(FeatureExtractor):
         self.width = int(config.hidden_size)
         self.name = name or path.name
         self.eval().requires_grad_(False)
+
+    @staticmethod
+    def weights_of(**arguments: Any) -> PublishedWeights:
+        """Entry of the published weights."""
+        return DINOV2_L14
 
     def forward(self, pixels: PixelImages) -> Float[Tensor, "B D"]:
         """Resizes to 224 px with PIL, normalises, and takes the class token."""

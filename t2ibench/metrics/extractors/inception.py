@@ -10,7 +10,8 @@ called ``fid`` and they give no Inception Score.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from pickle import UnpicklingError
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from t2ibench.core.errors import CheckpointError, ConfigError
 from t2ibench.core.hashing import hash_file
 from t2ibench.core.types import PixelImages
 from t2ibench.metrics.extractors.contract import FeatureExtractor
-from t2ibench.metrics.extractors.published import INCEPTION
+from t2ibench.metrics.extractors.published import INCEPTION, PublishedWeights
 
 PUBLISHED_SHA256 = "6726825d"
 """First digits of the SHA-256 of the only file that may be called fid."""
@@ -256,6 +257,7 @@ class InceptionV3(FeatureExtractor):
 
     width = 2048
     batch_size = 16
+    weights_argument: ClassVar[str] = "weights"
 
     def __init__(self, weights: str | Path | None = None, resize: str = "tf1-bilinear") -> None:
         super().__init__()
@@ -290,6 +292,11 @@ class InceptionV3(FeatureExtractor):
         self.to(memory_format=torch.channels_last)
         self.eval().requires_grad_(False)
 
+    @staticmethod
+    def weights_of(**arguments: Any) -> PublishedWeights:
+        """Entry of the published weights."""
+        return INCEPTION
+
     @property
     def published(self) -> bool:
         """True for the published weights, whose scores alone are FID and Inception Score."""
@@ -301,10 +308,10 @@ class InceptionV3(FeatureExtractor):
         return "fid" if self.published else "fd"
 
     def _load(self, path: Path) -> None:
-        state = torch.load(path, map_location="cpu", weights_only=True)
         try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
             self.load_state_dict(state, strict=True)
-        except (RuntimeError, AttributeError, TypeError) as error:
+        except (RuntimeError, AttributeError, TypeError, EOFError, UnpicklingError) as error:
             raise CheckpointError(
                 f"{path} does not hold the 566 tensors of torch-fidelity's Inception-v3; give "
                 f"weights-inception-2015-12-05-6726825d.pth."
@@ -315,8 +322,8 @@ class InceptionV3(FeatureExtractor):
         x = (self.resize(pixels.float(), SIZE) - 128) / 128
         return self.embed(x.contiguous(memory_format=torch.channels_last))
 
-    def embed(self, x: Float[Tensor, "B 3 299 299"]) -> Float[Tensor, "B 2048"]:
-        """Pooled features of images that are resized and scaled already."""
+    def embed(self, x: Float[Tensor, "B 3 side side"]) -> Float[Tensor, "B 2048"]:
+        """Pooled features of images that are resized (to 299 px) and scaled already."""
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
         x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(nn.functional.max_pool2d(x, 3, 2)))
         x = nn.functional.max_pool2d(x, 3, 2)

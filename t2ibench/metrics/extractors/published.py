@@ -15,6 +15,9 @@ from t2ibench.core.files import home_folder
 
 _HUB = "https://huggingface.co"
 _CLIP = f"{_HUB}/openai/clip-vit-large-patch14/resolve/32bd64288804d66eefd0ccbe215aa642df71cc41"
+_CLIP_336 = (
+    f"{_HUB}/openai/clip-vit-large-patch14-336/resolve/ce19dc912ca5cd21c8a653c79e251e808ccabcd1"
+)
 _DINO = f"{_HUB}/facebook/dinov2-large/resolve/47b73eefe95e8d44ec3623f8890bd894b6ea2d6c"
 _LAION = f"{_HUB}/laion/CLIP-ViT-B-32-laion2B-s34B-b79K/resolve/main"
 
@@ -39,6 +42,7 @@ class PublishedWeights:
         licence: of the weights.
         environment: variable that may name them elsewhere; empty: none.
         files: the weights first; several files make a folder.
+        network: name of the network in score keys, where its class does not know it.
     """
 
     name: str
@@ -47,6 +51,7 @@ class PublishedWeights:
     licence: str
     environment: str
     files: tuple[PublishedFile, ...]
+    network: str = ""
 
     def __str__(self) -> str:
         state = "here  " if self.present else "absent"
@@ -117,36 +122,61 @@ INCEPTION = PublishedWeights(
     ),
 )
 
+_TOKENIZER = (
+    ("vocab.json", "3f0c4f7d2086b61b38487075278ea9ed04edb53a03cbb045b86c27190fa8fb69"),
+    ("merges.txt", "9fd691f7c8039210e0fced15865466c65820d09b63988b0174bfe25de299051a"),
+    ("tokenizer.json", "a83e0809aa4c3af7208b2df632a7a69668c6d48775b3c3fe4e1b1199d1f8b8f4"),
+    ("tokenizer_config.json", "deef455e52fa5e8151e339add0582e4235f066009601360999d3a9cda83b1129"),
+    ("special_tokens_map.json", "f8c0d6c39aee3f8431078ef6646567b0aba7f2246e9c54b8b99d55c22b707cbf"),
+)
+"""OpenAI's CLIPs share one tokeniser: these files are those of ViT-L/14."""
+
 CLIP_L14 = PublishedWeights(
     name="clip",
     purpose="clip_score with OpenAI's CLIP ViT-L/14",
     size="1.7 GB",
     licence="MIT",
     environment="T2IBENCH_CLIP",
-    files=tuple(
-        PublishedFile(name, f"{_CLIP}/{name}", sha256)
-        for name, sha256 in (
-            (
-                "model.safetensors",
-                "a2bf730a0c7debf160f7a6b50b3aaf3703e7e88ac73de7a314903141db026dcb",
-            ),
-            ("config.json", "8a09b467700c58138c29d53c605b34ebc69beaadd13274a8a2af8ad2c2f4032a"),
-            ("vocab.json", "3f0c4f7d2086b61b38487075278ea9ed04edb53a03cbb045b86c27190fa8fb69"),
-            ("merges.txt", "9fd691f7c8039210e0fced15865466c65820d09b63988b0174bfe25de299051a"),
-            ("tokenizer.json", "a83e0809aa4c3af7208b2df632a7a69668c6d48775b3c3fe4e1b1199d1f8b8f4"),
-            (
-                "tokenizer_config.json",
-                "deef455e52fa5e8151e339add0582e4235f066009601360999d3a9cda83b1129",
-            ),
-            (
-                "special_tokens_map.json",
-                "f8c0d6c39aee3f8431078ef6646567b0aba7f2246e9c54b8b99d55c22b707cbf",
-            ),
-            (
-                "preprocessor_config.json",
-                "910e70b3956ac9879ebc90b22fb3bc8a75b6a0677814500101a4c072bd7857bd",
-            ),
-        )
+    network="clip-vit-l-14/openai",
+    files=(
+        PublishedFile(
+            "model.safetensors",
+            f"{_CLIP}/model.safetensors",
+            "a2bf730a0c7debf160f7a6b50b3aaf3703e7e88ac73de7a314903141db026dcb",
+        ),
+        PublishedFile(
+            "config.json",
+            f"{_CLIP}/config.json",
+            "8a09b467700c58138c29d53c605b34ebc69beaadd13274a8a2af8ad2c2f4032a",
+        ),
+        *(PublishedFile(name, f"{_CLIP}/{name}", sha256) for name, sha256 in _TOKENIZER),
+        PublishedFile(
+            "preprocessor_config.json",
+            f"{_CLIP}/preprocessor_config.json",
+            "910e70b3956ac9879ebc90b22fb3bc8a75b6a0677814500101a4c072bd7857bd",
+        ),
+    ),
+)
+
+CLIP_L14_336 = PublishedWeights(
+    name="clip_336",
+    purpose="clip_score and cmmd with OpenAI's CLIP ViT-L/14 at 336 px",
+    size="1.7 GB",
+    licence="MIT",
+    environment="T2IBENCH_CLIP_336",
+    network="clip-vit-l-14-336/openai",
+    files=(
+        PublishedFile(
+            "pytorch_model.bin",
+            f"{_CLIP_336}/pytorch_model.bin",
+            "c6032c2e0caae3dc2d4fba35535fa6307dbb49df59c7e182b1bc4b3329b81801",
+        ),
+        PublishedFile(
+            "config.json",
+            f"{_CLIP_336}/config.json",
+            "51b1c14aabcdf639c4a0370eeda1010b773bbe1df78319c7d0f5882c22ac0ac0",
+        ),
+        *(PublishedFile(name, f"{_CLIP}/{name}", sha256) for name, sha256 in _TOKENIZER),
     ),
 )
 
@@ -155,7 +185,7 @@ OPEN_CLIP_B32 = PublishedWeights(
     purpose="clip_score with open_clip's ViT-B-32 (laion2b_s34b_b79k)",
     size="605 MB",
     licence="MIT",
-    environment="",
+    environment="T2IBENCH_OPEN_CLIP",
     files=(
         PublishedFile(
             "open_clip-ViT-B-32-laion2b_s34b_b79k.safetensors",
@@ -185,5 +215,5 @@ DINOV2_L14 = PublishedWeights(
     ),
 )
 
-PUBLISHED = {w.name: w for w in (INCEPTION, CLIP_L14, OPEN_CLIP_B32, DINOV2_L14)}
+PUBLISHED = {w.name: w for w in (INCEPTION, CLIP_L14, CLIP_L14_336, OPEN_CLIP_B32, DINOV2_L14)}
 """Sets of weights by the name that ``t2ibench fetch`` takes."""

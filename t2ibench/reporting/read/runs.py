@@ -19,6 +19,9 @@ from t2ibench.runs.folder import Run
 RESULT_INDEPENDENT = ("seed", "paths", "logger", "hydra", "trainer", "study", "launcher")
 """Parts of a configuration in which two runs of one group may differ."""
 
+OF_SCORING = ("protocol", "evaluator", "knobs")
+"""Parts of a configuration that say how a run is scored."""
+
 DESCRIPTIVE = ("seed", "run", "origin", "given")
 """Facts of ``RunScores.model`` that tell no two groups apart."""
 
@@ -47,8 +50,12 @@ class ScoredRun:
 
     @property
     def name(self) -> str:
-        """The model's name without its folder in conf/: ``ldm`` of ``diffusion/ldm``."""
-        return str(self.scores.model["name"]).rsplit("/", 1)[-1]
+        """The model's name without its folder in conf/: ``ldm`` of ``diffusion/ldm``.
+
+        That of external images is whole.
+        """
+        name = str(self.scores.model["name"])
+        return name if self.family == EXTERNAL else name.rsplit("/", 1)[-1]
 
     @property
     def family(self) -> str:
@@ -67,7 +74,12 @@ class ScoredRun:
 
     @cached_property
     def group_key(self) -> str:
-        """A hash that is equal for runs that differ in nothing but the training seed."""
+        """A hash that is equal for runs that differ in nothing but the training seed.
+
+        External images of no named seed are a group of their own, whatever their name.
+        """
+        if self.family == EXTERNAL and self.scores.model["seed"] is None:
+            return hash_json(["external", str(self.path.resolve())])
         model = {k: v for k, v in self.scores.model.items() if k not in DESCRIPTIVE}
         return hash_json(
             [
@@ -124,17 +136,23 @@ def configuration_key(config: Mapping[str, Any]) -> str:
     return hash_json({k: v for k, v in config.items() if k not in RESULT_INDEPENDENT})
 
 
-def read_run(path: str | Path) -> ScoredRun:
+def read_run(path: str | Path, file: Path | None = None) -> ScoredRun:
     """Reads one run folder.
+
+    Args:
+        path: the folder.
+        file: the scores file, under another protocol than the run's own perhaps; None: the own.
 
     Raises:
         RunError: no scores, a file that cannot be read, or a fact of the model of a wrong kind.
     """
     path = Path(path)
-    scores = RunScores.read(path / "scores.json")
-    _check_model(path / "scores.json", scores.model)
+    scores = RunScores.read(file or path / "scores.json")
+    _check_model(file or path / "scores.json", scores.model)
     external = scores.model["family"] == EXTERNAL and not (path / "config.yaml").exists()
     config = {} if external else Run(path, "").config()
+    if file is not None:  # a chosen scoring stands in place of what the configuration asked for
+        config = {name: value for name, value in config.items() if name not in OF_SCORING}
     return ScoredRun(path, scores, config, _read_curves(path / "metrics.csv"))
 
 

@@ -50,8 +50,11 @@ class Study:
     root: Path
     planned: tuple[PlannedRun, ...]
 
-    def gather(self) -> tuple[list[ScoredRun], list[MissingRun]]:
+    def gather(self, protocol: str = "") -> tuple[list[ScoredRun], list[MissingRun]]:
         """Reads scored and missing runs, those that never became a folder among them.
+
+        Args:
+            protocol: see ``read.gather``.
 
         Raises:
             RunError: no run is scored, or a file cannot be read.
@@ -62,7 +65,7 @@ class Study:
                 f"no run of study {self.name} is scored ({len(begun)} of {len(self.planned)} are "
                 f"begun); see `t2ibench status {self.name}`."
             )
-        scored, missing = gather(begun)
+        scored, missing = gather(begun, protocol)
         return scored, missing + [self._absent(r) for r in self.planned if not self._begun(r)]
 
     def _begun(self, run: PlannedRun) -> bool:

@@ -181,10 +181,16 @@ def seeds_text(count: int, planned: int = 0) -> str:
 
 
 def group_runs(runs: Sequence[ScoredRun], missing: Sequence[MissingRun] = ()) -> list[Group]:
-    """Groups runs by everything but their seed, with unique labels, in order of appearance."""
-    by_key: dict[str, list[ScoredRun]] = {}
+    """Groups runs by everything but their seed, with unique labels, in order of appearance.
+
+    Two runs of one seed are never two seeds: the second begins a group of its own.
+    """
+    by_key: dict[tuple[str, int], list[ScoredRun]] = {}
+    taken: Counter[tuple[str, str]] = Counter()
     for run in runs:
-        by_key.setdefault(run.group_key, []).append(run)
+        seed = (run.group_key, str(run.scores.model["seed"]))
+        by_key.setdefault((run.group_key, taken[seed]), []).append(run)
+        taken[seed] += 1
     members = [sorted(g, key=lambda r: str(r.scores.model["seed"])) for g in by_key.values()]
     labels = _labels([group[0] for group in members])
     own = [tuple(run for run in missing if run.belongs_to(group[0])) for group in members]
@@ -204,7 +210,8 @@ def _labels(runs: Sequence[ScoredRun]) -> list[str]:
     Where only configurations differ, the end of the run folder's name tells them apart, and a
     number where that is shared, too.
     """
-    labels = _told_apart([_model_label(run, runs) for run in runs], [_suffix(run) for run in runs])
+    labels = [_model_label(run, runs) for run in runs]
+    labels = _told_apart(labels, [_suffix(run, runs) for run in runs])
     return _told_apart(labels, [str(number) for number in range(1, len(runs) + 1)])
 
 
@@ -221,9 +228,16 @@ def _model_label(run: ScoredRun, runs: Sequence[ScoredRun]) -> str:
     return f"{run.name} ({', '.join(differing)})" if differing else run.name
 
 
-def _suffix(run: ScoredRun) -> str:
-    """``81c2d44e`` of the folder ``ldm-81c2d44e``."""
-    return run.path.name.rsplit("-", 1)[-1]
+def _suffix(run: ScoredRun, runs: Sequence[ScoredRun]) -> str:
+    """``81c2d44e`` of the folder ``ldm-81c2d44e``; of external images the path as far as needed."""
+    if run.family != EXTERNAL:
+        return run.path.name.rsplit("-", 1)[-1]
+    own = run.path.resolve().parts
+    others = [r.path.resolve().parts for r in runs if r is not run and r.family == EXTERNAL]
+    needed = next(
+        (n for n in range(1, len(own)) if all(own[-n:] != other[-n:] for other in others)), len(own)
+    )
+    return "/".join(own[-needed:])
 
 
 def _told_apart(labels: Sequence[str], suffixes: Sequence[str]) -> list[str]:
