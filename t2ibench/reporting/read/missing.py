@@ -6,7 +6,6 @@ missing runs are gathered with the scored ones, put to the rows they belong to, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +15,7 @@ import yaml
 
 from t2ibench.core.errors import RunError, printable
 from t2ibench.core.files import read_json_object
-from t2ibench.reporting.read.runs import ScoredRun, configuration_key
+from t2ibench.reporting.read.runs import ScoredRun, configuration_key, read_config, read_precision
 
 ABSENT = "missing"
 """State of a run that was asked for and has no folder."""
@@ -38,12 +37,14 @@ class MissingRun:
             ``missing``.
         reason: first line of its error, or empty.
         config: its ``config.yaml``; empty where there is none.
+        precision: of its training; empty where it is unknown.
     """
 
     name: str
     state: str
     reason: str = ""
     config: dict[str, Any] = field(default_factory=dict)
+    precision: str = ""
 
     @property
     def seed(self) -> str:
@@ -61,8 +62,10 @@ class MissingRun:
         return configuration_key(self.config)
 
     def belongs_to(self, run: ScoredRun) -> bool:
-        """Whether it differs from a scored run in nothing but the seed."""
-        return bool(self.config) and self.configuration_key == run.configuration_key
+        """Whether it differs from a scored run in nothing that is known but the seed."""
+        known = {self.precision, run.precision} - {""}
+        same = self.configuration_key == run.configuration_key and len(known) < 2
+        return bool(self.config) and same
 
     @property
     def sentence(self) -> str:
@@ -80,16 +83,17 @@ def read_missing(path: str | Path) -> MissingRun | None:
         RunError: a file of it cannot be read.
     """
     path = Path(path)
-    config, status = path / "config.yaml", path / "status.json"
-    if not config.exists():
+    status = path / "status.json"
+    if not (path / "config.yaml").exists():
         return None
     try:
-        found = yaml.safe_load(config.read_text("utf-8"))
+        found = read_config(path)
+        precision = read_precision(path, found)
         progress = read_json_object(status, "state") if status.exists() else {"state": "created"}
     except (ValueError, yaml.YAMLError) as error:
         raise RunError(f"{path} holds a file that cannot be read: {error}") from error
-    if not isinstance(found, Mapping) or "name" not in (found.get("model") or {}):
+    if "name" not in (found.get("model") or {}):
         return None
     reason = str(progress.get("reason") or "").strip()
     state, reason = str(progress["state"]), printable(reason.split("\n", 1)[0])
-    return MissingRun(path.name, state, reason, dict(found))
+    return MissingRun(path.name, state, reason, found, precision)

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from t2ibench.core.errors import RunError
+from t2ibench.core.files import read_json_object
 from t2ibench.core.hashing import hash_json
 from t2ibench.evaluation.results import RunScores
 from t2ibench.evaluation.samples import ImageValues, SampleSet, load_values
@@ -22,6 +23,9 @@ RESULT_INDEPENDENT = ("seed", "paths", "logger", "hydra", "trainer", "study", "l
 
 DESCRIPTIVE = ("seed", "run", "origin", "given")
 """Facts of ``RunScores.model`` that tell no two groups apart."""
+
+PRECISION = "trainer.precision"
+"""The one setting of the trainer that can change a result."""
 
 EXTERNAL = "external"
 """Family of scored images that no run of ours made."""
@@ -39,22 +43,37 @@ class ScoredRun:
         scores: its ``scores.json``.
         config: its ``config.yaml`` (empty for a scored folder of external images).
         curves: column of ``metrics.csv`` -> values, NaN where a row lacks it.
+        precision: of training, as its device resolved it: ``bf16-mixed``; empty where unknown.
     """
 
     path: Path
     scores: RunScores
     config: dict[str, Any] = field(default_factory=dict)
     curves: dict[str, list[float]] = field(default_factory=dict)
+    precision: str = ""
 
     @property
     def name(self) -> str:
-        """The model's name without its folder in conf/: ``ldm`` of ``diffusion/ldm``."""
-        return str(self.scores.model["name"]).rsplit("/", 1)[-1]
+        """The model's name without its folder in conf/: ``ldm`` of ``diffusion/ldm``.
+
+        External images keep the whole name that their owner gave them.
+        """
+        return self.whole_name if self.family == EXTERNAL else self.whole_name.rsplit("/", 1)[-1]
+
+    @property
+    def whole_name(self) -> str:
+        """The model's name as it was recorded."""
+        return str(self.scores.model["name"])
 
     @property
     def family(self) -> str:
         """As the model declares it; ``external`` for external images."""
         return str(self.scores.model["family"])
+
+    @property
+    def seed(self) -> str:
+        """Its training seed."""
+        return str(self.scores.model["seed"])
 
     @property
     def origin(self) -> str:
@@ -73,6 +92,7 @@ class ScoredRun:
         return hash_json(
             [
                 self.configuration_key,
+                self.precision,
                 model,
                 self.scores.protocol,
                 self.scores.budget,
@@ -88,7 +108,8 @@ class ScoredRun:
     @cached_property
     def settings(self) -> dict[str, str]:
         """The configuration that can change a result: dotted key -> value as text."""
-        return _flat({k: v for k, v in self.config.items() if k not in RESULT_INDEPENDENT})
+        kept = {k: v for k, v in self.config.items() if k not in RESULT_INDEPENDENT}
+        return _flat(kept) | ({PRECISION: self.precision} if self.precision else {})
 
     @cached_property
     def image_values(self) -> ImageValues | None:
@@ -134,16 +155,42 @@ def read_run(path: str | Path) -> ScoredRun:
     path = Path(path)
     scores = RunScores.read(path / "scores.json")
     _check_model(path / "scores.json", scores.model)
-    config = path / "config.yaml"
     try:
-        return ScoredRun(
-            path,
-            scores,
-            _mapping(yaml.safe_load(config.read_text("utf-8"))) if config.exists() else {},
-            _read_curves(path / "metrics.csv"),
-        )
+        config = read_config(path)
+        curves, precision = _read_curves(path / "metrics.csv"), read_precision(path, config)
     except (ValueError, yaml.YAMLError) as error:
         raise RunError(f"{path} holds a file that cannot be read: {error}") from error
+    return ScoredRun(path, scores, config, curves, precision)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Reads a run's ``config.yaml``; empty where there is none.
+
+    Raises:
+        ValueError: it is no mapping.
+        yaml.YAMLError: it is not YAML.
+    """
+    file = path / "config.yaml"
+    if not file.exists():
+        return {}
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return _mapping(yaml.load(file.read_text("utf-8"), Loader=loader))  # noqa: S506 (safe loaders)
+
+
+def read_precision(path: Path, config: Mapping[str, Any]) -> str:
+    """Precision in which a run was trained, as its manifest tells, else as it was configured.
+
+    Empty where neither tells: ``auto`` is another precision on another device.
+
+    Raises:
+        ValueError: the manifest cannot be read.
+    """
+    manifest, trainer = path / "manifest.json", config.get("trainer")
+    device = read_json_object(manifest).get("device") if manifest.exists() else None
+    if isinstance(device, Mapping) and device.get("training_precision"):
+        return str(device["training_precision"])
+    asked = str(trainer.get("precision") or "") if isinstance(trainer, Mapping) else ""
+    return "" if asked == "auto" else asked
 
 
 def _check_model(path: Path, model: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ from t2ibench.reporting.statistics.comparisons import Comparison, compare_groups
 from t2ibench.reporting.statistics.knob_fronts import KnobFronts, knob_fronts
 from t2ibench.reporting.statistics.leaderboard import Leaderboard, build_leaderboard
 from t2ibench.reporting.statistics.pareto import ParetoFront, pareto_fronts
+from t2ibench.reporting.statistics.prompt_columns import PromptColumns
 from t2ibench.reporting.statistics.rankings import Ranking, rankings
 
 
@@ -54,11 +55,12 @@ def analyse(
         ScoreError: two groups share no score, or not one of ``metrics``.
     """
     leaderboard = build_leaderboard(runs, missing, metrics)
-    pairs = tuple(compare_groups(leaderboard.groups, leaderboard.keys))
+    columns = PromptColumns()
+    pairs = tuple(compare_groups(leaderboard.groups, leaderboard.keys, columns))
     return Analysis(
         leaderboard,
         pairs,
-        tuple(rankings(leaderboard)),
+        tuple(rankings(leaderboard, columns)),
         tuple(knob_fronts(leaderboard)),
         tuple(pareto_fronts(leaderboard, pairs)),
     )
