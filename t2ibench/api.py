@@ -172,6 +172,8 @@ def compare(
     study: str = "",
     runs_folder: str | Path = "",
     metrics: Sequence[str] = (),
+    where: str = "",
+    sort: str = "",
 ) -> Comparison:
     """Leaderboard and tests over runs, or over a study.
 
@@ -180,6 +182,8 @@ def compare(
         study: its name, in place of folders.
         runs_folder: where the study lies; empty: ``paths.runs``.
         metrics: these scores alone; empty: all.
+        where: facts or settings of the runs to keep: ``"family=diffusion,size=xs"``.
+        sort: score or cost that orders the rows; empty: the first score.
 
     Raises:
         T2IBenchError: nothing to compare, or scores measured in different ways.
@@ -194,6 +198,7 @@ def compare(
     from t2ibench.cli.verbs.compare import analyse_runs
 
     options = {"study": study, "runs": str(runs_folder), "metric": ",".join(metrics)}
+    options |= {"where": where, "sort": sort}
     return Comparison(analyse_runs([str(folder_of(run)) for run in runs], options)[1])
 
 

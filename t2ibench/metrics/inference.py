@@ -32,7 +32,7 @@ def sign_flip_p_value(
         seed: of the draw.
 
     Returns:
-        The p-value; by random patterns at least 1 / (permutations + 1).
+        The p-value; by random patterns at least 1 / (permutations + 1), by the bound less.
 
     Raises:
         ScoreError: different lengths, no values, or values that are not finite.

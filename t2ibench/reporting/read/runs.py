@@ -109,7 +109,7 @@ class ScoredRun:
     def settings(self) -> dict[str, str]:
         """The configuration that can change a result: dotted key -> value as text."""
         kept = {k: v for k, v in self.config.items() if k not in RESULT_INDEPENDENT}
-        return _flat(kept) | ({PRECISION: self.precision} if self.precision else {})
+        return flat(kept) | ({PRECISION: self.precision} if self.precision else {})
 
     @cached_property
     def image_values(self) -> ImageValues | None:
@@ -214,15 +214,16 @@ def _mapping(value: Any) -> dict[str, Any]:
     return dict(value)
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """A configuration by dotted keys, its values as text."""
+    found: dict[str, str] = {}
     for name, value in config.items():
         key = f"{prefix}{name}"
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{key}.")
+            found |= flat(value, f"{key}.")
         else:
-            flat[key] = str(value)
-    return flat
+            found[key] = str(value)
+    return found
 
 
 def _read_curves(path: Path) -> dict[str, list[float]]:

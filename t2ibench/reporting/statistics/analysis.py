@@ -41,7 +41,10 @@ class Analysis:
 
 
 def analyse(
-    runs: Sequence[ScoredRun], missing: Sequence[MissingRun] = (), metrics: Sequence[str] = ()
+    runs: Sequence[ScoredRun],
+    missing: Sequence[MissingRun] = (),
+    metrics: Sequence[str] = (),
+    sort: str = "",
 ) -> Analysis:
     """Groups runs by everything but their seed, tests every pair, works out ranks and fronts.
 
@@ -49,12 +52,13 @@ def analyse(
         runs: the scored ones.
         missing: the others, which mark the rows they belong to.
         metrics: names or whole keys of the scores; none: the usual ones.
+        sort: score or cost that orders the rows; empty: the first score.
 
     Raises:
         RunError: no runs.
         ScoreError: two groups share no score, or not one of ``metrics``.
     """
-    leaderboard = build_leaderboard(runs, missing, metrics)
+    leaderboard = build_leaderboard(runs, missing, metrics, sort)
     columns = PromptColumns()
     pairs = tuple(compare_groups(leaderboard.groups, leaderboard.keys, columns))
     return Analysis(

@@ -52,7 +52,7 @@ SIGNIFICANCE = 0.05
 """Family-wise error rate over all pairs and scores of one comparison."""
 
 FLIPS_A_TEST = 25
-"""Sign patterns for each test of the family: a p-value of 1 / patterns must survive Holm."""
+"""Sign patterns for each test that is open: a p-value of 1 / patterns must survive Holm."""
 
 FEW_FLIPS = 0.005
 """Above this p-value more sign patterns would change no verdict."""
@@ -153,12 +153,11 @@ def corrected_differences(
         columns: scores image by image, where they are read already.
     """
     columns = PromptColumns() if columns is None else columns
-    flips = max(PERMUTATIONS, FLIPS_A_TEST * len(contrasts))
     tests: dict[Hashable, Tests] = {
         "training seeds (Welch)": _welch,
         "training seeds (Behrens-Fisher)": _behrens_fisher,
         "one training against several (t)": _one_against_several,
-        "paired by prompt": partial(_paired, columns=columns, flips=flips),
+        "paired by prompt": partial(_paired, columns=columns, family=len(contrasts)),
         "intervals": _intervals,
     }
     outcomes = _in_batches(contrasts, lambda c: _method_of(c, columns), tests.__getitem__)
@@ -268,7 +267,7 @@ def _intervals(contrasts: Sequence[Contrast]) -> list[Outcome]:
     return _by_errors(contrasts, errors, "intervals")
 
 
-def _paired(contrasts: Sequence[Contrast], columns: PromptColumns, flips: int) -> list[Outcome]:
+def _paired(contrasts: Sequence[Contrast], columns: PromptColumns, family: int) -> list[Outcome]:
     """Differences over the prompts that both drew with the same seeds.
 
     The interval is a paired bootstrap's, the p-value a sign-flip permutation test's; both take
@@ -287,13 +286,17 @@ def _paired(contrasts: Sequence[Contrast], columns: PromptColumns, flips: int) -
         return id(pair[0].drawn), np.packbits(held).tobytes()
 
     def answered(chosen: Sequence[Contrast]) -> list[Outcome]:
-        return _over_prompts([both(c) for c in chosen], flips)
+        return _over_prompts([both(c) for c in chosen], family)
 
     return _in_batches(contrasts, prompts, lambda _: answered)
 
 
-def _over_prompts(both: Sequence[tuple[PromptColumn, PromptColumn]], flips: int) -> list[Outcome]:
-    """Pairs of columns with values on the same images."""
+def _over_prompts(both: Sequence[tuple[PromptColumn, PromptColumn]], family: int) -> list[Outcome]:
+    """Pairs of columns with values on the same images, in a family of so many tests.
+
+    Pairs that are sure to be told apart come first in Holm's order, so that the sign patterns of
+    the others must only survive a correction over the rest.
+    """
     held = asked(both[0])
     assert held is not None
     used = list({id(column): column for pair in both for column in pair}.values())
@@ -301,8 +304,10 @@ def _over_prompts(both: Sequence[tuple[PromptColumn, PromptColumn]], flips: int)
     pairs = np.array([[place[id(a)], place[id(b)]] for a, b in both])
     table = prompt_sums(used, held)
     p_values = sign_flip_p_values(table, pairs)
-    small = np.flatnonzero(p_values < FEW_FLIPS)
-    if flips > PERMUTATIONS and len(small):
+    sure = int((p_values < 1 / (FLIPS_A_TEST * family)).sum())
+    flips, small = FLIPS_A_TEST * (family - sure), np.flatnonzero(p_values < FEW_FLIPS)
+    if len(small):
+        flips = max(flips, PERMUTATIONS)
         p_values[small] = sign_flip_p_values(table, pairs[small], permutations=flips)
     means = resampled_means(table)
     gaps = table.means[pairs[:, 0]] - table.means[pairs[:, 1]]
