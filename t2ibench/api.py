@@ -201,6 +201,8 @@ def compare(
     runs_folder: str | Path = "",
     metrics: Sequence[str] = (),
     protocol: str = "",
+    where: str = "",
+    sort: str = "",
 ) -> Comparison:
     """Leaderboard and tests over runs, or over a study.
 
@@ -210,6 +212,8 @@ def compare(
         runs_folder: where the study lies; empty: ``paths.runs``.
         metrics: these scores alone; empty: all.
         protocol: the scoring that is compared; empty: each run's own.
+        where: facts or settings of the runs to keep: ``"family=diffusion,size=xs"``.
+        sort: score or cost that orders the rows; empty: the first score.
 
     Raises:
         T2IBenchError: nothing to compare, or scores measured in different ways.
@@ -224,17 +228,27 @@ def compare(
     from t2ibench.cli.verbs.compare import analyse_runs
 
     options = {"study": study, "runs": str(runs_folder), "metric": ",".join(metrics)}
-    options["protocol"] = protocol
+    options |= {"protocol": protocol, "where": where, "sort": sort}
     return Comparison(analyse_runs([str(folder_of(run)) for run in runs], options)[1])
 
 
-def report(*runs: str | Path | Generator, out: str | Path, title: str = "t2ibench") -> Path:
+def report(
+    *runs: str | Path | Generator,
+    out: str | Path,
+    title: str = "t2ibench",
+    protocol: str = "",
+    where: str = "",
+    sort: str = "",
+) -> Path:
     """One self-contained HTML page over runs.
 
     Args:
         *runs: trained runs, or folders with ``scores.json``.
         out: the page.
         title: its heading.
+        protocol: the scoring that is shown; empty: each run's own.
+        where: facts or settings of the runs to keep: ``"family=diffusion,size=xs"``.
+        sort: score or cost that orders the rows; empty: the first score.
 
     Raises:
         T2IBenchError: a folder that holds no scores.
@@ -245,7 +259,7 @@ def report(*runs: str | Path | Generator, out: str | Path, title: str = "t2ibenc
     """
     from t2ibench.cli.verbs.report import write_report
 
-    write_report([folder_of(run) for run in runs], Path(out), title)
+    write_report([folder_of(run) for run in runs], Path(out), title, protocol, where, sort)
     return Path(out)
 
 

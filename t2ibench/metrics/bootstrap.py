@@ -21,6 +21,19 @@ from t2ibench.core.errors import ScoreError
 NORMAL_95 = 1.959963984540054
 """Two-sided 95% quantile of the standard normal."""
 
+HALF_SAMPLES = {
+    "fid": 8,
+    "fd": 8,
+    "vendi": 8,
+    "inception_score": 8,
+    "fid_inf": 6,
+    "fd_inf": 6,
+    "kid": 64,
+    "cmmd": 64,
+    "cmmd-style": 64,
+}
+"""Half-samples behind the interval of each set statistic: its degrees of freedom and one."""
+
 
 class Estimate(NamedTuple):
     """A value with its 95% interval.

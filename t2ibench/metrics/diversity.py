@@ -14,7 +14,13 @@ from torch import Tensor
 
 from t2ibench.core.errors import ScoreError
 from t2ibench.core.hashing import derive_seed
-from t2ibench.metrics.bootstrap import Estimate, bootstrap_mean, half_sample_values, halves_interval
+from t2ibench.metrics.bootstrap import (
+    HALF_SAMPLES,
+    Estimate,
+    bootstrap_mean,
+    half_sample_values,
+    halves_interval,
+)
 from t2ibench.metrics.features import checked
 
 INCEPTION_SPLITS = 10
@@ -62,7 +68,7 @@ def vendi_score(features: Float[Tensor, "N D"]) -> float:
 def vendi_estimate(
     features: Float[Tensor, "N D"],
     *,
-    replicates: int = 8,
+    replicates: int = HALF_SAMPLES["vendi"],
     seed: int = 0,
     clusters: Sequence[Hashable] | None = None,
 ) -> Estimate:
@@ -141,7 +147,7 @@ def inception_estimate(
     logits: Float[Tensor, "N K"],
     *,
     splits: int = INCEPTION_SPLITS,
-    replicates: int = 8,
+    replicates: int = HALF_SAMPLES["inception_score"],
     seed: int = 0,
     clusters: Sequence[Hashable] | None = None,
 ) -> Estimate:

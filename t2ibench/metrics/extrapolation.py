@@ -16,7 +16,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from t2ibench.core.errors import ScoreError
-from t2ibench.metrics.bootstrap import Estimate, half_sample_values, halves_interval
+from t2ibench.metrics.bootstrap import (
+    HALF_SAMPLES,
+    Estimate,
+    half_sample_values,
+    halves_interval,
+)
 from t2ibench.metrics.features import checked
 from t2ibench.metrics.frechet import Moments, frechet_distance, underdetermined
 
@@ -152,7 +157,7 @@ def fd_infinity_estimate(
     x: Float[Tensor, "N D"],
     y: Float[Tensor, "M other"],
     *,
-    replicates: int = 6,
+    replicates: int = HALF_SAMPLES["fd_inf"],
     seed: int = 0,
     clusters: Sequence[Hashable] | None = None,
     points: Sequence[SizePoint] | None = None,

@@ -14,7 +14,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from t2ibench.core.errors import ScoreError
-from t2ibench.metrics.bootstrap import Estimate, half_sample_values, halves_interval
+from t2ibench.metrics.bootstrap import (
+    HALF_SAMPLES,
+    Estimate,
+    half_sample_values,
+    halves_interval,
+)
 from t2ibench.metrics.features import checked
 
 NEGATIVE_TOLERANCE = 1e-6
@@ -188,7 +193,7 @@ def frechet_estimate(
     x: Float[Tensor, "N D"],
     y: Float[Tensor, "M other"],
     *,
-    replicates: int = 8,
+    replicates: int = HALF_SAMPLES["fd"],
     seed: int = 0,
     clusters: Sequence[Hashable] | None = None,
 ) -> Estimate:

@@ -11,9 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from t2ibench.core.errors import ScoreError
-from t2ibench.metrics.bootstrap import cluster_ids
-
-PERMUTATIONS = 4999
+from t2ibench.metrics.prompt_resampling import PERMUTATIONS, PromptSums, sign_flip_p_values
 
 
 def sign_flip_p_value(
@@ -24,11 +22,7 @@ def sign_flip_p_value(
     permutations: int = PERMUTATIONS,
     seed: int = 0,
 ) -> float:
-    """Two-sided paired permutation test of equal means: whole prompts swap their models.
-
-    Under the null the two models are exchangeable on each prompt, so the sum of a - b over each
-    prompt keeps or changes its sign with equal chance. Exact where all 2^K sign patterns are no
-    more than ``permutations``, else by random patterns and valid at any number of them.
+    """Two-sided paired permutation test of equal means (``sign_flip_p_values``) of one pair.
 
     Args:
         a: (N,) values of the first model.
@@ -38,7 +32,7 @@ def sign_flip_p_value(
         seed: of the draw.
 
     Returns:
-        The p-value; by random patterns at least 1 / (permutations + 1).
+        The p-value; by random patterns at least 1 / (permutations + 1), by the bound less.
 
     Raises:
         ScoreError: different lengths, no values, or values that are not finite.
@@ -51,27 +45,8 @@ def sign_flip_p_value(
         >>> sign_flip_p_value(better, worse)
         0.125
     """
-    if len(a) != len(b) or len(a) == 0:
-        raise ScoreError(
-            f"a paired test needs two lists of one length above 0, got {len(a)} and {len(b)}."
-        )
-    gaps = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
-    if not np.isfinite(gaps).all():
-        raise ScoreError(f"{(~np.isfinite(gaps)).sum()} of {len(gaps)} values are not finite.")
-    ids, k = cluster_ids(len(gaps), clusters)
-    sums = np.bincount(ids, weights=gaps, minlength=k)
-    observed = abs(sums.sum())
-    tolerance = 1e-12 * np.abs(sums).sum()
-    if k <= np.log2(permutations):
-        patterns = (np.arange(2**k)[:, None] >> np.arange(k)) & 1
-        return float((np.abs((1 - 2 * patterns) @ sums) >= observed - tolerance).mean())
-    rng = np.random.default_rng(seed)
-    extreme, at_once = 0, max(1, 8_000_000 // k)
-    for start in range(0, permutations, at_once):
-        rows = min(at_once, permutations - start)
-        signs = 1 - 2 * rng.integers(0, 2, size=(rows, k), dtype=np.int8)
-        extreme += int((np.abs(signs @ sums) >= observed - tolerance).sum())
-    return (extreme + 1) / (permutations + 1)
+    table, pair = PromptSums.of([a, b], clusters), np.array([[0, 1]])
+    return float(sign_flip_p_values(table, pair, permutations=permutations, seed=seed)[0])
 
 
 def rank_probabilities(draws: Float[np.ndarray, "R K"]) -> Float[np.ndarray, "K K"]:
@@ -118,38 +93,6 @@ def resampled_group_means(
         error = np.std(group, ddof=1) / len(group) ** 0.5
         columns.append(np.mean(group) + error * rng.standard_t(len(group) - 1, size=replicates))
     return np.stack(columns, axis=1)
-
-
-def resampled_prompt_means(
-    columns: Sequence[Float[np.ndarray, " N"]],
-    clusters: Sequence[Hashable] | None = None,
-    replicates: int = 2000,
-    seed: int = 0,
-) -> Float[np.ndarray, "R K"]:
-    """Means of K models over the same resampled prompts: a world draws one set for all.
-
-    Args:
-        columns: K arrays of N values on the same prompts and seeds.
-        clusters: N prompt keys, or None.
-        replicates: R.
-        seed: of the resampling.
-
-    Raises:
-        ScoreError: the arrays differ in length.
-    """
-    if len({len(column) for column in columns}) != 1:
-        raise ScoreError("rank probabilities need values on the same prompts for every model.")
-    values = np.stack([np.asarray(column, dtype=np.float64) for column in columns], axis=1)
-    ids, k = cluster_ids(len(values), clusters)
-    sums = np.zeros((k, values.shape[1]))
-    np.add.at(sums, ids, values)
-    sizes = np.bincount(ids, minlength=k).astype(np.float64)
-    rng = np.random.default_rng(seed)
-    means = np.empty((replicates, values.shape[1]))
-    for row in means:
-        drawn = rng.integers(0, k, size=k)
-        row[:] = sums[drawn].sum(0) / sizes[drawn].sum()
-    return means
 
 
 def hypervolume(points: Sequence[tuple[float, float]], reference: tuple[float, float]) -> float:

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from t2ibench.core.errors import ScoreError
-from t2ibench.metrics.bootstrap import Estimate, half_samples, halves_interval
+from t2ibench.metrics.bootstrap import HALF_SAMPLES, Estimate, half_samples, halves_interval
 from t2ibench.metrics.features import checked
 
 Kernel = Callable[[Tensor, Tensor], Tensor]
@@ -124,7 +124,7 @@ def kid_estimate(
     x: Float[Tensor, "N D"],
     y: Float[Tensor, "M other"],
     *,
-    replicates: int = 64,
+    replicates: int = HALF_SAMPLES["kid"],
     seed: int = 0,
     clusters: Sequence[Hashable] | None = None,
 ) -> Estimate:
@@ -157,7 +157,7 @@ def cmmd_estimate(
     x: Float[Tensor, "N D"],
     y: Float[Tensor, "M other"],
     *,
-    replicates: int = 64,
+    replicates: int = HALF_SAMPLES["cmmd"],
     seed: int = 0,
     clusters: Sequence[Hashable] | None = None,
 ) -> Estimate:

@@ -5,6 +5,7 @@ Rooms: ``read/`` (run folders and studies), ``statistics/`` (what their scores s
 and never back. What callers use is here:
 
     read_run, gather, read_study                   folders -> scored and missing runs
+    kept_runs                                      some of them, by facts and settings
     analyse                                        runs -> what their scores support
     write_results, write_tables, write_page        every format into a folder; tables; the page
     terminal_text, verdict_text                    the same on a terminal
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from t2ibench.reporting.read.gather import gather
     from t2ibench.reporting.read.runs import read_run
     from t2ibench.reporting.read.studies import read_study
+    from t2ibench.reporting.read.where import kept_runs
     from t2ibench.reporting.render.figures import can_draw_figures
     from t2ibench.reporting.render.numbers import count_text, flops_text, seconds_text
     from t2ibench.reporting.render.results import write_page, write_results, write_tables
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 MODULES = {
     "gather": "read.gather",
     "read_run": "read.runs",
+    "kept_runs": "read.where",
     "read_study": "read.studies",
     "analyse": "statistics.analysis",
     "can_draw_figures": "render.figures",
@@ -60,6 +63,7 @@ __all__ = [
     "count_text",
     "flops_text",
     "gather",
+    "kept_runs",
     "read_run",
     "read_study",
     "seconds_text",

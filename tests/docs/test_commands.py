@@ -12,7 +12,7 @@ from t2ibench.cli import main
 from t2ibench.cli.arguments import END, OPTION
 from t2ibench.cli.compose import compose_spec
 from t2ibench.cli.grid import read_grid, without_params
-from t2ibench.cli.verbs import compare, evaluator, export, import_, sample, score, status
+from t2ibench.cli.verbs import compare, evaluator, export, import_, report, sample, score, status
 from t2ibench.engine.build import check_parts
 from t2ibench.engine.plugins import plugins
 
@@ -83,7 +83,7 @@ COMPOSED = ("train", "demo", "info", "bench")
 OPTIONS = {
     "compare": compare.OPTIONS,
     "status": {"runs": "", "json": ""},
-    "report": {"out": "", "title": ""},
+    "report": report.OPTIONS,
     "export": {"out": "", "format": ""},
     "sample": sample.DEFAULTS | dict.fromkeys(sample.EDIT_OPTIONS, ""),
     "evaluator": evaluator.DEFAULTS,

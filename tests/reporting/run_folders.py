@@ -1,6 +1,7 @@
 """Writes run folders of the real schema with invented numbers."""
 
 import colorsys
+from itertools import product
 
 import numpy as np
 import torch
@@ -192,11 +193,11 @@ def write_incomplete(root):
     return root
 
 
-def write_ledger(root, name="iso"):
-    """A study's ledger: one JSON file a run that it asks for."""
-    for model, seed in [(m, s) for m in MODELS for s in range(4)]:
+def write_ledger(root, name="iso", typed=MODELS):
+    """A study's ledger: one JSON file a run that it asks for, its model as it was ``typed``."""
+    for (model, word), seed in product(zip(MODELS, typed, strict=True), range(4)):
         run = f"{model.split('/')[-1]}-{model[:2]}{seed:06d}"
-        overrides = [f"model={model}", f"seed={seed}", "budget=demo"]
+        overrides = [f"model={word}", f"seed={seed}", "budget=demo"]
         facts = {"run": run, "identity": run, "overrides": overrides, "label": ""}
         write_json(root / "studies" / name / f"{run}.json", facts)
 

@@ -4,6 +4,8 @@ t2ibench compare runs/*                    terminal tables, verdicts, configurat
 t2ibench compare study=NAME                the cells of a study; missing ones are listed
 t2ibench compare runs/* protocol=dev       their scores under that protocol, not each run's own
 t2ibench compare runs/* metric=fd          one score alone: more power, refused if keys differ
+t2ibench compare runs/* where=family=diffusion,size=xs   some of them (values: *, a|b)
+t2ibench compare runs/* sort=train_flops   rows by another score or cost
 t2ibench compare runs/* out=tables         also CSV, Markdown, LaTeX, JSON, page, PDF figures, there
 t2ibench compare study=NAME wandb=PROJECT  also as a W&B run (--wandb: project t2ibench)
 
@@ -23,7 +25,8 @@ from t2ibench.cli.arguments import parse_arguments
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.files import atomic_path
 
-OPTIONS = {"out": "", "metric": "", "study": "", "runs": "", "wandb": "", "protocol": ""}
+OPTIONS = {"out": "", "metric": "", "protocol": "", "where": "", "sort": ""}
+OPTIONS |= {"study": "", "runs": "", "wandb": ""}
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -55,9 +58,9 @@ def analyse_runs(words: Sequence[str], options: dict[str, str]) -> tuple[Any, An
     """Analyses a study or run folders; returns the study, or None, and the analysis.
 
     Raises:
-        ConfigError: both or neither are given.
+        ConfigError: both or neither are given, or ``where`` leaves no run.
     """
-    from t2ibench.reporting import analyse, gather, read_study
+    from t2ibench.reporting import analyse, gather, kept_runs, read_study
 
     if bool(words) == bool(options["study"]):
         raise ConfigError("give run folders with scores.json (runs/*) or study=NAME, one of them.")
@@ -67,7 +70,7 @@ def analyse_runs(words: Sequence[str], options: dict[str, str]) -> tuple[Any, An
     protocol = options["protocol"]
     runs, missing = gather(words, protocol) if study is None else study.gather(protocol)
     metrics = [name for name in options["metric"].split(",") if name]
-    return study, analyse(runs, missing, metrics)
+    return study, analyse(*kept_runs(runs, missing, options["where"]), metrics, options["sort"])
 
 
 def runs_folder(options: dict[str, str]) -> Path:

@@ -2,6 +2,7 @@
 
 t2ibench report runs/* out=report.html title="Three families"
 t2ibench report runs/* protocol=dev        their scores under that protocol, not each run's own
+t2ibench report runs/* where=family=diffusion sort=kid    some of them, in another order
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from t2ibench.cli.arguments import parse_arguments
 
-OPTIONS = {"out": "report.html", "title": "t2ibench", "protocol": ""}
+OPTIONS = {"out": "report.html", "title": "t2ibench", "protocol": "", "where": "", "sort": ""}
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -20,13 +21,31 @@ def run(arguments: Sequence[str]) -> int:
     given = parse_arguments("report", arguments, OPTIONS)
     target = Path(given.options["out"])
     folders = [Path(word) for word in given.words]
-    write_report(folders, target, given.options["title"], given.options["protocol"])
+    protocol, where, sort = (given.options[name] for name in ("protocol", "where", "sort"))
+    write_report(folders, target, given.options["title"], protocol, where, sort)
     sys.stdout.write(f"{target}\n")
     return 0
 
 
-def write_report(folders: Sequence[Path], target: Path, title: str, protocol: str = "") -> None:
-    """Writes the page over runs, each under its own protocol or under the one that is named."""
-    from t2ibench.reporting import analyse, gather, write_page
+def write_report(
+    folders: Sequence[Path],
+    target: Path,
+    title: str,
+    protocol: str = "",
+    where: str = "",
+    sort: str = "",
+) -> None:
+    """Writes the page over runs.
 
-    write_page(analyse(*gather(folders, protocol)), target, title)
+    Args:
+        folders: of the runs.
+        target: the page.
+        title: of the page.
+        protocol: the scoring that is shown; empty: each run's own.
+        where: facts or settings of the runs to keep; empty: all.
+        sort: score or cost that orders the rows; empty: the first score.
+    """
+    from t2ibench.reporting import analyse, gather, kept_runs, write_page
+
+    runs, missing = kept_runs(*gather(folders, protocol), where)
+    write_page(analyse(runs, missing, sort=sort), target, title)

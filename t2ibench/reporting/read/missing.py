@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from t2ibench.core.errors import printable
-from t2ibench.reporting.read.runs import ScoredRun, configuration_key
+from t2ibench.reporting.read.runs import ScoredRun, configuration_key, read_precision
 from t2ibench.runs.folder import Run
 
 ABSENT = "missing"
@@ -36,12 +36,14 @@ class MissingRun:
             ``missing``.
         reason: first line of its error, or empty.
         config: its ``config.yaml``; empty where there is none.
+        precision: of its training; empty where it is unknown.
     """
 
     name: str
     state: str
     reason: str = ""
     config: dict[str, Any] = field(default_factory=dict)
+    precision: str = ""
 
     @property
     def seed(self) -> str:
@@ -59,8 +61,10 @@ class MissingRun:
         return configuration_key(self.config)
 
     def belongs_to(self, run: ScoredRun) -> bool:
-        """Whether it differs from a scored run in nothing but the seed."""
-        return bool(self.config) and self.configuration_key == run.configuration_key
+        """Whether it differs from a scored run in nothing that is known but the seed."""
+        known = {self.precision, run.precision} - {""}
+        same = self.configuration_key == run.configuration_key and len(known) < 2
+        return bool(self.config) and same
 
     @property
     def sentence(self) -> str:
@@ -88,4 +92,4 @@ def read_missing(path: str | Path) -> MissingRun | None:
         return None
     reason = str(progress.get("reason") or "").strip()
     state, reason = str(progress["state"]), printable(reason.split("\n", 1)[0])
-    return MissingRun(path.name, state, reason, found)
+    return MissingRun(path.name, state, reason, found, read_precision(path, found))

@@ -25,6 +25,9 @@ OF_SCORING = ("protocol", "evaluator", "knobs")
 DESCRIPTIVE = ("seed", "run", "origin", "given")
 """Facts of ``RunScores.model`` that tell no two groups apart."""
 
+PRECISION = "trainer.precision"
+"""The one setting of the trainer that can change a result."""
+
 EXTERNAL = "external"
 """Family of scored images that no run of ours made."""
 
@@ -41,26 +44,37 @@ class ScoredRun:
         scores: its ``scores.json``.
         config: its ``config.yaml`` (empty for a scored folder of external images).
         curves: column of ``metrics.csv`` -> values, NaN where a row lacks it.
+        precision: of training, as its device resolved it: ``bf16-mixed``; empty where unknown.
     """
 
     path: Path
     scores: RunScores
     config: dict[str, Any] = field(default_factory=dict)
     curves: dict[str, list[float]] = field(default_factory=dict)
+    precision: str = ""
 
     @property
     def name(self) -> str:
         """The model's name without its folder in conf/: ``ldm`` of ``diffusion/ldm``.
 
-        That of external images is whole.
+        External images keep the whole name that their owner gave them.
         """
-        name = str(self.scores.model["name"])
-        return name if self.family == EXTERNAL else name.rsplit("/", 1)[-1]
+        return self.whole_name if self.family == EXTERNAL else self.whole_name.rsplit("/", 1)[-1]
+
+    @property
+    def whole_name(self) -> str:
+        """The model's name as it was recorded."""
+        return str(self.scores.model["name"])
 
     @property
     def family(self) -> str:
         """As the model declares it; ``external`` for external images."""
         return str(self.scores.model["family"])
+
+    @property
+    def seed(self) -> str:
+        """Its training seed."""
+        return str(self.scores.model["seed"])
 
     @property
     def origin(self) -> str:
@@ -84,6 +98,7 @@ class ScoredRun:
         return hash_json(
             [
                 self.configuration_key,
+                self.precision,
                 model,
                 self.scores.protocol,
                 self.scores.budget,
@@ -99,7 +114,8 @@ class ScoredRun:
     @cached_property
     def settings(self) -> dict[str, str]:
         """The configuration that can change a result: dotted key -> value as text."""
-        return _flat({k: v for k, v in self.config.items() if k not in RESULT_INDEPENDENT})
+        kept = {k: v for k, v in self.config.items() if k not in RESULT_INDEPENDENT}
+        return flat(kept) | ({PRECISION: self.precision} if self.precision else {})
 
     @cached_property
     def image_values(self) -> ImageValues | None:
@@ -153,7 +169,23 @@ def read_run(path: str | Path, file: Path | None = None) -> ScoredRun:
     config = {} if external else Run(path, "").config()
     if file is not None:  # a chosen scoring stands in place of what the configuration asked for
         config = {name: value for name, value in config.items() if name not in OF_SCORING}
-    return ScoredRun(path, scores, config, _read_curves(path / "metrics.csv"))
+    precision = read_precision(path, config)
+    return ScoredRun(path, scores, config, _read_curves(path / "metrics.csv"), precision)
+
+
+def read_precision(path: Path, config: Mapping[str, Any]) -> str:
+    """Precision in which a run was trained, as its manifest tells, else as it was configured.
+
+    Empty where neither tells: ``auto`` is another precision on another device.
+
+    Raises:
+        ContentError: the manifest cannot be read.
+    """
+    device, trainer = Run(path, "").manifest().get("device"), config.get("trainer")
+    if isinstance(device, Mapping) and device.get("training_precision"):
+        return str(device["training_precision"])
+    asked = str(trainer.get("precision") or "") if isinstance(trainer, Mapping) else ""
+    return "" if asked == "auto" else asked
 
 
 def _check_model(path: Path, model: Mapping[str, Any]) -> None:
@@ -171,15 +203,16 @@ def _check_model(path: Path, model: Mapping[str, Any]) -> None:
         )
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """A configuration by dotted keys, its values as text."""
+    found: dict[str, str] = {}
     for name, value in config.items():
         key = f"{prefix}{name}"
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{key}.")
+            found |= flat(value, f"{key}.")
         else:
-            flat[key] = str(value)
-    return flat
+            found[key] = str(value)
+    return found
 
 
 def _read_curves(path: Path) -> dict[str, list[float]]:

@@ -11,10 +11,12 @@ from t2ibench.reporting.render.score_table import score_table
 from t2ibench.reporting.render.sentences import (
     caption,
     correction_sentence,
+    given_sentences,
     key_sentences,
     leak_sentences,
     missing_sentences,
     note_sentences,
+    repeat_sentences,
 )
 from t2ibench.reporting.render.standing_tables import knob_front_table, pareto_table, rank_table
 from t2ibench.reporting.render.table import Table
@@ -81,6 +83,21 @@ class Content:
         return tuple(leak_sentences(self.analysis.leaderboard))
 
     @cached_property
+    def given(self) -> tuple[str, ...]:
+        """Which models learned from more than others did."""
+        return tuple(given_sentences(self.analysis.leaderboard))
+
+    @cached_property
+    def repeats(self) -> tuple[str, ...]:
+        """Which rows hold runs of one model and seed."""
+        return tuple(repeat_sentences(self.analysis.leaderboard))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What stands above the leaderboard, as it is about whole rows."""
+        return (*self.leaks, *self.given, *self.repeats, *self.missing)
+
+    @cached_property
     def missing(self) -> tuple[str, ...]:
         """Which runs are missing."""
         return tuple(missing_sentences(self.analysis.leaderboard))
@@ -93,4 +110,4 @@ class Content:
     @property
     def cautions(self) -> tuple[str, ...]:
         """What a reader must know before trusting a number."""
-        return (*self.leaks, *self.missing, *self.measurement_notes)
+        return (*self.warnings, *self.measurement_notes)

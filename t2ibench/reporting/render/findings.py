@@ -52,6 +52,11 @@ def findings(analysis: Analysis) -> list[Finding]:
             sign = metric_of(key).sign
             first, second = sorted(scores, key=lambda label: -sign * scores[label].value)[:2]
             sentence = _lead(analysis, key, first, second, named)
+            plain = [label for label in scores if not given[label]]
+            if given[first] and plain:
+                best = max(plain, key=lambda label: sign * scores[label].value)
+                measured = metric_of(key).text(scores[best].value)
+                sentence += f" Of those given captions and images alone: {best}, {measured}."
             found.append(Finding(question, first, given[first], sentence))
     timed = {g.label: t for g in leaderboard.groups if (t := g.cost("seconds_per_image_best"))}
     if len(timed) > 1:

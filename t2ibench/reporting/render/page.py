@@ -50,7 +50,7 @@ def _sections(content: Content) -> list[str]:
         html.section(
             "Leaderboard",
             "",
-            html.warnings([*content.leaks, *content.missing]),
+            html.warnings(content.warnings),
             html.table(content.scores, "scores"),
             f'<p class="below">{html.escape(_explained(content))}</p>',
         ),

@@ -101,11 +101,38 @@ def note_sentences(scores: Table) -> list[str]:
 
 
 def leak_sentences(leaderboard: Leaderboard) -> list[str]:
-    """One sentence a leak: those scores flatter that model."""
-    return [
+    """One sentence a leak of any run: those scores flatter that model."""
+    said = [
         f"{group.label}: its {leak.get('part')} shares {leak.get('shared_tensors')} weight "
         f"tensors with {leak.get('instrument')}, so that network's scores flatter it and "
         "prove nothing."
         for group in leaderboard.groups
-        for leak in group.runs[0].scores.leakage
+        for run in group.runs
+        for leak in run.scores.leakage
+    ]
+    return list(dict.fromkeys(said))
+
+
+def given_sentences(leaderboard: Leaderboard) -> list[str]:
+    """Which models learned from more than others did, a sentence each; none where all are equal."""
+    if len({frozenset(group.given) for group in leaderboard.groups}) < 2:
+        return []
+    return [
+        f"{group.label} was given {', '.join(group.given)} beyond captions and images, which not "
+        "every model here was: where it leads, that may be why."
+        for group in leaderboard.groups
+        if group.given
+    ]
+
+
+def repeat_sentences(leaderboard: Leaderboard) -> list[str]:
+    """Which rows repeat seeds of another: two runs of one seed are not two trainings."""
+    rows: dict[str, list[str]] = {}
+    for group in leaderboard.groups:
+        rows.setdefault(group.runs[0].group_key, []).append(group.label)
+    return [
+        f"{' and '.join(labels)} hold runs of one model and seed, which are not two trainings: "
+        "they are not averaged."
+        for labels in rows.values()
+        if len(labels) > 1
     ]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 
 from rich.console import Console
 
 from t2ibench.reporting.render.content import Content
+from t2ibench.reporting.render.pair_tables import PairTables
 from t2ibench.reporting.render.table import Table
 from t2ibench.reporting.render.terminal_table import fitted_tables, instrument_letters
 from t2ibench.reporting.statistics.analysis import Analysis
@@ -17,6 +19,9 @@ PLAIN_LEAD = "•"
 
 SETTINGS_OF_ONE = 10
 """More settings that only one of two models has are counted, not listed."""
+
+MOST_PAIRS = 21
+"""Of more pairs (7 models) only those with the first row are printed; files hold them all."""
 
 WIDTH_WITH_TEST = 118
 """A narrower terminal's verdicts go without how each score was tested."""
@@ -53,12 +58,24 @@ def verdict_text(analysis: Analysis, width: int = 120, colour: bool = False) -> 
         screen.show(table)
         screen.say(*table.notes)
     screen.say("")
-    for pair in content.pairs:
+    for pair in shown_pairs(content.pairs, analysis.leaderboard.groups[0].label):
         screen.show(pair.verdicts.where(lambda c: c.name != "test" or width >= WIDTH_WITH_TEST))
         screen.say(*filter(None, [pair.caveat]))
         screen.say(*setting_lines(pair.configuration), "")
     screen.say(*filter(None, [content.correction]))
+    if len(content.pairs) > MOST_PAIRS:
+        screen.say(
+            f"Printed: the pairs with {analysis.leaderboard.groups[0].label}. out=FOLDER writes "
+            f"all {len(content.pairs)}; where= and metric= compare less, with more power."
+        )
     return screen.text
+
+
+def shown_pairs(pairs: Sequence[PairTables], first: str) -> list[PairTables]:
+    """All pairs, or of too many those with one model."""
+    if len(pairs) <= MOST_PAIRS:
+        return list(pairs)
+    return [pair for pair in pairs if first in (pair.first, pair.second)]
 
 
 def setting_lines(configuration: Table) -> list[str]:

@@ -12,6 +12,7 @@ from t2ibench.reporting.statistics.comparisons import Comparison, compare_groups
 from t2ibench.reporting.statistics.knob_fronts import KnobFronts, knob_fronts
 from t2ibench.reporting.statistics.leaderboard import Leaderboard, build_leaderboard
 from t2ibench.reporting.statistics.pareto import ParetoFront, pareto_fronts
+from t2ibench.reporting.statistics.prompt_columns import PromptColumns
 from t2ibench.reporting.statistics.rankings import Ranking, rankings
 
 
@@ -40,7 +41,10 @@ class Analysis:
 
 
 def analyse(
-    runs: Sequence[ScoredRun], missing: Sequence[MissingRun] = (), metrics: Sequence[str] = ()
+    runs: Sequence[ScoredRun],
+    missing: Sequence[MissingRun] = (),
+    metrics: Sequence[str] = (),
+    sort: str = "",
 ) -> Analysis:
     """Groups runs by everything but their seed, tests every pair, works out ranks and fronts.
 
@@ -48,17 +52,19 @@ def analyse(
         runs: the scored ones.
         missing: the others, which mark the rows they belong to.
         metrics: names or whole keys of the scores; none: the usual ones.
+        sort: score or cost that orders the rows; empty: the first score.
 
     Raises:
         RunError: no runs.
         ScoreError: two groups share no score, or not one of ``metrics``.
     """
-    leaderboard = build_leaderboard(runs, missing, metrics)
-    pairs = tuple(compare_groups(leaderboard.groups, leaderboard.keys))
+    leaderboard = build_leaderboard(runs, missing, metrics, sort)
+    columns = PromptColumns()
+    pairs = tuple(compare_groups(leaderboard.groups, leaderboard.keys, columns))
     return Analysis(
         leaderboard,
         pairs,
-        tuple(rankings(leaderboard)),
+        tuple(rankings(leaderboard, columns)),
         tuple(knob_fronts(leaderboard)),
         tuple(pareto_fronts(leaderboard, pairs)),
     )

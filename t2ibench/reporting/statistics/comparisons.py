@@ -19,6 +19,7 @@ from t2ibench.reporting.statistics.differences import (
 from t2ibench.reporting.statistics.groups import Group
 from t2ibench.reporting.statistics.leaderboard import Leaderboard
 from t2ibench.reporting.statistics.metrics import metric_of
+from t2ibench.reporting.statistics.prompt_columns import PromptColumns
 
 ABSENT = "–"
 """The value of a setting that a configuration does not have."""
@@ -33,8 +34,8 @@ class Comparison:
         second: label.
         differences: one a shared score key.
         configuration: (dotted key, first's value, second's value) where they differ.
-        caveat: what the result does not say; empty with several training seeds each and none
-            missing.
+        caveat: what the result does not say; empty with several training seeds each, none
+            missing, and both given the same.
     """
 
     first: str
@@ -44,8 +45,16 @@ class Comparison:
     caveat: str
 
 
-def compare_groups(groups: Sequence[Group], keys: Sequence[str]) -> list[Comparison]:
-    """Compares every pair on the keys that both have; p-values corrected over all together."""
+def compare_groups(
+    groups: Sequence[Group], keys: Sequence[str], columns: PromptColumns | None = None
+) -> list[Comparison]:
+    """Compares every pair on the keys that both have; p-values corrected over all together.
+
+    Args:
+        groups: the models.
+        keys: score keys.
+        columns: scores image by image, where they are read already.
+    """
     pairs = list(combinations(groups, 2))
     shared = [
         [key for key in keys if first.score(key) is not None and second.score(key) is not None]
@@ -57,7 +66,8 @@ def compare_groups(groups: Sequence[Group], keys: Sequence[str]) -> list[Compari
                 Contrast(first, second, key)
                 for (first, second), asked in zip(pairs, shared, strict=True)
                 for key in asked
-            ]
+            ],
+            columns,
         )
     )
     return [
@@ -111,11 +121,24 @@ def differing_settings(
 def _caveat(first: Group, second: Group) -> str:
     """What the pair's result does not say."""
     sentences = []
-    if min(first.seeds, second.seeds) < 2:
+    if first.seeds != second.seeds and min(first.seeds, second.seeds) == 1:
+        one, several = sorted((first, second), key=lambda group: group.seeds)
+        sentences.append(
+            f"{one.label} has 1 training seed and {several.label} {several.seeds}: its trainings "
+            "are taken to spread as theirs do, and one proves little; train at least 3 seeds each."
+        )
+    elif min(first.seeds, second.seeds) == 1:
         sentences.append(
             f"{first.label} has {_seeds(first.seeds)} and {second.label} {_seeds(second.seeds)}: "
             "this tells these trained weights apart, not the families; train at least 3 seeds each."
         )
+    if set(first.given) != set(second.given):
+        sentences += [
+            f"{group.label} was given {', '.join(group.given)} beyond captions and images: a "
+            "difference may come from that, not from the model."
+            for group in (first, second)
+            if group.given
+        ]
     sentences += [
         f"{group.label} has {group.seeds_text}: what the others would have scored is not in this."
         for group in (first, second)

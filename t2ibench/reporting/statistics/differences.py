@@ -1,26 +1,49 @@
-"""Whether two groups differ on one score: three tests and Holm's correction over all of them.
+"""Whether two groups differ on one score: the tests, and Holm's correction over all of them.
 
-Where both have several training seeds, the seeds are the unit of replication (Welch's t), unless
-no score differs between seeds, so that they tell no spread. Else means over images are compared
-prompt by prompt (paired bootstrap and permutation), and distances by their intervals: such a
-result is about these two sets of weights, not about two families.
+Training seeds are the unit of replication: several against several by Welch's t, by the
+Behrens-Fisher test where one has more seeds than the other (Welch's t then rejects up to 40 times
+too often in the far tail that the correction asks), and one training against several by Student's
+t, as if one more of the several. Where each has one training, or no score differs between seeds so
+that they tell no spread, means over images are compared prompt by prompt (paired bootstrap and
+permutation), and distances by their intervals: such a result is about these sets of weights, not
+about two families. Whichever it is, a group's every run counts.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from t2ibench.metrics.bootstrap import NORMAL_95, paired_difference
-from t2ibench.metrics.inference import PERMUTATIONS, sign_flip_p_value
-from t2ibench.reporting.statistics.groups import Group
+from t2ibench.metrics.behrens_fisher import behrens_fisher_half_widths, behrens_fisher_p_values
+from t2ibench.metrics.prompt_resampling import PERMUTATIONS, resampled_means, sign_flip_p_values
+from t2ibench.reporting.statistics.groups import Group, GroupScore
 from t2ibench.reporting.statistics.metrics import metric_of
+from t2ibench.reporting.statistics.prompt_columns import (
+    PromptColumn,
+    PromptColumns,
+    asked,
+    prompt_sums,
+)
 
-Method = Literal["training seeds (Welch)", "paired by prompt", "intervals"]
+Method = Literal[
+    "training seeds (Welch)",
+    "training seeds (Behrens-Fisher)",
+    "one training against several (t)",
+    "paired by prompt",
+    "intervals",
+]
+
+OVER_TRAININGS: tuple[Method, ...] = (
+    "training seeds (Welch)",
+    "training seeds (Behrens-Fisher)",
+    "one training against several (t)",
+)
+"""Methods whose intervals cover another training."""
 
 NO_DIFFERENCE = "not distinguishable"
 """What is said where no difference holds."""
@@ -29,7 +52,7 @@ SIGNIFICANCE = 0.05
 """Family-wise error rate over all pairs and scores of one comparison."""
 
 FLIPS_A_TEST = 25
-"""Sign patterns for each test of the family: a p-value of 1 / patterns must survive Holm."""
+"""Sign patterns for each test that is open: a p-value of 1 / patterns must survive Holm."""
 
 FEW_FLIPS = 0.005
 """Above this p-value more sign patterns would change no verdict."""
@@ -47,6 +70,16 @@ class Contrast(NamedTuple):
     first: Group
     second: Group
     key: str
+
+    @property
+    def first_score(self) -> GroupScore:
+        """The first group's score."""
+        return self.first.scores[self.key]
+
+    @property
+    def second_score(self) -> GroupScore:
+        """The second group's score."""
+        return self.second.scores[self.key]
 
 
 class Outcome(NamedTuple):
@@ -110,22 +143,30 @@ class MetricDifference:
         return f"{winner} is better" if self.distinguishable else winner
 
 
-def corrected_differences(contrasts: Sequence[Contrast]) -> list[MetricDifference]:
-    """Tests every contrast of one comparison, p-values corrected over all of them."""
-    flips = max(PERMUTATIONS, FLIPS_A_TEST * len(contrasts))
-    over_seeds = iter(_welch_tests([c for c in contrasts if _has_spread(c)]))
-    found = []
-    for contrast in contrasts:
-        first, second, key = contrast
-        found.append(
-            MetricDifference(
-                key,
-                first.scores[key].value,
-                second.scores[key].value,
-                *(next(over_seeds) if _has_spread(contrast) else _sample_test(contrast, flips)),
-            )
-        )
-    return holm(found)
+def corrected_differences(
+    contrasts: Sequence[Contrast], columns: PromptColumns | None = None
+) -> list[MetricDifference]:
+    """Tests every contrast of one comparison, p-values corrected over all of them.
+
+    Args:
+        contrasts: what is asked.
+        columns: scores image by image, where they are read already.
+    """
+    columns = PromptColumns() if columns is None else columns
+    tests: dict[Hashable, Tests] = {
+        "training seeds (Welch)": _welch,
+        "training seeds (Behrens-Fisher)": _behrens_fisher,
+        "one training against several (t)": _one_against_several,
+        "paired by prompt": partial(_paired, columns=columns, family=len(contrasts)),
+        "intervals": _intervals,
+    }
+    outcomes = _in_batches(contrasts, lambda c: _method_of(c, columns), tests.__getitem__)
+    return holm(
+        [
+            MetricDifference(c.key, c.first_score.value, c.second_score.value, *outcome)
+            for c, outcome in zip(contrasts, outcomes, strict=True)
+        ]
+    )
 
 
 def holm(differences: Sequence[MetricDifference]) -> list[MetricDifference]:
@@ -146,24 +187,30 @@ def holm(differences: Sequence[MetricDifference]) -> list[MetricDifference]:
     return adjusted
 
 
-def _has_spread(contrast: Contrast) -> bool:
-    """Whether both groups have several seeds and those of one, at least, differ."""
-    a, b = contrast.first.scores[contrast.key], contrast.second.scores[contrast.key]
-    return min(a.seeds, b.seeds) >= 2 and bool(a.sd or b.sd)
+Tests = Callable[[Sequence[Contrast]], list[Outcome]]
+"""Function that answers contrasts of one kind together."""
 
 
-def _welch_tests(contrasts: Sequence[Contrast]) -> list[Outcome]:
+def _method_of(contrast: Contrast, columns: PromptColumns) -> Method:
+    """How a contrast is tested."""
+    first, second, key = contrast
+    a, b = contrast.first_score, contrast.second_score
+    if a.sd or b.sd:
+        if min(a.seeds, b.seeds) == 1:
+            return "one training against several (t)"
+        equal = a.seeds == b.seeds
+        return "training seeds (Welch)" if equal else "training seeds (Behrens-Fisher)"
+    drawn = asked([columns.of(first, key), columns.of(second, key)])
+    return "intervals" if drawn is None else "paired by prompt"
+
+
+def _welch(contrasts: Sequence[Contrast]) -> list[Outcome]:
     """Welch's t over training seeds, one call of scipy for all contrasts of one shape."""
     from scipy.stats import ttest_ind
 
-    values = [(c.first.seed_values(c.key), c.second.seed_values(c.key)) for c in contrasts]
-    by_shape: dict[tuple[int, int], list[int]] = {}
-    for position, (a, b) in enumerate(values):
-        by_shape.setdefault((len(a), len(b)), []).append(position)
-    found: dict[int, Outcome] = {}
-    for positions in by_shape.values():
-        a = np.stack([values[position][0] for position in positions])
-        b = np.stack([values[position][1] for position in positions])
+    def answered(chosen: Sequence[Contrast]) -> list[Outcome]:
+        a = np.stack([c.first.seed_values(c.key) for c in chosen])
+        b = np.stack([c.second.seed_values(c.key) for c in chosen])
         with warnings.catch_warnings():
             # Seeds that agree to the last digit are no loss of precision; the other group has
             # the spread.
@@ -171,53 +218,140 @@ def _welch_tests(contrasts: Sequence[Contrast]) -> list[Outcome]:
             result = ttest_ind(a, b, axis=1, equal_var=False)
         interval = result.confidence_interval(0.95)
         gaps = a.mean(axis=1) - b.mean(axis=1)
-        rows = zip(gaps, interval.low, interval.high, result.pvalue, strict=True)
-        for position, row in zip(positions, rows, strict=True):
-            gap, low, high, p_value = map(float, row)
-            found[position] = Outcome(gap, low, high, p_value, "training seeds (Welch)")
+        return _outcomes(gaps, interval.low, interval.high, result.pvalue, "training seeds (Welch)")
+
+    return _in_batches(contrasts, lambda c: c.first_score.seeds, lambda _: answered)
+
+
+def _behrens_fisher(contrasts: Sequence[Contrast]) -> list[Outcome]:
+    """Means over unequal numbers of training seeds, each with its own spread."""
+
+    def errors(c: Contrast) -> tuple[float, float, int, int]:
+        a, b = c.first_score, c.second_score
+        return (
+            (a.sd or 0.0) / a.seeds**0.5,
+            (b.sd or 0.0) / b.seeds**0.5,
+            a.seeds - 1,
+            b.seeds - 1,
+        )
+
+    return _by_errors(contrasts, errors, "training seeds (Behrens-Fisher)")
+
+
+def _one_against_several(contrasts: Sequence[Contrast]) -> list[Outcome]:
+    """One training against several: as if it were one more of them, sd from the several alone.
+
+    Source: Crawford & Howell (1998), "Comparing an individual's test score against norms derived
+    from small samples".
+    """
+    from scipy.special import stdtr, stdtrit
+
+    scores = [(c.first_score, c.second_score) for c in contrasts]
+    several = [a if a.seeds > 1 else b for a, b in scores]
+    gaps = np.array([a.value - b.value for a, b in scores])
+    errors = np.array([(s.sd or 0.0) * (1 + 1 / s.seeds) ** 0.5 for s in several])
+    df = np.array([s.seeds - 1 for s in several])
+    half = stdtrit(df, 0.975) * errors
+    p_values = 2 * stdtr(df, -np.abs(gaps) / errors)
+    return _outcomes(gaps, gaps - half, gaps + half, p_values, "one training against several (t)")
+
+
+def _intervals(contrasts: Sequence[Contrast]) -> list[Outcome]:
+    """Two trained models apart by the standard errors behind their own intervals."""
+
+    def errors(c: Contrast) -> tuple[float, float, int, int]:
+        first, first_df = c.first.sampling_error(c.key)
+        second, second_df = c.second.sampling_error(c.key)
+        return first, second, first_df, second_df
+
+    return _by_errors(contrasts, errors, "intervals")
+
+
+def _paired(contrasts: Sequence[Contrast], columns: PromptColumns, family: int) -> list[Outcome]:
+    """Differences over the prompts that both drew with the same seeds.
+
+    The interval is a paired bootstrap's, the p-value a sign-flip permutation test's; both take
+    prompts whole, and draw them once for all contrasts over the same ones.
+    """
+
+    def both(c: Contrast) -> tuple[PromptColumn, PromptColumn]:
+        a, b = columns.of(c.first, c.key), columns.of(c.second, c.key)
+        assert a is not None and b is not None
+        return a, b
+
+    def prompts(c: Contrast) -> tuple[int, bytes]:
+        pair = both(c)
+        held = asked(pair)
+        assert held is not None
+        return id(pair[0].drawn), np.packbits(held).tobytes()
+
+    def answered(chosen: Sequence[Contrast]) -> list[Outcome]:
+        return _over_prompts([both(c) for c in chosen], family)
+
+    return _in_batches(contrasts, prompts, lambda _: answered)
+
+
+def _over_prompts(both: Sequence[tuple[PromptColumn, PromptColumn]], family: int) -> list[Outcome]:
+    """Pairs of columns with values on the same images, in a family of so many tests.
+
+    Pairs that are sure to be told apart come first in Holm's order, so that the sign patterns of
+    the others must only survive a correction over the rest.
+    """
+    held = asked(both[0])
+    assert held is not None
+    used = list({id(column): column for pair in both for column in pair}.values())
+    place = {id(column): at for at, column in enumerate(used)}
+    pairs = np.array([[place[id(a)], place[id(b)]] for a, b in both])
+    table = prompt_sums(used, held)
+    p_values = sign_flip_p_values(table, pairs)
+    sure = int((p_values < 1 / (FLIPS_A_TEST * family)).sum())
+    flips, small = FLIPS_A_TEST * (family - sure), np.flatnonzero(p_values < FEW_FLIPS)
+    if len(small):
+        flips = max(flips, PERMUTATIONS)
+        p_values[small] = sign_flip_p_values(table, pairs[small], permutations=flips)
+    means = resampled_means(table)
+    gaps = table.means[pairs[:, 0]] - table.means[pairs[:, 1]]
+    ends = [np.quantile(means[:, a] - means[:, b], [0.025, 0.975]) for a, b in pairs]
+    low, high = np.transpose(ends)
+    return _outcomes(gaps, low, high, p_values, "paired by prompt")
+
+
+def _by_errors(
+    contrasts: Sequence[Contrast],
+    errors: Callable[[Contrast], tuple[float, float, int, int]],
+    method: Method,
+) -> list[Outcome]:
+    """Behrens-Fisher tests of standard errors and degrees of freedom, one call for equal ones."""
+
+    def answered(chosen: Sequence[Contrast]) -> list[Outcome]:
+        first, second, first_df, second_df = zip(*map(errors, chosen), strict=True)
+        gaps = np.array([c.first_score.value - c.second_score.value for c in chosen])
+        spread = (np.array(first), np.array(second), first_df[0], second_df[0])
+        half = behrens_fisher_half_widths(*spread)
+        p_values = behrens_fisher_p_values(gaps, *spread)
+        return _outcomes(gaps, gaps - half, gaps + half, p_values, method)
+
+    return _in_batches(contrasts, lambda c: errors(c)[2:], lambda _: answered)
+
+
+def _in_batches(
+    contrasts: Sequence[Contrast],
+    kind: Callable[[Contrast], Hashable],
+    test_of: Callable[[Hashable], Tests],
+) -> list[Outcome]:
+    """Answers the contrasts of each kind together, by the kind's test."""
+    batches: dict[Hashable, list[int]] = {}
+    for position, contrast in enumerate(contrasts):
+        batches.setdefault(kind(contrast), []).append(position)
+    found: dict[int, Outcome] = {}
+    for name, positions in batches.items():
+        answers = test_of(name)([contrasts[position] for position in positions])
+        found |= dict(zip(positions, answers, strict=True))
     return [found[position] for position in range(len(contrasts))]
 
 
-def _sample_test(contrast: Contrast, flips: int) -> Outcome:
-    """Two trained models apart: prompt by prompt where both drew the same, else by intervals."""
-    paired = _paired_test(contrast, flips)
-    if paired is not None:
-        return paired
-    from scipy.special import ndtr
-
-    first, second, key = contrast
-    gap = first.scores[key].value - second.scores[key].value
-    sd = float(np.hypot(_sample_sd(first, key), _sample_sd(second, key)))
-    half = NORMAL_95 * sd
-    p_value = float(2 * ndtr(-abs(gap) / sd)) if sd > 0 else float(gap == 0)
-    return Outcome(gap, gap - half, gap + half, p_value, "intervals")
-
-
-def _paired_test(contrast: Contrast, flips: int) -> Outcome | None:
-    """The difference over the prompts that both drew with the same seeds.
-
-    The interval is a paired bootstrap's, the p-value a sign-flip permutation test's; both take
-    prompts whole. None where the two did not draw the same.
-    """
-    a, b = contrast.first.runs[0].image_values, contrast.second.runs[0].image_values
-    key = contrast.key
-    if a is None or b is None or key not in a.columns or key not in b.columns:
-        return None
-    if a.keys != b.keys or a.seeds != b.seeds:
-        return None
-    x, y = a.columns[key], b.columns[key]
-    asked = ~(np.isnan(x) | np.isnan(y))
-    if not asked.any():
-        return None
-    clusters = [prompt for prompt, keep in zip(a.keys, asked, strict=True) if keep]
-    found = paired_difference(x[asked], y[asked], clusters)
-    p_value = sign_flip_p_value(x[asked], y[asked], clusters)
-    if p_value < FEW_FLIPS and flips > PERMUTATIONS:
-        p_value = sign_flip_p_value(x[asked], y[asked], clusters, permutations=flips)
-    return Outcome(found.value, found.ci_low, found.ci_high, p_value, "paired by prompt")
-
-
-def _sample_sd(group: Group, key: str) -> float:
-    """Standard deviation behind the first run's own interval."""
-    scores = next(r.scores.chosen.scores for r in group.runs if key in r.scores.chosen.scores)
-    return (scores[key].ci_high - scores[key].ci_low) / (2 * NORMAL_95)
+def _outcomes(
+    gaps: np.ndarray, low: np.ndarray, high: np.ndarray, p_values: np.ndarray, method: Method
+) -> list[Outcome]:
+    rows = zip(gaps, low, high, p_values, strict=True)
+    return [Outcome(float(g), float(a), float(b), float(p), method) for g, a, b, p in rows]

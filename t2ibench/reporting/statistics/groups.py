@@ -12,6 +12,7 @@ import numpy as np
 
 from t2ibench.core.errors import RunError
 from t2ibench.core.types import Score
+from t2ibench.metrics.bootstrap import HALF_SAMPLES
 from t2ibench.reporting.read.missing import MissingRun
 from t2ibench.reporting.read.runs import DESCRIPTIVE, EXTERNAL, ScoredRun
 
@@ -70,8 +71,8 @@ class Group:
 
     @property
     def given(self) -> tuple[str, ...]:
-        """What the model was given beyond captions and images."""
-        return next((run.given for run in self.runs if run.given), ())
+        """What any of its runs was given beyond captions and images."""
+        return tuple(dict.fromkeys(phrase for run in self.runs for phrase in run.given))
 
     @property
     def seeds(self) -> int:
@@ -100,6 +101,21 @@ class Group:
         """(S,) one value a training seed."""
         scored = [run.scores.chosen.scores for run in self.runs]
         return np.array([scores[key].value for scores in scored if key in scores])
+
+    def sampling_error(self, key: str) -> tuple[float, int]:
+        """Standard error and degrees of freedom of a score with other samples of these weights.
+
+        A set statistic's interval rests on few half-samples, whose Student quantile it holds; a
+        mean's on as many images as it has. Several runs: of their mean, spreads pooled.
+        """
+        from scipy.special import stdtrit
+
+        found = [run.scores.chosen.scores for run in self.runs]
+        scores = [by_key[key] for by_key in found if key in by_key]
+        df = min(HALF_SAMPLES.get(scores[0].metric, score.n) - 1 for score in scores)
+        quantile = float(stdtrit(df, 0.975))
+        errors = [(score.ci_high - score.ci_low) / (2 * quantile) for score in scores]
+        return float(np.linalg.norm(errors)) / len(errors), df * len(errors)
 
     def cost(self, name: str) -> float | None:
         """Mean over runs of a number in ``cost``; None where absent."""
@@ -183,23 +199,30 @@ def seeds_text(count: int, planned: int = 0) -> str:
 def group_runs(runs: Sequence[ScoredRun], missing: Sequence[MissingRun] = ()) -> list[Group]:
     """Groups runs by everything but their seed, with unique labels, in order of appearance.
 
-    Two runs of one seed are never two seeds: the second begins a group of its own.
+    Two runs of one seed are one training, or nobody knows that they are two: the second goes into
+    a row of its own.
     """
-    by_key: dict[tuple[str, int], list[ScoredRun]] = {}
-    taken: Counter[tuple[str, str]] = Counter()
+    rows: dict[tuple[str, int], list[ScoredRun]] = {}
+    met: Counter[tuple[str, str]] = Counter()
     for run in runs:
-        seed = (run.group_key, str(run.scores.model["seed"]))
-        by_key.setdefault((run.group_key, taken[seed]), []).append(run)
-        taken[seed] += 1
-    members = [sorted(g, key=lambda r: str(r.scores.model["seed"])) for g in by_key.values()]
+        training = (run.group_key, run.seed)
+        rows.setdefault((run.group_key, met[training]), []).append(run)
+        met[training] += 1
+    members = [sorted(g, key=lambda r: r.seed) for g in rows.values()]
     labels = _labels([group[0] for group in members])
-    own = [tuple(run for run in missing if run.belongs_to(group[0])) for group in members]
+    own: list[list[MissingRun]] = [[] for _ in members]
+    for lacking in missing:
+        for group, absent in zip(members, own, strict=True):
+            if lacking.belongs_to(group[0]):
+                if lacking.seed not in {scored.seed for scored in group}:
+                    absent.append(lacking)
+                break
     most = max(
         (len(g) + len(m) for g, m in zip(members, own, strict=True) if g[0].family != EXTERNAL),
         default=1,
     )
     return [
-        Group(label, tuple(group), absent, 1 if group[0].family == EXTERNAL else most)
+        Group(label, tuple(group), tuple(absent), 1 if group[0].family == EXTERNAL else most)
         for label, group, absent in zip(labels, members, own, strict=True)
     ]
 
@@ -207,43 +230,56 @@ def group_runs(runs: Sequence[ScoredRun], missing: Sequence[MissingRun] = ()) ->
 def _labels(runs: Sequence[ScoredRun]) -> list[str]:
     """Unique names: the model's, with what differs in their models where several share one.
 
-    Where only configurations differ, the end of the run folder's name tells them apart, and a
-    number where that is shared, too.
+    Where only configurations differ, the end of the run folder's name tells them apart; where
+    that is shared, too, as much of the path as it takes.
     """
-    labels = [_model_label(run, runs) for run in runs]
-    labels = _told_apart(labels, [_suffix(run, runs) for run in runs])
-    return _told_apart(labels, [str(number) for number in range(1, len(runs) + 1)])
+    plain = [_model_label(run, runs) for run in runs]
+    twins: dict[str, list[ScoredRun]] = {}
+    for label, run in zip(plain, runs, strict=True):
+        twins.setdefault(label, []).append(run)
+    labels = [
+        f"{label} [{_told_apart(run, twins[label])}]" if len(twins[label]) > 1 else label
+        for label, run in zip(plain, runs, strict=True)
+    ]
+    count = Counter(labels)
+    return [
+        f"{label} [{number}]" if count[label] > 1 else label
+        for number, label in enumerate(labels, 1)
+    ]
 
 
 def _model_label(run: ScoredRun, runs: Sequence[ScoredRun]) -> str:
     """``ldm (conditioning=concat)``, what is in brackets only where another differs in it."""
     twins = [other for other in runs if other.name == run.name]
+    alike = len({twin.whole_name for twin in twins if twin.family != EXTERNAL}) < 2
     fields = [f for f in run.scores.model if f not in ("name", "family", *DESCRIPTIVE)]
     differing = [
         f"{name}={run.scores.model[name]}"
         for name in fields
         if len({str(twin.scores.model.get(name)) for twin in twins}) > 1
     ]
+    if run.precision and len({twin.precision for twin in twins}) > 1:
+        differing.append(f"precision={run.precision}")
     differing += [EXTERNAL] if run.family == EXTERNAL else []
-    return f"{run.name} ({', '.join(differing)})" if differing else run.name
+    name = run.name if alike else run.whole_name
+    return f"{name} ({', '.join(differing)})" if differing else name
 
 
-def _suffix(run: ScoredRun, runs: Sequence[ScoredRun]) -> str:
-    """``81c2d44e`` of the folder ``ldm-81c2d44e``; of external images the path as far as needed."""
-    if run.family != EXTERNAL:
-        return run.path.name.rsplit("-", 1)[-1]
-    own = run.path.resolve().parts
-    others = [r.path.resolve().parts for r in runs if r is not run and r.family == EXTERNAL]
-    needed = next(
-        (n for n in range(1, len(own)) if all(own[-n:] != other[-n:] for other in others)), len(own)
+def _told_apart(run: ScoredRun, twins: Sequence[ScoredRun]) -> str:
+    """``81c2d44e`` of the folder ``ldm-81c2d44e``, or the end of its path that no twin shares."""
+
+    def suffix(other: ScoredRun) -> str:
+        return other.path.name.rsplit("-", 1)[-1]
+
+    def tail(other: ScoredRun, parts: int) -> str:
+        return "/".join(other.path.absolute().parts[-parts:])
+
+    if run.family != EXTERNAL and [suffix(other) for other in twins].count(suffix(run)) == 1:
+        return suffix(run)
+    depth = len(run.path.absolute().parts)
+    unique = (
+        parts
+        for parts in range(1, depth)
+        if [tail(other, parts) for other in twins].count(tail(run, parts)) == 1
     )
-    return "/".join(own[-needed:])
-
-
-def _told_apart(labels: Sequence[str], suffixes: Sequence[str]) -> list[str]:
-    """The labels, each that is not unique with its suffix."""
-    count = Counter(labels)
-    return [
-        f"{label} [{suffix}]" if count[label] > 1 else label
-        for label, suffix in zip(labels, suffixes, strict=True)
-    ]
+    return tail(run, next(unique, depth))

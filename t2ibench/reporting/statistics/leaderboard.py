@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from t2ibench.core.errors import RunError
+from t2ibench.core.errors import RunError, ScoreError
 from t2ibench.evaluation.results import Scores, metrics_of
 from t2ibench.reporting.read.missing import MissingRun
 from t2ibench.reporting.read.runs import EXTERNAL, ScoredRun
 from t2ibench.reporting.statistics.groups import Group, GroupScore, aggregate, group_runs
-from t2ibench.reporting.statistics.keys import check_shared, shared_keys
+from t2ibench.reporting.statistics.keys import check_shared, keys_of, shared_keys
 from t2ibench.reporting.statistics.metrics import MAIN, QUALITY, in_order, metric_of
 
 DISJOINT_FLOOR = (
@@ -78,7 +78,10 @@ class Leaderboard:
 
 
 def build_leaderboard(
-    runs: Sequence[ScoredRun], missing: Sequence[MissingRun] = (), metrics: Sequence[str] = ()
+    runs: Sequence[ScoredRun],
+    missing: Sequence[MissingRun] = (),
+    metrics: Sequence[str] = (),
+    sort: str = "",
 ) -> Leaderboard:
     """Puts runs into rows and their scores into columns.
 
@@ -86,10 +89,12 @@ def build_leaderboard(
         runs: the scored ones.
         missing: the others, which mark the rows they belong to.
         metrics: names or whole keys of the columns; none: ``MAIN``.
+        sort: name or whole key of the score that orders the rows, or ``train_flops`` or another
+            number of ``cost``; empty: the first column.
 
     Raises:
         RunError: no runs.
-        ScoreError: two groups share no score, or not one of ``metrics``.
+        ScoreError: two groups share no score, or not one of ``metrics``; nobody has ``sort``.
     """
     if not runs:
         raise RunError("a leaderboard needs at least one scored run.")
@@ -100,9 +105,13 @@ def build_leaderboard(
     else:
         keys = in_order(metrics_of(run.scores.chosen.scores for run in runs))
         main = [key for key in keys if metric_of(key).name in MAIN]
-    if main:
-        # External images stand below: nobody knows their data, budget and seeds.
-        groups.sort(key=lambda group: (group.family == EXTERNAL, *_rank(group, main[0])))
+    # External images stand below: nobody knows their data, budget and seeds.
+    places = {group.label: _place(group, sort or (main[0] if main else "")) for group in groups}
+    if sort and all(unknown for unknown, _ in places.values()):
+        names = sorted({metric_of(key).name for key in keys})
+        raise ScoreError(f"sort={sort} is measured of no row; choose {', '.join(names)}.")
+    if sort or main:
+        groups.sort(key=lambda group: (group.family == EXTERNAL, *places[group.label]))
     return Leaderboard(
         tuple(groups),
         tuple(_references(groups)),
@@ -113,10 +122,13 @@ def build_leaderboard(
     )
 
 
-def _rank(group: Group, key: str) -> tuple[bool, float]:
-    """A group's place by its score; those without one come last."""
-    score = group.score(key)
-    return (True, 0.0) if score is None else (False, -metric_of(key).sign * score.value)
+def _place(group: Group, name: str) -> tuple[bool, float]:
+    """A group's place by a score, or by a cost; those without it come last."""
+    key = next(iter(keys_of(group, name)), None) if name else None
+    if key is not None:
+        return False, -metric_of(key).sign * group.scores[key].value
+    spent = group.training_flops if name == "train_flops" else group.cost(name)
+    return (True, 0.0) if spent is None else (False, spent)
 
 
 def _references(groups: Sequence[Group]) -> list[Reference]:

@@ -12,15 +12,12 @@ from typing import Literal
 
 import numpy as np
 
-from t2ibench.metrics.bootstrap import NORMAL_95
-from t2ibench.metrics.inference import (
-    rank_probabilities,
-    resampled_group_means,
-    resampled_prompt_means,
-)
+from t2ibench.metrics.inference import rank_probabilities, resampled_group_means
+from t2ibench.metrics.prompt_resampling import resampled_means
 from t2ibench.reporting.statistics.groups import Group
 from t2ibench.reporting.statistics.leaderboard import Leaderboard
 from t2ibench.reporting.statistics.metrics import metric_of
+from t2ibench.reporting.statistics.prompt_columns import PromptColumns, asked, prompt_sums
 
 Resampled = Literal["training seeds", "prompts", "samples"]
 
@@ -34,7 +31,8 @@ class Ranking:
     Attributes:
         key: score key.
         basis: what a resampling draws anew: trainings (every model has several), prompts (the
-            same for all), or samples (a distance, by its own interval).
+            same for all), or samples (a
+            distance, by its own interval's Student quantiles).
         probabilities: label -> probability of each rank, the best first.
     """
 
@@ -43,13 +41,19 @@ class Ranking:
     probabilities: dict[str, tuple[float, ...]]
 
 
-def rankings(leaderboard: Leaderboard) -> list[Ranking]:
-    """Ranks the models on each score that at least two of them have."""
+def rankings(leaderboard: Leaderboard, columns: PromptColumns | None = None) -> list[Ranking]:
+    """Ranks the models on each score that at least two of them have.
+
+    Args:
+        leaderboard: the models.
+        columns: scores image by image, where they are read already.
+    """
+    columns = PromptColumns() if columns is None else columns
     found = []
     for key in leaderboard.keys:
         groups = [group for group in leaderboard.groups if group.score(key) is not None]
         if len(groups) > 1:
-            basis, draws = _resampled(groups, key)
+            basis, draws = _resampled(groups, key, columns)
             shares = rank_probabilities(-metric_of(key).sign * draws)
             ranks = (tuple(float(share) for share in row) for row in shares)
             labels = (group.label for group in groups)
@@ -57,23 +61,24 @@ def rankings(leaderboard: Leaderboard) -> list[Ranking]:
     return found
 
 
-def _resampled(groups: Sequence[Group], key: str) -> tuple[Resampled, np.ndarray]:
+def _resampled(
+    groups: Sequence[Group], key: str, columns: PromptColumns
+) -> tuple[Resampled, np.ndarray]:
     """(R, K) scores of every model in R resamplings."""
     values = [group.seed_values(key) for group in groups]
     if min(len(v) for v in values) > 1:
         return "training seeds", resampled_group_means(values, RESAMPLINGS)
-    tables = [group.runs[0].image_values for group in groups]
-    known = [t for t in tables if t is not None and key in t.columns]
-    if len(known) == len(groups) and len({(t.keys, t.seeds) for t in known}) == 1:
-        asked = ~np.isnan(np.stack([t.columns[key] for t in known])).any(0)
-        if asked.any():
-            clusters = [k for k, keep in zip(known[0].keys, asked, strict=True) if keep]
-            columns = [t.columns[key][asked] for t in known]
-            return "prompts", resampled_prompt_means(columns, clusters, RESAMPLINGS // 2)
+    drawn = [columns.of(group, key) for group in groups]
+    held = asked(drawn)
+    if held is not None:
+        table = prompt_sums([column for column in drawn if column is not None], held)
+        return "prompts", resampled_means(table, RESAMPLINGS // 2)
     rng = np.random.default_rng(0)
-    scores = [group.scores[key] for group in groups]
-    draws = [
-        score.value + (score.high - score.low) / (2 * NORMAL_95) * rng.standard_normal(RESAMPLINGS)
-        for score in scores
-    ]
+    draws = []
+    for group in groups:
+        score = group.scores[key]
+        error, df = group.sampling_error(key)
+        if score.sd:
+            error, df = score.sd / score.seeds**0.5, score.seeds - 1
+        draws.append(score.value + error * rng.standard_t(df, RESAMPLINGS))
     return "samples", np.stack(draws, axis=1)

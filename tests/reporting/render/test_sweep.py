@@ -33,7 +33,7 @@ def test_what_an_agent_types_is_a_configuration_of_ours(incomplete, tmp_path, ca
 
     from t2ibench.cli.compose import compose_config
 
-    write_ledger(incomplete)
+    write_ledger(incomplete, typed=("diffusion/ldm", "gan/fast_painter"))
     out = tmp_path / "out"
     assert main(["compare", "study=iso", f"runs={incomplete}", f"out={out}"]) == 0
     capsys.readouterr()
@@ -47,4 +47,5 @@ def test_what_an_agent_types_is_a_configuration_of_ours(incomplete, tmp_path, ca
         typed = [*command[:at], *filled, *command[at + 1 :]]
         assert typed[:2] == ["t2ibench", "train"]
         cfg = compose_config(typed[2:])
-        assert cfg.model.name == model and cfg.seed == 1 and cfg.logger.wandb is not None
+        assert cfg["model"]["name"] == model and cfg["seed"] == 1
+        assert cfg["logger"]["wandb"] is not None

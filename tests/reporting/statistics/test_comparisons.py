@@ -1,12 +1,15 @@
+import csv
 import warnings
 
 import numpy as np
 import pytest
 from run_folders import KEYS, write_run
-from scipy.stats import ttest_ind
+from scipy.stats import t, ttest_ind
 
 from t2ibench.core.files import read_json, write_json
-from t2ibench.metrics.bootstrap import paired_difference
+from t2ibench.metrics.behrens_fisher import behrens_fisher_half_widths, behrens_fisher_p_values
+from t2ibench.metrics.bootstrap import HALF_SAMPLES, paired_difference
+from t2ibench.metrics.inference import sign_flip_p_value
 from t2ibench.reporting import analyse, gather, read_run
 from t2ibench.reporting.render.sentences import correction_sentence
 from t2ibench.reporting.render.terminal import verdict_text
@@ -31,15 +34,20 @@ def test_means_are_compared_prompt_by_prompt(study):
     a, b = (groups[n].runs[0].image_values for n in ("vqgan_gpt", "gan_int_cls"))
     expected = paired_difference(a.columns[key], b.columns[key], a.keys)
     assert found.method == "paired by prompt"
-    assert (found.difference, found.low, found.high) == expected[:3]
+    assert (found.difference, found.low, found.high) == pytest.approx(expected[:3], abs=1e-12)
+    assert found.p_value == sign_flip_p_value(a.columns[key], b.columns[key], a.keys)
     assert found.winner("vqgan_gpt", "gan_int_cls") == "vqgan_gpt"
 
 
 def test_distances_are_compared_by_their_intervals(study):
     groups = groups_of(study)
     (found,) = compare(groups["vqgan_gpt"], groups["gan_int_cls"], [KEYS["fd"]]).differences
+    sd = np.array([3.0]) / t.ppf(0.975, HALF_SAMPLES["fd"] - 1)
+    half = behrens_fisher_half_widths(sd, sd, 7, 7)[0]
+    p_value = behrens_fisher_p_values(np.array([found.difference]), sd, sd, 7, 7)
     assert found.method == "intervals"
-    assert found.high - found.low == pytest.approx(2 * np.hypot(3.0, 3.0))
+    assert found.high - found.low == pytest.approx(2 * half, rel=1e-4)
+    assert found.p_value == pytest.approx(float(p_value[0]))
     assert found.winner("vqgan_gpt", "gan_int_cls") == "vqgan_gpt", "lower is better"
 
 
@@ -72,8 +80,10 @@ def test_seeds_that_do_not_differ_tell_no_spread(tmp_path):
 
 def test_one_seed_carries_its_caveat(study):
     groups = groups_of(study)
-    caveat = compare(groups["ldm"], groups["gan_int_cls"], [KEYS["fd"]]).caveat
+    caveat = compare(groups["vqgan_gpt"], groups["gan_int_cls"], [KEYS["fd"]]).caveat
     assert "gan_int_cls 1 training seed:" in caveat and "not the families" in caveat
+    uneven = compare(groups["ldm"], groups["gan_int_cls"], [KEYS["fd"]]).caveat
+    assert "gan_int_cls has 1 training seed and ldm 3: its trainings are taken to" in uneven
 
 
 def test_equal_models_are_not_distinguishable(tmp_path):
@@ -163,11 +173,11 @@ def test_configuration_differences_are_dotted_and_leave_out_seeds(tmp_path):
 
 
 def test_one_call_of_welch_answers_as_a_call_a_test(tmp_path):
-    """Groups of different numbers of seeds, one of them with seeds that agree exactly."""
-    runs = [write_run(tmp_path, "diffusion/ldm", s) for s in range(4)]
+    """Several groups, one of them with seeds that agree exactly."""
+    runs = [write_run(tmp_path, "diffusion/ldm", s) for s in range(3)]
     runs += [write_run(tmp_path, "gan/gan_int_cls", s) for s in range(3)]
-    runs += [write_run(tmp_path, "autoregressive/vqgan_gpt", s) for s in range(2)]
-    for run in runs[:4]:
+    runs += [write_run(tmp_path, "autoregressive/vqgan_gpt", s) for s in range(3)]
+    for run in runs[:3]:
         scores = read_json(run / "scores.json")
         scores["chosen"]["scores"][KEYS["r_precision"]]["value"] = 0.5
         write_json(run / "scores.json", scores)
@@ -186,3 +196,67 @@ def test_one_call_of_welch_answers_as_a_call_a_test(tmp_path):
         interval = expected.confidence_interval()
         assert difference.p_value == pytest.approx(expected.pvalue)
         assert (difference.low, difference.high) == pytest.approx((interval.low, interval.high))
+
+
+def with_values(run, key, value, half=0.05):
+    """The run with another score, the images that make it up included."""
+    file = run / "samples" / "chosen" / "values.csv"
+    header, *rows = list(csv.reader(file.open(newline="")))
+    hits = np.random.default_rng(int(1000 * value)).permutation(len(rows)) < value * len(rows)
+    for row, hit in zip(rows, hits, strict=True):
+        row[header.index(key)] = str(float(hit))
+    with file.open("w", newline="") as out:
+        csv.writer(out).writerows([header, *rows])
+    scores = read_json(run / "scores.json")
+    found = {"value": float(hits.mean()), "ci_low": value - half, "ci_high": value + half}
+    scores["chosen"]["scores"][key] |= found
+    write_json(run / "scores.json", scores)
+    return run
+
+
+def test_one_training_against_several_counts_all_of_them(tmp_path):
+    """.9, .1 and .1 against .5: the first seeds alone once made the three better, p = .0002."""
+    key = KEYS["grader_exact"]
+    for seed, value in enumerate((0.9, 0.1, 0.1)):
+        with_values(write_run(tmp_path, "diffusion/ldm", seed), key, value)
+    with_values(write_run(tmp_path, "gan/gan_int_cls", 0), key, 0.5)
+    found = analyse(*gather([tmp_path]), metrics=["grader_exact"])
+    (difference,) = found.pairs[0].differences
+    assert difference.method == "one training against several (t)"
+    assert not difference.distinguishable and difference.p_value > 0.5
+    a, b = (group.seed_values(key) for group in groups_of([tmp_path]).values())
+    several, one = (a, b) if len(a) > 1 else (b, a)
+    pooled = ttest_ind(several, one)
+    assert difference.p_value == pytest.approx(pooled.pvalue), "Student's t with one of one"
+    (ranking,) = found.rankings
+    assert ranking.basis == "prompts" and ranking.probabilities["gan_int_cls"][0] > 0.9
+
+
+def test_unequal_numbers_of_seeds_use_behrens_fisher(tmp_path):
+    runs = [write_run(tmp_path, "diffusion/ldm", s) for s in range(4)]
+    runs += [write_run(tmp_path, "gan/gan_int_cls", s) for s in range(2)]
+    groups, key = groups_of(runs), KEYS["clip_score"]
+    (found,) = compare(groups["ldm"], groups["gan_int_cls"], [key]).differences
+    values = [groups[name].seed_values(key) for name in ("ldm", "gan_int_cls")]
+    errors = [np.array([v.std(ddof=1) / len(v) ** 0.5]) for v in values]
+    gap = np.array([values[0].mean() - values[1].mean()])
+    assert found.method == "training seeds (Behrens-Fisher)"
+    assert found.p_value == pytest.approx(behrens_fisher_p_values(gap, *errors, 3, 1)[0])
+    assert found.p_value > ttest_ind(*values, equal_var=False).pvalue
+
+
+def test_seeds_that_do_not_differ_are_compared_by_all_of_them(tmp_path):
+    """Prompt by prompt over the means of all runs, not over the first ones'."""
+    key = KEYS["grader_exact"]
+    for model, value in (("diffusion/ldm", 0.5), ("gan/gan_int_cls", 0.25)):
+        for seed in (0, 1):
+            with_values(write_run(tmp_path, model, seed), key, value)
+    groups = groups_of([tmp_path])
+    (found,) = compare(groups["ldm"], groups["gan_int_cls"], [key]).differences
+    means = [
+        np.mean([run.image_values.columns[key] for run in groups[name].runs], axis=0)
+        for name in ("ldm", "gan_int_cls")
+    ]
+    keys = groups["ldm"].runs[0].image_values.keys
+    assert found.method == "paired by prompt"
+    assert found.p_value == sign_flip_p_value(*means, keys)

@@ -3,11 +3,13 @@
 import math
 
 import pytest
-from run_folders import write_run
+from run_folders import unscored, write_run
 
 from t2ibench.core.errors import RunError
+from t2ibench.core.files import read_json, write_json
 from t2ibench.core.types import Score
 from t2ibench.reporting import gather
+from t2ibench.reporting.render.sentences import repeat_sentences
 from t2ibench.reporting.statistics.groups import aggregate, group_runs
 from t2ibench.reporting.statistics.leaderboard import build_leaderboard
 
@@ -101,4 +103,74 @@ def test_labels_are_unique_whatever_the_folders_are_called(tmp_path):
         for lr, seed in ((1, 0), (2, 0), (3, 4))
     ]
     labels = [group.label for group in group_runs(gather(runs)[0])]
-    assert labels == ["ldm [di000000] [1]", "ldm [di000000] [2]", "ldm [di000004]"]
+    assert labels == ["ldm [1/ldm-di000000]", "ldm [2/ldm-di000000]", "ldm [di000004]"]
+
+
+def external(path, name="images", seed=0):
+    """A folder of somebody's images, as it lies when it was scored."""
+    model = {"family": "external", "name": name}
+    run = write_run(path, "gan/gan_int_cls", seed, model=model)
+    (run / "config.yaml").unlink()
+    (run / "manifest.json").unlink()
+    return run.rename(path / "images")
+
+
+def test_folders_of_one_name_are_rows_of_their_own(tmp_path):
+    """They were once averaged as two training seeds of one model."""
+    runs = [external(tmp_path / name) for name in ("model A", "model B")]
+    board = build_leaderboard(gather(runs)[0])
+    assert {(g.label, g.seeds) for g in board.groups} == {
+        ("images (external) [model A/images]", 1),
+        ("images (external) [model B/images]", 1),
+    }
+    (said,) = repeat_sentences(board)
+    assert "which are not two trainings: they are not averaged" in said
+
+
+def test_images_that_are_said_to_be_seeds_share_a_row(tmp_path):
+    runs = [external(tmp_path / str(seed), "lab/v1.0", seed) for seed in range(3)]
+    (group,) = group_runs(gather(runs)[0])
+    assert (group.label, group.seeds) == ("lab/v1.0 (external)", 3), "the whole name"
+
+
+def test_two_runs_of_one_seed_are_never_two_seeds(tmp_path):
+    """Three seeds, one of them trained again elsewhere."""
+    runs = [write_run(tmp_path / "here", "diffusion/ldm", s) for s in range(3)]
+    runs.append(write_run(tmp_path / "there", "diffusion/ldm", 1))
+    groups = group_runs(gather(runs)[0])
+    assert [(g.seeds, [r.path.parent.name for r in g.runs]) for g in groups] == [
+        (3, ["here"] * 3),
+        (1, ["there"]),
+    ]
+    assert len({g.label for g in groups}) == 2
+
+
+def test_a_missing_run_of_a_scored_seed_is_not_missing(tmp_path):
+    scored = [write_run(tmp_path / "here", "diffusion/ldm", s) for s in range(2)]
+    again = unscored(write_run(tmp_path / "there", "diffusion/ldm", 1), "failed")
+    (group,) = group_runs(*gather([*scored, again]))
+    assert (group.seeds, group.planned, group.missing) == (2, 2, ())
+
+
+def test_runs_of_other_precision_are_other_rows(tmp_path):
+    """As the manifest tells: ``auto`` was bfloat16 on one machine, float32 on another."""
+    auto = {"trainer": {"precision": "auto"}}
+    runs = [write_run(tmp_path / str(s), "diffusion/ldm", s, config=auto) for s in range(3)]
+    for run, precision in zip(runs, ("32-true", "bf16-mixed", "bf16-mixed"), strict=True):
+        manifest = read_json(run / "manifest.json")
+        write_json(run / "manifest.json", manifest | {"device": {"training_precision": precision}})
+    groups = group_runs(gather(runs)[0])
+    assert [(g.label, g.seeds) for g in groups] == [
+        ("ldm (precision=32-true)", 1),
+        ("ldm (precision=bf16-mixed)", 2),
+    ]
+    settings = [g.runs[0].settings["trainer.precision"] for g in groups]
+    assert settings == ["32-true", "bf16-mixed"], "and the pair's differences say so"
+
+
+def test_two_models_of_one_short_name_show_the_whole(tmp_path):
+    runs = [
+        write_run(tmp_path / family, "diffusion/ldm", 0, model={"name": f"{family}/fast"})
+        for family in ("gan", "diffusion")
+    ]
+    assert {g.label for g in group_runs(gather(runs)[0])} == {"gan/fast", "diffusion/fast"}
