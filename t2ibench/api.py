@@ -29,7 +29,7 @@ from t2ibench.engine.external import (
 )
 from t2ibench.engine.generator import Generator, Pictures, as_prompts
 from t2ibench.engine.load import open_folder
-from t2ibench.engine.scoring import score_trained
+from t2ibench.engine.rescore import score_trained
 from t2ibench.engine.study import train_and_score
 from t2ibench.evaluation.external import external_sizes
 from t2ibench.evaluation.results import RunScores

@@ -131,7 +131,7 @@ def rescored(run: Run, overrides: Sequence[str]) -> RunSpec:
         ConfigError: an override that belongs to the training.
     """
     from t2ibench.engine.assemble import read_spec
-    from t2ibench.engine.scoring import rescored_spec
+    from t2ibench.engine.rescore import rescored_spec
 
     named = [o.split("=", 1)[0].lstrip("+") for o in overrides]
     # The run's own model, so that its keys are known.

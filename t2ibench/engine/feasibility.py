@@ -18,7 +18,7 @@ from t2ibench.engine.build import build_module
 from t2ibench.engine.context import Context
 from t2ibench.engine.judges import front_protocol, heldout_protocol, make_judges, test_protocol
 from t2ibench.engine.parts.text import ConfiguredTextEncoder
-from t2ibench.engine.score import fixed_knobs, front_settings
+from t2ibench.engine.scoring_plan import fixed_knobs, front_settings
 from t2ibench.engine.spec import RunSpec
 from t2ibench.evaluation.protocol import WHOLE_SPLIT, Protocol
 

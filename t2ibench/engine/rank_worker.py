@@ -15,7 +15,7 @@ from typing import Any
 
 from t2ibench.core.errors import T2IBenchError
 from t2ibench.engine import ranks
-from t2ibench.engine.scoring import score_trained
+from t2ibench.engine.rescore import score_trained
 from t2ibench.engine.spec import RunSpec
 from t2ibench.engine.study import train_and_score
 from t2ibench.runs.folder import Run

@@ -4,39 +4,29 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
-from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from t2ibench.core.errors import ContentError, RunError
-from t2ibench.core.hashing import hash_json
-from t2ibench.core.knobs import Knob, front_knob, resolve_knobs
-from t2ibench.core.noise import SeededNoise
 from t2ibench.core.pixels import from_pixels, to_pixels
 from t2ibench.core.ranks import from_first, rank, spread
 from t2ibench.core.types import PixelImages
-from t2ibench.data.records import DataSource
-from t2ibench.engine.identity import SCORES_VERSION, sampling_key, sampling_settings
+from t2ibench.engine.costs import cost_facts
+from t2ibench.engine.identity import sampling_key
 from t2ibench.engine.judges import (
     Judges,
-    front_protocol,
-    heldout_protocol,
     make_judges,
-    test_protocol,
 )
 from t2ibench.engine.likelihood import likelihood_scores
 from t2ibench.engine.load import LoadedRun
 from t2ibench.engine.parts.first_stage import reconstructions
-from t2ibench.engine.sampling import sampled, timed_sampling
+from t2ibench.engine.sampling import sampled
+from t2ibench.engine.scoring_plan import STEPS, ScoringPlan
 from t2ibench.engine.scorings import Scoring
 from t2ibench.engine.spec import ProtocolSpec, RunSpec
-from t2ibench.evaluation.cost import measure_cost
 from t2ibench.evaluation.evaluator import Evaluation, Evaluator
-from t2ibench.evaluation.flops import count_flops
 from t2ibench.evaluation.leakage import Leak, find_leaks, flag
 from t2ibench.evaluation.operating_point import Candidate, choose_point
 from t2ibench.evaluation.protocol import Protocol
@@ -47,70 +37,8 @@ from t2ibench.training.tracking import track_scores
 
 log = logging.getLogger(__name__)
 
-STEPS = "num_steps"
-"""The knob that ``protocol.steps_sweep`` sweeps, where a family has it."""
-
 LASTING = ("clock", "scored", "asked")
 """Entries of a scored run's status on its training and its scores."""
-
-
-@dataclass(frozen=True)
-class ScoringPlan:
-    """Plan of what is drawn and judged for a run, made before any work.
-
-    Attributes:
-        test: the protocol of the scores.
-        front: the protocol of the knob's sweep.
-        heldout: the protocol of held-out compositions, or None.
-        knob: the fidelity-alignment knob.
-        knobs: complete knobs, where nothing chooses another value of ``knob``.
-        settings: complete knobs of every point of the front.
-        choose_by: distance that chooses the knob's value; None where it is fixed.
-    """
-
-    test: Protocol
-    front: Protocol
-    heldout: Protocol | None
-    knob: Knob
-    knobs: dict[str, float]
-    settings: list[dict[str, float]]
-    choose_by: str | None
-
-    @staticmethod
-    def of(loaded: LoadedRun) -> ScoringPlan:
-        """The plan of a run under its specification.
-
-        Raises:
-            ConfigError: a knob that the family does not have, or out of range.
-        """
-        spec, module, source = loaded.spec, loaded.module, loaded.source
-        fixed = fixed_knobs(spec, module.knobs)
-        knobs = resolve_knobs(module.knobs, fixed)
-        knob = front_knob(module.knobs)
-        return ScoringPlan(
-            resolved(test_protocol(spec.protocol), source),
-            resolved(front_protocol(spec.protocol), source),
-            heldout_protocol(spec.protocol, source),
-            knob,
-            knobs,
-            front_settings(spec.protocol, knob, knobs),
-            None if knob.name in fixed else spec.protocol.choose_by,
-        )
-
-    def inputs(self, loaded: LoadedRun) -> str:
-        """Hash of all that the scores depend on."""
-        return hash_json(
-            {
-                "version": SCORES_VERSION,
-                "protocols": [p and p.to_dict() for p in (self.test, self.front, self.heldout)],
-                "points": self.settings,
-                "settings": sampling_settings(loaded.spec),
-                "evaluator": loaded.spec.evaluator.model_dump(mode="json"),
-                "source": loaded.source.fingerprint,
-                "knobs": self.knobs,
-                "choose_by": self.choose_by,
-            }
-        )
 
 
 def score_run(loaded: LoadedRun) -> RunScores:
@@ -197,13 +125,6 @@ def kept_scores(run: Run, spec: RunSpec, inputs: str, scoring: Scoring) -> RunSc
         return None
     if not scoring.own:
         return scores
-    if not run.scores.exists() or run.status().get("scored") != inputs:
-        return None
-    try:
-        scores = RunScores.read(run.scores)
-    except (ContentError, RunError) as error:
-        log.warning("%s They are computed now.", error)
-        return None
     if run.status().get("asked") != sampling_key(spec):
         kept = {name: value for name, value in run.status().items() if name in LASTING}
         run.set_status("finished", **(kept | {"asked": sampling_key(spec)}))
@@ -275,29 +196,6 @@ def evaluate_folder(evaluate: Callable[[SampleSet], Evaluation], folder: Path) -
     return evaluation
 
 
-def fixed_knobs(spec: RunSpec, declared: Sequence[Knob]) -> dict[str, float]:
-    """Knobs that the protocol fixes, where the family has them, then those of the user."""
-    names = {knob.name for knob in declared}
-    protocol = {name: value for name, value in spec.protocol.knobs.items() if name in names}
-    return protocol | spec.knobs
-
-
-def front_settings(
-    protocol: ProtocolSpec, knob: Knob, knobs: Mapping[str, float]
-) -> list[dict[str, float]]:
-    """Complete knobs of every point of the front: steps by values of the knob.
-
-    The configured number of steps is always among those swept; a family without that knob has a
-    front of one axis.
-    """
-    values = list(protocol.knob_sweep or knob.sweep)
-    swept = list(protocol.steps_sweep or [])
-    if STEPS not in knobs or not swept:
-        return [{**knobs, knob.name: value} for value in values]
-    steps = sorted({*swept, int(knobs[STEPS])})
-    return [{**knobs, STEPS: count, knob.name: value} for count in steps for value in values]
-
-
 def heldout_scores(evaluator: Evaluator, folder: Path) -> Scores:
     """Grader's scores on compositions that training never showed, as ``grader_SKILL_heldout``."""
     scores = evaluate_folder(evaluator.prompted, folder).scores
@@ -311,11 +209,6 @@ def folder_of(knob: str, setting: Mapping[str, float], knobs: Mapping[str, float
     name = f"front-{knob}-{setting[knob]:g}"
     steps = setting.get(STEPS)
     return name if steps == knobs.get(STEPS) else f"{name}-{STEPS}-{steps:g}"
-
-
-def resolved(protocol: Protocol, source: DataSource) -> Protocol:
-    """The protocol with its choice of reference records made for a data set."""
-    return protocol.resolved(source.split(protocol.reference_split))
 
 
 def shared_for_want(asked: ProtocolSpec, protocol: Protocol) -> bool:
@@ -366,46 +259,3 @@ def given_to(loaded: LoadedRun) -> tuple[str, ...]:
     parts = {**spec.parts, "text_encoder": spec.text}
     of_parts = [phrase for name, part in parts.items() for phrase in part.given(modules[name])]
     return (*loaded.module.extra_supervision(), *of_parts)
-
-
-def frozen_flops(loaded: LoadedRun) -> dict[str, float]:
-    """FLOPs of frozen parts' cached encodings of the training split.
-
-    They are reported, not charged to a budget: every run on the same data shares them.
-    """
-    module, train = loaded.module, loaded.source.split("train")
-    found, image = {}, from_pixels(train.pixels([0])).to(loaded.context.device)
-    with torch.no_grad():
-        for name, target in module.targets().items():
-            found[name] = count_flops(partial(target.make, image)) * len(train)
-        if module.text_encoder.cacheable:
-            captions = [caption for record in train.records for caption in record.captions]
-            one = count_flops(lambda: module.text_encoder.encode(captions[:1]))
-            found["text_encoder"] = one * len(set(captions))
-    return found
-
-
-def cost_facts(loaded: LoadedRun, knobs: Mapping[str, float], folder: Path) -> dict[str, Any]:
-    """Training cost from the clock, sampling cost measured now and while ``folder`` was drawn."""
-    module, clock, device = loaded.module, loaded.clock, loaded.context.device
-    captions = [r.captions[0] for r in loaded.source.split("train").records[:256]]
-
-    def sample(count: int) -> object:
-        prompts = list(islice(cycle(captions), count))
-        return module.generate(prompts, SeededNoise(range(count), device), knobs)
-
-    seconds, known = loaded.spec.protocol.cost_seconds, timed_sampling(folder, device)
-    report = measure_cost(sample, module.parts(), device, seconds=seconds, known=known)
-    if report.to_dict()["busy"]:
-        log.warning("%s: %s.", loaded.run.path.name, report.to_dict()["busy"])
-    return {
-        "train_images": clock.images_seen,
-        "train_flops": clock.flops,
-        "train_flops_by_part": {
-            name: count * clock.images_seen for name, count in clock.flops_by_part.items()
-        },
-        "frozen_flops": frozen_flops(loaded),
-        "train_seconds": clock.seconds,
-        "parts_flops": clock.parts_flops,
-        "parts_seconds": clock.parts_seconds,
-    } | report.to_dict()

@@ -18,7 +18,7 @@ from t2ibench.core.knobs import Knob
 from t2ibench.engine import judges
 from t2ibench.engine.assemble import read_spec
 from t2ibench.engine.sampling import timed_sampling
-from t2ibench.engine.score import fixed_knobs, front_settings
+from t2ibench.engine.scoring_plan import fixed_knobs, front_settings
 from t2ibench.evaluation.results import RunScores
 from t2ibench.runs.folder import Run
 

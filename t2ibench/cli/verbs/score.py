@@ -100,7 +100,7 @@ def score_run_folder(folder: Path, overrides: Sequence[str], protocols: str) -> 
     from t2ibench.cli.score_lines import row_text, skills_text
     from t2ibench.core.launch import process_rank
     from t2ibench.engine.context import Context
-    from t2ibench.engine.scoring import score_trained
+    from t2ibench.engine.rescore import score_trained
     from t2ibench.engine.scorings import scores_file
     from t2ibench.evaluation.samples import SampleSet
     from t2ibench.runs.folder import Run
