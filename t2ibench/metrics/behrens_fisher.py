@@ -48,7 +48,7 @@ def behrens_fisher_p_values(
         >>> behrens_fisher_p_values(gap, one, none, 7, 5).round(4)  # Student's t alone
         array([0.0856])
         >>> behrens_fisher_p_values(gap, one, one, 7, 5).round(4)
-        array([0.2111])
+        array([0.2238])
     """
     from scipy.special import stdtr
 

@@ -106,7 +106,9 @@ def test_a_foreign_class_is_refused_and_not_run(folder, capsys, verb, key):
                                     ""])  # fmt: skip
 def test_what_is_no_class_of_ours_is_refused(folder, capsys, target):
     edit_config(folder, "model.module.network", {"_target_": target, "f": "x"})
-    refuses("sample", folder, capsys, "model.module.network")
+    # What may be a component at all is seen to be another than the one that was trained.
+    may = target == "t2ibench.engine.parts.part.Part"
+    refuses("sample", folder, capsys, "has changed since" if may else "model.module.network")
 
 
 @pytest.mark.parametrize("verb", OPENING)

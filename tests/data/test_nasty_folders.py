@@ -14,6 +14,7 @@ from PIL import Image
 from t2ibench.core.errors import ConfigError, DataError
 from t2ibench.data.check import check_source
 from t2ibench.data.folder import FolderSource
+from t2ibench.data.resize import ResizeRecipe
 
 
 def save(path, seed=0):
@@ -400,11 +401,11 @@ def test_npz_captions_of_bytes_are_text(tmp_path):
     images = np.zeros((2, 8, 8, 3), np.uint8)
     words = np.array(["ein Fluß".encode(), b"a ring"])
     np.savez(tmp_path / "a.npz", arr_0=images, captions=words)
-    read = read_external(tmp_path / "a.npz", 8, tmp_path / "cache")
+    read = read_external(tmp_path / "a.npz", ResizeRecipe(8), tmp_path / "cache")
     assert read.samples.captions == ("ein Fluß", "a ring")
     np.savez(tmp_path / "a.npz", arr_0=images, captions=np.array([b"\xff", b"x"]))
     with pytest.raises(DataError, match=r"a\.npz has captions=b'.*not UTF-8"):
-        read_external(tmp_path / "a.npz", 8, tmp_path / "cache")
+        read_external(tmp_path / "a.npz", ResizeRecipe(8), tmp_path / "cache")
 
 
 def test_a_scored_folder_has_no_hidden_images(tmp_path):
@@ -415,7 +416,7 @@ def test_a_scored_folder_has_no_hidden_images(tmp_path):
         save(tmp_path / "out" / f"{name}.png")
     (tmp_path / "out" / "._1.png").write_bytes(b"x")
     prompts = [Prompt("one"), Prompt("two")]
-    read = read_external(tmp_path / "out", 8, tmp_path / "cache", prompts)
+    read = read_external(tmp_path / "out", ResizeRecipe(8), tmp_path / "cache", prompts)
     assert read.samples.captions == ("one", "two")
 
 
