@@ -12,6 +12,7 @@ from t2ibench.reporting.statistics.groups import Group
 from t2ibench.reporting.statistics.knob_fronts import front_axes
 from t2ibench.reporting.statistics.leaderboard import Leaderboard
 from t2ibench.reporting.statistics.metrics import QUALITY, first_key, instrument_of, metric_of
+from t2ibench.reporting.statistics.times import TIMES
 
 CURVE_POINTS = 120
 """Points of a learning curve at most; longer ones are averaged in bins."""
@@ -80,9 +81,11 @@ def cost_charts(leaderboard: Leaderboard) -> list[Chart]:
             cost = group.training_flops if name == "train_flops" else group.cost(name)
             if score is None or not cost:
                 continue
-            tip = f"{group.label}: {metric.title} {metric.text(score.value)}"
+            busy = name in TIMES and (time := group.time(name)) is not None and time.busy
+            label = f"{group.label}, busy machine" if busy else group.label
+            tip = f"{label}: {metric.title} {metric.text(score.value)}"
             y, low, high = (metric.scale * v for v in (score.value, score.low, score.high))
-            point = Point(cost, y, low, high, group.label, True, tip)
+            point = Point(cost, y, low, high, label, True, tip)
             series.append(Series(group.label, colours[group.label], (point,)))
         if series:
             charts.append(

@@ -107,7 +107,12 @@ class Content:
         """Scores measured in several ways, and notes that belong to scores."""
         return (*key_sentences(self.analysis.leaderboard), *note_sentences(self.scores))
 
+    @cached_property
+    def cost_notes(self) -> tuple[str, ...]:
+        """Times of busy machines."""
+        return tuple(note_sentences(self.costs))
+
     @property
     def cautions(self) -> tuple[str, ...]:
         """What a reader must know before trusting a number."""
-        return (*self.warnings, *self.measurement_notes)
+        return (*self.warnings, *self.measurement_notes, *self.cost_notes)

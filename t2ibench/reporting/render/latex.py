@@ -58,7 +58,10 @@ def to_latex(content: Content) -> str:
             "",
             r"\smallskip\raggedright\scriptsize",
             *keys,
-            *(rf"\par {escape(sentence)}" for sentence in content.cautions),
+            *(
+                rf"\par {escape(sentence)}"
+                for sentence in (*content.costs.notes, *content.cautions)
+            ),
             r"\end{table}",
             "",
         ]
@@ -136,6 +139,7 @@ def _cell(column: Column, cell: Cell) -> str:
     if column.least_width and len(cell.text) > LONG_WORDS:
         return rf"\parbox[t]{{3.2cm}}{{\raggedright {text}\strut}}"
     shown = rf"\textbf{{{text}}}" if cell.lead else text
+    shown += "$^*$" if cell.note else ""
     if cell.spread:
         deviation = f" ({cell.deviation})" if cell.deviation else ""
         shown += rf" {{\tiny {escape(cell.spread + deviation)}}}"

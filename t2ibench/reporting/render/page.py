@@ -73,6 +73,8 @@ def _sections(content: Content) -> list[str]:
             "Measured after a warm-up, text encoding and decoding included; training counts the "
             "first stage. One multiply-accumulate is two FLOPs.",
             html.table(content.costs, "costs"),
+            html.sentences(content.costs.notes),
+            html.warnings(content.cost_notes),
             html.titled(content.pareto),
             html.charts(costs),
         ),

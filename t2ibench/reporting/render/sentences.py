@@ -88,14 +88,15 @@ def key_sentences(leaderboard: Leaderboard) -> list[str]:
     ]
 
 
-def note_sentences(scores: Table) -> list[str]:
-    """Warnings that belong to scores, with the scores: leaks, underdetermined distances."""
+def note_sentences(table: Table) -> list[str]:
+    """Warnings that belong to cells, with the cells: underdetermined distances, busy machines."""
     notes: dict[str, list[str]] = {}
-    table = scores.printed
+    table = table.printed
     for row in table.rows:
         for column, cell in zip(table.columns, row.cells, strict=True):
             if cell.note:
-                where = f"{column.title} ({column.instrument}), {row.label}"
+                instrument = f" ({column.instrument})" if column.instrument else ""
+                where = f"{column.title}{instrument}, {row.label}"
                 notes.setdefault(cell.note, []).append(where)
     return [f"{note}: {'; '.join(where)}." for note, where in notes.items()]
 

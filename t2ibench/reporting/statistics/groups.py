@@ -15,6 +15,7 @@ from t2ibench.core.types import Score
 from t2ibench.metrics.bootstrap import HALF_SAMPLES
 from t2ibench.reporting.read.missing import MissingRun
 from t2ibench.reporting.read.runs import DESCRIPTIVE, EXTERNAL, ScoredRun
+from t2ibench.reporting.statistics.times import TIMES, Time, time_of
 
 Basis = Literal["training seeds", "samples"]
 
@@ -118,10 +119,30 @@ class Group:
         return float(np.linalg.norm(errors)) / len(errors), df * len(errors)
 
     def cost(self, name: str) -> float | None:
-        """Mean over runs of a number in ``cost``; None where absent."""
+        """Mean over runs of a number in ``cost``; None where absent.
+
+        A sampling time is the mean over runs whose machine was quiet, where there is one.
+        """
+        if name in TIMES:
+            time = self.time(name)
+            return None if time is None else time.seconds
         found = [run.scores.cost.get(name) for run in self.runs]
         numbers = [float(value) for value in found if isinstance(value, (int, float))]
         return float(np.mean(numbers)) if numbers else None
+
+    def time(self, name: str) -> Time | None:
+        """A sampling time with its spread and its mark; None where no run has it."""
+        return time_of([run.scores.cost for run in self.runs], name)
+
+    def ranked_cost(self, name: str) -> float | None:
+        """A number in ``cost`` by which rows may be ranked; None for a busy machine's time.
+
+        ``train_flops`` counts the first stage, as ``training_flops`` does.
+        """
+        if name == "train_flops":
+            return self.training_flops
+        time = self.time(name) if name in TIMES else None
+        return None if time is not None and time.busy else self.cost(name)
 
     @property
     def parameters(self) -> float | None:

@@ -108,6 +108,11 @@ def build_leaderboard(
     # External images stand below: nobody knows their data, budget and seeds.
     places = {group.label: _place(group, sort or (main[0] if main else "")) for group in groups}
     if sort and all(unknown for unknown, _ in places.values()):
+        if any(group.cost(sort) is not None for group in groups):
+            raise ScoreError(
+                f"sort={sort} is marked busy in every row, and nothing is ranked by such a time; "
+                "`t2ibench score` on a quiet machine measures it again."
+            )
         names = sorted({metric_of(key).name for key in keys})
         raise ScoreError(f"sort={sort} is measured of no row; choose {', '.join(names)}.")
     if sort or main:
@@ -127,7 +132,7 @@ def _place(group: Group, name: str) -> tuple[bool, float]:
     key = next(iter(keys_of(group, name)), None) if name else None
     if key is not None:
         return False, -metric_of(key).sign * group.scores[key].value
-    spent = group.training_flops if name == "train_flops" else group.cost(name)
+    spent = group.ranked_cost(name)
     return (True, 0.0) if spent is None else (False, spent)
 
 

@@ -123,7 +123,7 @@ def test_leaks_are_shown_first(tmp_path):
 def test_a_run_without_samples_front_or_curves_still_reports(tmp_path):
     run = write_run(tmp_path, "gan/gan_int_cls", 0)
     shutil.rmtree(run / "samples")
-    for name in ("metrics.csv", "manifest.json", "config.yaml"):
+    for name in ("metrics.csv", "manifest.json"):
         (run / name).unlink()
     text = page_of(run, tmp_path / "page.html")
     assert "Leaderboard" in text and "Same prompts" not in text
