@@ -146,7 +146,7 @@ class Group:
 
     @property
     def parameters(self) -> float | None:
-        """Parameters of all parts."""
+        """Parameters of all parts; runs of one group have equally many."""
         parts = self.runs[0].scores.cost.get("parameters") or {}
         return float(sum(parts.values())) if parts else None
 
@@ -159,17 +159,23 @@ class Group:
     @property
     def flops_by_part(self) -> dict[str, float]:
         """``training_flops`` by part, the largest first; empty where it was not counted so."""
-        cost = self.runs[0].scores.cost
-        parts = dict(cost.get("train_flops_by_part") or {})
-        if parts and cost.get("parts_flops"):
-            parts["stage 1"] = cost["parts_flops"]
+        parts = self._mean_by_part("train_flops_by_part")
+        if parts and (stage := self.cost("parts_flops")):
+            parts["stage 1"] = stage
         return dict(sorted(parts.items(), key=lambda part: -part[1]))
 
     @property
     def encoding_flops(self) -> float | None:
         """FLOPs of encoding the training set once by frozen parts, which no budget is charged."""
-        found = self.runs[0].scores.cost.get("frozen_flops")
-        return None if found is None else float(sum(found.values()))
+        if all(run.scores.cost.get("frozen_flops") is None for run in self.runs):
+            return None
+        return float(sum(self._mean_by_part("frozen_flops").values()))
+
+    def _mean_by_part(self, name: str) -> dict[str, float]:
+        """Part -> mean over the runs that say, of a cost that is split by parts."""
+        told = [parts for run in self.runs if (parts := run.scores.cost.get(name))]
+        names = dict.fromkeys(part for parts in told for part in parts)
+        return {part: float(np.mean([parts.get(part, 0.0) for parts in told])) for part in names}
 
     @property
     def training_seconds(self) -> float | None:

@@ -34,16 +34,16 @@ class Reference:
     Attributes:
         label: what it is.
         meaning: one sentence.
-        scores: score key -> score.
+        scores: score key -> score; of first stages that differ between training seeds, their mean.
     """
 
     label: str
     meaning: str
-    scores: Scores
+    scores: dict[str, GroupScore]
 
     def score(self, key: str) -> GroupScore | None:
         """The score under a key; None where it was not measured."""
-        return aggregate([self.scores[key]]) if key in self.scores else None
+        return self.scores.get(key)
 
 
 @dataclass(frozen=True)
@@ -162,11 +162,11 @@ def _shared_reference(groups: Sequence[Group]) -> bool:
     return any(p.get("reference_records", "shared") != "disjoint" for p in protocols)
 
 
-def _ceilings(groups: Sequence[Group]) -> list[tuple[Scores, list[str]]]:
+def _ceilings(groups: Sequence[Group]) -> list[tuple[dict[str, GroupScore], list[str]]]:
     """Each first stage's scores with the labels of the groups on it."""
-    found: list[tuple[Scores, list[str]]] = []
+    found: list[tuple[dict[str, GroupScore], list[str]]] = []
     for group in groups:
-        ceiling = group.runs[0].scores.reference.get("ceiling")
+        ceiling = _ceiling(group)
         if not ceiling:
             continue
         labels = next((labels for scores, labels in found if scores == ceiling), None)
@@ -177,13 +177,26 @@ def _ceilings(groups: Sequence[Group]) -> list[tuple[Scores, list[str]]]:
     return found
 
 
-def _merged(groups: Sequence[Group], name: str) -> Scores:
+def _ceiling(group: Group) -> dict[str, GroupScore]:
+    """What a group's first stage gives; the mean where each training seed has its own."""
+    stages: list[Scores] = []
+    for run in group.runs:
+        measured = run.scores.reference.get("ceiling")
+        if measured and measured not in stages:
+            stages.append(measured)
+    return {
+        key: aggregate([scores[key] for scores in stages if key in scores])
+        for key in metrics_of(stages)
+    }
+
+
+def _merged(groups: Sequence[Group], name: str) -> dict[str, GroupScore]:
     """A reference that runs share; keys tell different ones apart."""
     merged: Scores = {}
     for group in groups:
         for run in group.runs:
             merged |= run.scores.reference.get(name, {})
-    return merged
+    return {key: aggregate([score]) for key, score in merged.items()}
 
 
 def _shared_facts(runs: Sequence[ScoredRun]) -> dict[str, Any]:
