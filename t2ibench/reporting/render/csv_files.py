@@ -44,7 +44,14 @@ def leaderboard_csv(content: Content) -> str:
         for reason, (names, runs) in absences(group).items()
         for name in names
     )
-    return _csv(LEADERBOARD_COLUMNS, (*lines, *absent))
+    by = content.analysis.leaderboard.by
+    sections = (
+        {"row": group.label, **groups[group.label], "kind": "section", "quantity": by}
+        | {"value": group.fact(by)}
+        for group in content.analysis.leaderboard.groups
+        if by
+    )
+    return _csv(LEADERBOARD_COLUMNS, (*lines, *absent, *sections))
 
 
 def comparisons_csv(content: Content) -> str:

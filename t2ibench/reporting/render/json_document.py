@@ -30,6 +30,7 @@ def document(content: Content) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "facts": leaderboard.facts,
+        "by": leaderboard.by,
         "columns": [
             {
                 "key": key,
@@ -85,6 +86,7 @@ def _model(group: Group, content: Content) -> dict[str, Any]:
         "given": list(group.given),
         "runs": [str(run.path) for run in group.runs],
         "seeds": [run.scores.model["seed"] for run in group.runs],
+        "section": group.fact(by) if (by := content.analysis.leaderboard.by) else "",
         "planned_seeds": group.planned,
         "missing": [_missing(run) for run in group.missing],
         "atomicity": {

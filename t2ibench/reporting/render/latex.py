@@ -90,6 +90,12 @@ def latex_table(table: Table) -> str:
         if row.reference and not references:
             lines.append(r"\midrule")
             references = True
+        if row.heading:
+            span = (
+                rf"\multicolumn{{{len(body.columns) + 1}}}{{l}}{{\textit{{{escape(row.label)}}}}}"
+            )
+            lines += [r"\midrule"] * (lines[-1] != r"\midrule") + [_row([span])]
+            continue
         cells = map(_cell, body.columns, row.cells)
         lines.append(_row([_label(row, shown.folded(whole)), *cells]))
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}"])

@@ -30,6 +30,7 @@ def markdown_table(table: Table) -> str:
     ]
     for row in shown.rows:
         label = f"*{row.label}*" if row.reference else row.label
+        label = f"**{label}**" if row.heading else label
         lines.append(_line([label, *map(_cell, row.cells)]))
     return "\n".join(lines)
 

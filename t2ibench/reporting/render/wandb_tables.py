@@ -25,7 +25,7 @@ def wandb_tables(analysis: Analysis) -> dict[str, list[list[Any]]]:
     standings = {row.label: content.pareto.values(row) for row in content.pareto.rows}
     measured = [column.name for column in scores.columns if column.key]
     rows: list[dict[str, Any]] = []
-    for row in scores.rows:
+    for row in (row for row in scores.rows if not row.heading):
         values = {"model": row.label, **scores.values(row), **_spreads(scores, row)}
         if row.reference:
             values["family"] = "reference"

@@ -94,6 +94,11 @@ class Group:
                 by_key.setdefault(key, []).append(score)
         return {key: aggregate(scores) for key, scores in by_key.items()}
 
+    def fact(self, name: str) -> str:
+        """A fact or setting of its runs; empty where they have none."""
+        values = dict.fromkeys(run.facts.get(name, "") for run in self.runs)
+        return ", ".join(value for value in values if value)
+
     def score(self, key: str) -> GroupScore | None:
         """The score under a key; None where no run has it."""
         return self.scores.get(key)

@@ -13,6 +13,7 @@ from t2ibench.core.errors import RunError, ScoreError
 from t2ibench.evaluation.results import Scores, metrics_of
 from t2ibench.reporting.read.missing import MissingRun
 from t2ibench.reporting.read.runs import EXTERNAL, ScoredRun
+from t2ibench.reporting.read.where import check_named
 from t2ibench.reporting.statistics.groups import Group, GroupScore, aggregate, group_runs
 from t2ibench.reporting.statistics.keys import check_shared, keys_of, shared_keys
 from t2ibench.reporting.statistics.metrics import MAIN, QUALITY, in_order, metric_of
@@ -56,6 +57,7 @@ class Leaderboard:
         keys: score keys of the main table.
         all_keys: every score key.
         facts: data set, protocol, budget and hardware, where all runs share them.
+        by: the fact or setting whose values are the sections of the rows; empty: no sections.
         unplaced: runs without scores that belong to no row.
     """
 
@@ -64,6 +66,7 @@ class Leaderboard:
     keys: tuple[str, ...]
     all_keys: tuple[str, ...]
     facts: dict[str, Any] = field(default_factory=dict)
+    by: str = ""
     unplaced: tuple[MissingRun, ...] = ()
 
     @property
@@ -82,6 +85,7 @@ def build_leaderboard(
     missing: Sequence[MissingRun] = (),
     metrics: Sequence[str] = (),
     sort: str = "",
+    by: str = "",
 ) -> Leaderboard:
     """Puts runs into rows and their scores into columns.
 
@@ -91,8 +95,10 @@ def build_leaderboard(
         metrics: names or whole keys of the columns; none: ``MAIN``.
         sort: name or whole key of the score that orders the rows, or ``train_flops`` or another
             number of ``cost``; empty: the first column.
+        by: fact or setting whose values become sections, that of the first row first.
 
     Raises:
+        ConfigError: no run has ``by``.
         RunError: no runs.
         ScoreError: two groups share no score, or not one of ``metrics``; nobody has ``sort``.
     """
@@ -117,12 +123,17 @@ def build_leaderboard(
         raise ScoreError(f"sort={sort} is measured of no row; choose {', '.join(names)}.")
     if sort or main:
         groups.sort(key=lambda group: (group.family == EXTERNAL, *places[group.label]))
+    if by:
+        check_named("by", by, runs)
+        sections = list(dict.fromkeys(group.fact(by) for group in groups))
+        groups.sort(key=lambda group: (not group.fact(by), sections.index(group.fact(by))))
     return Leaderboard(
         tuple(groups),
         tuple(_references(groups)),
         tuple(main),
         tuple(keys),
         _shared_facts(runs),
+        by,
         tuple(run for run in missing if not any(run in group.missing for group in groups)),
     )
 
