@@ -144,7 +144,14 @@ class RunScores:
             )
         try:
             return _from_dict(_printable(fields))
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        except (
+            KeyError,
+            TypeError,
+            ValueError,
+            OverflowError,
+            AttributeError,
+            RecursionError,
+        ) as error:
             raise RunError(
                 f"{path} lacks or misplaces {error}; score the run again with this version."
             ) from error

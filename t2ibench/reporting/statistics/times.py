@@ -36,9 +36,9 @@ class Time:
 
     @property
     def note(self) -> str:
-        """What a reader must know; empty for nothing."""
+        """What a reader must know, the same for every such row; empty for nothing."""
         if self.busy:
-            return f"{self.busy}, so nothing is ranked by this time"
+            return "the machine was busy, so nothing is ranked by this time"
         if self.left_out:
             return "runs that were timed on a busy machine are left out of this time"
         return ""

@@ -140,7 +140,10 @@ def test_shares_of_other_prompts_are_in_another_chart(tmp_path):
     assert [[s.name for s in chart.series] for chart in charts] == [["ldm"], ["gan_int_cls"]]
 
 
-@pytest.mark.parametrize("points", [[{"objects": 1}], [{"objects": "many", "value": 1}], [7]])
+ENDLESS = {"objects": float("inf"), "value": 1, "ci_low": 1, "ci_high": 1, "n": 1}
+
+
+@pytest.mark.parametrize("points", [[{"objects": 1}], [{"objects": "many"}], [7], [ENDLESS]])
 def test_a_malformed_curve_is_named(tmp_path, points):
     run = rewritten(write_run(tmp_path, MODEL, 0), lambda scores: scores.update(atomicity=points))
     with pytest.raises(RunError, match=r"scores\.json lacks or misplaces"):
