@@ -203,6 +203,7 @@ def compare(
     protocol: str = "",
     where: str = "",
     sort: str = "",
+    by: str = "",
 ) -> Comparison:
     """Leaderboard and tests over runs, or over a study.
 
@@ -214,6 +215,7 @@ def compare(
         protocol: the scoring that is compared; empty: each run's own.
         where: facts or settings of the runs to keep: ``"family=diffusion,size=xs"``.
         sort: score or cost that orders the rows; empty: the first score.
+        by: fact or setting whose values become sections of the rows; empty: no sections.
 
     Raises:
         T2IBenchError: nothing to compare, or scores measured in different ways.
@@ -228,7 +230,7 @@ def compare(
     from t2ibench.cli.verbs.compare import analyse_runs
 
     options = {"study": study, "runs": str(runs_folder), "metric": ",".join(metrics)}
-    options |= {"protocol": protocol, "where": where, "sort": sort}
+    options |= {"protocol": protocol, "where": where, "sort": sort, "by": by}
     return Comparison(analyse_runs([str(folder_of(run)) for run in runs], options)[1])
 
 
@@ -239,6 +241,7 @@ def report(
     protocol: str = "",
     where: str = "",
     sort: str = "",
+    by: str = "",
 ) -> Path:
     """One self-contained HTML page over runs.
 
@@ -249,6 +252,7 @@ def report(
         protocol: the scoring that is shown; empty: each run's own.
         where: facts or settings of the runs to keep: ``"family=diffusion,size=xs"``.
         sort: score or cost that orders the rows; empty: the first score.
+        by: fact or setting whose values become sections of the rows; empty: no sections.
 
     Raises:
         T2IBenchError: a folder that holds no scores.
@@ -259,7 +263,7 @@ def report(
     """
     from t2ibench.cli.verbs.report import write_report
 
-    write_report([folder_of(run) for run in runs], Path(out), title, protocol, where, sort)
+    write_report([folder_of(run) for run in runs], Path(out), title, protocol, where, sort, by)
     return Path(out)
 
 

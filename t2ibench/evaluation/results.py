@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from t2ibench.core.errors import RunError, printable
 from t2ibench.core.files import read_json, write_json
 from t2ibench.core.types import Score
+from t2ibench.evaluation.atomicity import AtomicityPoint
 
 SCHEMA = 2
 
@@ -143,7 +144,14 @@ class RunScores:
             )
         try:
             return _from_dict(_printable(fields))
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        except (
+            KeyError,
+            TypeError,
+            ValueError,
+            OverflowError,
+            AttributeError,
+            RecursionError,
+        ) as error:
             raise RunError(
                 f"{path} lacks or misplaces {error}; score the run again with this version."
             ) from error
@@ -172,11 +180,19 @@ def _from_dict(fields: Mapping[str, Any]) -> RunScores:
         front=tuple(OperatingPoint.from_dict(point) for point in fields["front"]),
         reference={name: scores_from_dict(s) for name, s in fields["reference"].items()},
         leakage=tuple(dict(leak) for leak in fields["leakage"]),
-        size_curves={k: [dict(p) for p in ps] for k, ps in fields.get("size_curves", {}).items()},
-        atomicity=tuple(dict(point) for point in fields.get("atomicity", ())),
+        size_curves={
+            key: [{name: float(p[name]) for name in ("n", "value", "sd")} for p in points]
+            for key, points in fields.get("size_curves", {}).items()
+        },
+        atomicity=tuple(asdict(_objects_point(p)) for p in fields.get("atomicity", ())),
         absent={str(name): str(why) for name, why in fields.get("absent", {}).items()},
         scoring=str(fields.get("scoring", "")),
     )
+
+
+def _objects_point(fields: Mapping[str, Any]) -> AtomicityPoint:
+    value, low, high = (float(fields[name]) for name in ("value", "ci_low", "ci_high"))
+    return AtomicityPoint(int(fields["objects"]), value, low, high, int(fields["n"]))
 
 
 def scores_to_dict(scores: Mapping[str, Score]) -> dict[str, dict[str, Any]]:

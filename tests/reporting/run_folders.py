@@ -215,3 +215,11 @@ def changed_scores(run, **changes):
     scores["cost"] |= changes
     write_json(run / "scores.json", scores)
     return run
+
+
+def rewritten(run, change):
+    """The run after ``change`` of the mapping in its scores.json."""
+    scores = read_json(run / "scores.json")
+    change(scores)
+    write_json(run / "scores.json", scores)
+    return run

@@ -6,6 +6,7 @@ t2ibench compare runs/* protocol=dev       their scores under that protocol, not
 t2ibench compare runs/* metric=fd          one score alone: more power, refused if keys differ
 t2ibench compare runs/* where=family=diffusion,size=xs   some of them (values: *, a|b)
 t2ibench compare runs/* sort=train_flops   rows by another score or cost
+t2ibench compare runs/* by=conditioning    rows in sections by a fact or setting of the runs
 t2ibench compare runs/* out=tables         also CSV, Markdown, LaTeX, JSON, page, PDF figures, there
 t2ibench compare study=NAME wandb=PROJECT  also as a W&B run (--wandb: project t2ibench)
 
@@ -25,7 +26,7 @@ from t2ibench.cli.arguments import parse_arguments
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.files import atomic_path
 
-OPTIONS = {"out": "", "metric": "", "protocol": "", "where": "", "sort": ""}
+OPTIONS = {"out": "", "metric": "", "protocol": "", "where": "", "sort": "", "by": ""}
 OPTIONS |= {"study": "", "runs": "", "wandb": ""}
 
 
@@ -70,7 +71,8 @@ def analyse_runs(words: Sequence[str], options: dict[str, str]) -> tuple[Any, An
     protocol = options["protocol"]
     runs, missing = gather(words, protocol) if study is None else study.gather(protocol)
     metrics = [name for name in options["metric"].split(",") if name]
-    return study, analyse(*kept_runs(runs, missing, options["where"]), metrics, options["sort"])
+    kept = kept_runs(runs, missing, options["where"])
+    return study, analyse(*kept, metrics, options["sort"], options["by"])
 
 
 def runs_folder(options: dict[str, str]) -> Path:

@@ -118,6 +118,12 @@ class ScoredRun:
         return flat(kept) | ({PRECISION: self.precision} if self.precision else {})
 
     @cached_property
+    def facts(self) -> dict[str, str]:
+        """Its settings, facts of its model before them, each as text."""
+        model = {name: str(value) for name, value in self.scores.model.items()}
+        return self.settings | model | {"name": self.name}
+
+    @cached_property
     def image_values(self) -> ImageValues | None:
         """Per-image scores of the chosen operating point, read once; None without any."""
         folder = self._sample_folder()

@@ -27,19 +27,27 @@ def kept_runs(
         ConfigError: a condition without ``=``, a name that no run has, or no run left.
     """
     conditions = [_condition(word) for word in asked.split(",") if word]
-    facts = [_facts(run) for run in scored]
     for name, _ in conditions:
-        if not any(name in known for known in facts):
-            offered = ", ".join(sorted(scored[0].scores.model)) if scored else "none"
-            raise ConfigError(
-                f"where={name} names nothing that a run here has; it is one of {offered}, or a "
-                "dotted key of config.yaml."
-            )
-    kept = [run for run, known in zip(scored, facts, strict=True) if _holds(known, conditions)]
+        check_named("where", name, scored)
+    kept = [run for run in scored if _holds(run.facts, conditions)]
     if not kept:
         raise ConfigError(f"where={asked} leaves none of {len(scored)} runs; ask for less.")
     absent = [r for r in missing if _holds(_names(flat(r.config), r.config), conditions)]
     return kept, absent
+
+
+def check_named(option: str, name: str, scored: Sequence[ScoredRun]) -> None:
+    """Refuses a name that is neither a fact nor a setting of any run.
+
+    Raises:
+        ConfigError: no run has it.
+    """
+    if not any(name in run.facts for run in scored):
+        offered = ", ".join(sorted(scored[0].scores.model)) if scored else "none"
+        raise ConfigError(
+            f"{option}={name} names nothing that a run here has; it is one of {offered}, or a "
+            "dotted key of config.yaml."
+        )
 
 
 def _condition(word: str) -> tuple[str, list[str]]:
@@ -48,12 +56,6 @@ def _condition(word: str) -> tuple[str, list[str]]:
     if not (name and equals):
         raise ConfigError(f"where={word} must be NAME=VALUE, for example where=family=diffusion.")
     return name, value.split("|")
-
-
-def _facts(run: ScoredRun) -> dict[str, str]:
-    """Settings of a run, its facts before them, each as text."""
-    model = {name: str(value) for name, value in run.scores.model.items()}
-    return run.settings | model | {"name": run.name}
 
 
 def _names(settings: dict[str, str], config: dict[str, Any]) -> dict[str, str]:

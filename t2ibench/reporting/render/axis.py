@@ -17,6 +17,7 @@ class Axis:
         start: place of ``low``.
         end: place of ``high``.
         log: logarithmic.
+        whole: whether only whole numbers are ticks.
     """
 
     low: float
@@ -24,6 +25,7 @@ class Axis:
     start: float
     end: float
     log: bool
+    whole: bool = False
 
     def __call__(self, value: float) -> float:
         """The place of a value, held inside the axis."""
@@ -36,7 +38,8 @@ class Axis:
     def ticks(self) -> list[float]:
         """Round values inside the axis: decades (and 2, 5 where few) or 1-2-5 steps."""
         if not self.log:
-            return linear_ticks(self.low, self.high)
+            found = linear_ticks(self.low, self.high)
+            return [tick for tick in found if tick.is_integer()] if self.whole else found
         decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
         for digits in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8)):
             found = [d * 10.0**e for e in decades for d in digits]
@@ -57,7 +60,7 @@ def linear_ticks(low: float, high: float, about: int = 5) -> list[float]:
     return [i * step for i in range(first, last + 1)]
 
 
-def axis(values: Iterable[float], start: float, end: float, log: bool) -> Axis:
+def axis(values: Iterable[float], start: float, end: float, log: bool, whole: bool = False) -> Axis:
     """An axis that holds all finite values with a margin of 6%."""
     finite = [v for v in values if math.isfinite(v) and (v > 0 or not log)]
     low, high = (min(finite), max(finite)) if finite else (1.0, 2.0)
@@ -70,7 +73,7 @@ def axis(values: Iterable[float], start: float, end: float, log: bool) -> Axis:
         low, high = low - 0.5, high + 0.5
     margin = 0.06 * (high - low)
     floor = low - margin if low < 0 or low - margin > 0 else 0.0
-    return Axis(floor, high + margin, start, end, False)
+    return Axis(floor, high + margin, start, end, False, whole)
 
 
 def tick_text(value: float) -> str:

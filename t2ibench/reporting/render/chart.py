@@ -58,6 +58,7 @@ class Chart:
         y_title: axis title with unit and direction.
         series: one a model.
         x_log: logarithmic x axis.
+        x_whole: whether x counts things, so that only whole numbers are ticks.
         y_line: (value, label) of a dashed horizontal line, such as a floor.
         description: accessible text that says what the chart shows.
         subtitle: smaller, below the title: what measured the axes.
@@ -68,6 +69,7 @@ class Chart:
     y_title: str
     series: tuple[Series, ...]
     x_log: bool = False
+    x_whole: bool = False
     y_line: tuple[float, str] | None = None
     description: str = ""
     subtitle: str = ""

@@ -1,17 +1,29 @@
-"""The report's charts: fronts, quality against cost and number of images, learning curves."""
+"""The report's charts: fronts, accuracy by objects, costs, number of images, learning curves."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-from t2ibench.core.types import Score
-from t2ibench.evaluation.results import OperatingPoint, metrics_of
 from t2ibench.reporting.render.chart import Chart, Point, Series
+from t2ibench.reporting.statistics.curves import (
+    FrontPoint,
+    ObjectsPoint,
+    atomicity_curves,
+    knob_front,
+    size_curves,
+)
 from t2ibench.reporting.statistics.groups import Group
 from t2ibench.reporting.statistics.knob_fronts import front_axes
 from t2ibench.reporting.statistics.leaderboard import Leaderboard
-from t2ibench.reporting.statistics.metrics import QUALITY, first_key, instrument_of, metric_of
+from t2ibench.reporting.statistics.metrics import (
+    QUALITY,
+    Metric,
+    first_key,
+    instrument_of,
+    metric_of,
+)
+from t2ibench.reporting.statistics.times import TIMES
 
 CURVE_POINTS = 120
 """Points of a learning curve at most; longer ones are averaged in bins."""
@@ -35,6 +47,7 @@ def all_charts(leaderboard: Leaderboard) -> list[Chart]:
     """Every chart, in the order of the page."""
     return [
         *front_charts(leaderboard),
+        *atomicity_charts(leaderboard),
         *cost_charts(leaderboard),
         *size_charts(leaderboard),
         *curve_charts(leaderboard),
@@ -47,9 +60,9 @@ def front_charts(leaderboard: Leaderboard) -> list[Chart]:
     Where sampling steps were swept too, each number of steps is a line of its own.
     """
     colours = colour_of(leaderboard)
-    fronts = {g.label: g.runs[0].scores.front for g in leaderboard.groups}
+    fronts = {group.label: knob_front(group) for group in leaderboard.groups}
     drawable = {label: points for label, points in fronts.items() if len(points) > 1}
-    keys = metrics_of(point.scores for points in drawable.values() for point in points)
+    keys = list(dict.fromkeys(key for ps in drawable.values() for p in ps for key in p.scores))
     charts = []
     for x_key, y_key in front_axes(keys):
         series = tuple(
@@ -80,9 +93,11 @@ def cost_charts(leaderboard: Leaderboard) -> list[Chart]:
             cost = group.training_flops if name == "train_flops" else group.cost(name)
             if score is None or not cost:
                 continue
-            tip = f"{group.label}: {metric.title} {metric.text(score.value)}"
+            busy = name in TIMES and (time := group.time(name)) is not None and time.busy
+            label = f"{group.label}, busy machine" if busy else group.label
+            tip = f"{label}: {metric.title} {metric.text(score.value)}"
             y, low, high = (metric.scale * v for v in (score.value, score.low, score.high))
-            point = Point(cost, y, low, high, group.label, True, tip)
+            point = Point(cost, y, low, high, label, True, tip)
             series.append(Series(group.label, colours[group.label], (point,)))
         if series:
             charts.append(
@@ -100,9 +115,49 @@ def cost_charts(leaderboard: Leaderboard) -> list[Chart]:
     return charts
 
 
+def atomicity_charts(leaderboard: Leaderboard) -> list[Chart]:
+    """Share of images that are right in everything by the number of objects, all models in one.
+
+    Shares of other prompts or of another grader are no points of one chart.
+    """
+    curves = {group.label: atomicity_curves(group) for group in leaderboard.groups}
+    colours, charts = colour_of(leaderboard), []
+    for key in dict.fromkeys(key for by_key in curves.values() for key in by_key):
+        metric, series = metric_of(key), []
+        for label, points in ((label, by_key.get(key, [])) for label, by_key in curves.items()):
+            drawn = tuple(_objects_point(label, metric, point) for point in points)
+            series += [Series(label, colours[label], drawn)] if drawn else []
+        if max(len(s.points) for s in series) > 1:
+            ends = (
+                f"{s.name}: {s.points[0].y:.3g} % at {s.points[0].x}, {s.points[-1].y:.3g} % at "
+                f"{s.points[-1].x}"
+                for s in series
+            )
+            charts.append(
+                Chart(
+                    "All right by number of objects",
+                    "objects in the prompt",
+                    f"{metric.title}, % ({metric.arrow} better)",
+                    tuple(series),
+                    x_whole=True,
+                    subtitle=instrument_of(key),
+                    description="; ".join(ends),
+                )
+            )
+    return charts
+
+
+def _objects_point(label: str, metric: Metric, point: ObjectsPoint) -> Point:
+    y, low, high = (
+        metric.scale * v for v in (point.score.value, point.score.low, point.score.high)
+    )
+    tip = f"{label}, {point.objects} objects: {y:.1f} % of {point.n} images"
+    return Point(point.objects, y, low, high, tip=tip)
+
+
 def size_charts(leaderboard: Leaderboard) -> list[Chart]:
     """The main distance of subsets against 1/N: where the lines cross, N decides who is first."""
-    curves = [(group, group.runs[0].scores.size_curves) for group in leaderboard.groups]
+    curves = [(group, size_curves(group)) for group in leaderboard.groups]
     key = first_key([key for _, by_key in curves for key in by_key], QUALITY)
     if key is None:
         return []
@@ -110,11 +165,11 @@ def size_charts(leaderboard: Leaderboard) -> list[Chart]:
     for group, by_key in curves:
         points = [
             Point(
-                1000 / p["n"],
-                metric.scale * p["value"],
-                metric.scale * (p["value"] - p["sd"]),
-                metric.scale * (p["value"] + p["sd"]),
-                tip=f"{group.label}, {p['n']:.0f} images: {metric.text(p['value'])}",
+                1000 / p.n,
+                metric.scale * p.value,
+                metric.scale * (p.value - p.sd),
+                metric.scale * (p.value + p.sd),
+                tip=f"{group.label}, {p.n:.0f} images: {metric.text(p.value)}",
             )
             for p in by_key.get(key, [])
         ]
@@ -169,11 +224,9 @@ def binned(xs: Sequence[float], ys: Sequence[float], most: int) -> list[Point]:
     return [Point(b[-1][0], sum(y for _, y in b) / len(b)) for b in bins]
 
 
-def _by_steps(
-    label: str, points: Sequence[OperatingPoint]
-) -> list[tuple[str, list[OperatingPoint]]]:
+def _by_steps(label: str, points: Sequence[FrontPoint]) -> list[tuple[str, list[FrontPoint]]]:
     """A front's points by their number of sampling steps, with the name of each line."""
-    lines: dict[float | None, list[OperatingPoint]] = {}
+    lines: dict[float | None, list[FrontPoint]] = {}
     for point in points:
         lines.setdefault(point.knobs.get("num_steps"), []).append(point)
     if len(lines) == 1:
@@ -182,7 +235,7 @@ def _by_steps(
 
 
 def _front_series(
-    group: Group, name: str, points: Sequence[OperatingPoint], x_key: str, y_key: str, colour: int
+    group: Group, name: str, points: Sequence[FrontPoint], x_key: str, y_key: str, colour: int
 ) -> Series:
     knob = group.runs[0].scores.knob
     operating = [run.scores.chosen for run in group.runs]
@@ -199,18 +252,18 @@ def _front_series(
                 metric_of(y_key).scale * y.value,
                 label=f"{point.value:g}" if ends and point.value is not None else "",
                 strong=(point.value, point.knobs.get("num_steps")) in chosen,
-                tip=_front_tip(name, knob.get("name", "knob"), point, x, y),
+                tip=_front_tip(f"{name}, {knob.get('name', 'knob')}", point, x_key, y_key),
             )
         )
     return Series(name, colour, tuple(drawn))
 
 
-def _front_tip(label: str, knob: str, point: OperatingPoint, x: Score, y: Score) -> str:
-    first, second = metric_of(x.key), metric_of(y.key)
-    return (
-        f"{label}, {knob} = {point.value:g}: {first.title} {first.text(x.value)}, "
-        f"{second.title} {second.text(y.value)}"
+def _front_tip(knob: str, point: FrontPoint, x_key: str, y_key: str) -> str:
+    x, y = (
+        f"{metric_of(key).title} {metric_of(key).text(point.scores[key].value)}"
+        for key in (x_key, y_key)
     )
+    return f"{knob} = {point.value:g}: {x}, {y}"
 
 
 def _front_chart(series: tuple[Series, ...], x_key: str, y_key: str) -> Chart:

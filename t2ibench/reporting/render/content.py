@@ -9,6 +9,7 @@ from t2ibench.reporting.render.cost_table import cost_table
 from t2ibench.reporting.render.pair_tables import PairTables, pair_tables
 from t2ibench.reporting.render.score_table import score_table
 from t2ibench.reporting.render.sentences import (
+    absent_sentences,
     caption,
     correction_sentence,
     given_sentences,
@@ -103,11 +104,21 @@ class Content:
         return tuple(missing_sentences(self.analysis.leaderboard))
 
     @cached_property
+    def absent(self) -> tuple[str, ...]:
+        """Scores that could not be computed, and what would bring them."""
+        return tuple(absent_sentences(self.analysis.leaderboard))
+
+    @cached_property
     def measurement_notes(self) -> tuple[str, ...]:
         """Scores measured in several ways, and notes that belong to scores."""
         return (*key_sentences(self.analysis.leaderboard), *note_sentences(self.scores))
 
+    @cached_property
+    def cost_notes(self) -> tuple[str, ...]:
+        """Times of busy machines."""
+        return tuple(note_sentences(self.costs))
+
     @property
     def cautions(self) -> tuple[str, ...]:
         """What a reader must know before trusting a number."""
-        return (*self.warnings, *self.measurement_notes)
+        return (*self.warnings, *self.absent, *self.measurement_notes, *self.cost_notes)

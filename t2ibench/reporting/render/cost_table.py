@@ -8,12 +8,22 @@ from functools import partial
 
 from t2ibench.reporting.render.numbers import count_text, flops_text, seconds_text
 from t2ibench.reporting.render.table import WORDS_WIDTH, Cell, Column, Row, Table, number, words
-from t2ibench.reporting.statistics.groups import Group
+from t2ibench.reporting.statistics.groups import Group, seeds_text
 
 BRIEF = {"discriminator": "D", "generator": "G", "text_encoder": "text", "optimizer": "optim."}
 """Short names of parts."""
 
+TIME_NOTE = (
+    "± beside a time: half the spread between the quartiles of its timed calls; it says how quiet "
+    "the machine was, nothing about another training."
+)
+
 TITLE = "Costs (first stage included; encoding the training set once, by frozen parts, is not)"
+
+TIME_TITLES = {
+    "seconds_per_image_batch_1": "Time/image, batch 1",
+    "seconds_per_image_best": "Time/image, best",
+}
 
 cost = partial(Column, kind="cost")
 
@@ -32,16 +42,27 @@ def cost_table(groups: Sequence[Group]) -> Table:
         cost("train_seconds_with_parts", "Train time"),
         cost("parts_flops", "Parts' FLOPs", printed=False),
         cost("sample_flops_per_image", "FLOPs/image"),
-        cost("seconds_per_image_batch_1", "Time/image, batch 1"),
-        cost("seconds_per_image_best", "Time/image, best"),
+        *(
+            column
+            for name, title in TIME_TITLES.items()
+            for column in (
+                cost(name, title),
+                cost(f"{name}_iqr", f"{title}: spread between quartiles", printed=False),
+                cost(f"{name}_busy", f"{title}: busy machine", words=True, printed=False),
+            )
+        ),
         cost("peak_memory_gib", "Memory, GiB", printed=False),
         cost("joules_per_image", "Joules/image", printed=False),
     )
     rows = tuple(
-        Row(group.label, tuple(replace(c, seeds=group.seeds) for c in _cells(group, parts)))
+        Row(
+            group.label,
+            tuple(c if c.seeds else replace(c, seeds=group.seeds) for c in _cells(group, parts)),
+        )
         for group in groups
     )
-    return Table(TITLE, "Model", columns, rows)
+    spreads = any(cell.spread for row in rows for cell in row.cells)
+    return Table(TITLE, "Model", columns, rows, (TIME_NOTE,) if spreads else ())
 
 
 def _cells(group: Group, parts: Sequence[str]) -> tuple[Cell, ...]:
@@ -58,11 +79,26 @@ def _cells(group: Group, parts: Sequence[str]) -> tuple[Cell, ...]:
         number(group.training_seconds, seconds_text),
         number(group.cost("parts_flops"), flops_text),
         number(group.cost("sample_flops_per_image"), flops_text),
-        number(group.cost("seconds_per_image_batch_1"), seconds_text),
-        number(group.cost("seconds_per_image_best"), seconds_text),
+        *(cell for name in TIME_TITLES for cell in _time_cells(group, name)),
         number(group.cost("peak_memory_gib"), "{:.3g}".format),
         number(group.cost("joules_per_image"), "{:.3g}".format),
     )
+
+
+def _time_cells(group: Group, name: str) -> tuple[Cell, Cell, Cell]:
+    """A time with its spread beside it, the spread between quartiles, why it is no quiet one."""
+    time = group.time(name)
+    if time is None:
+        return Cell(), Cell(), Cell()
+    shown = Cell(
+        seconds_text(time.seconds),
+        time.seconds,
+        seeds=time.runs,
+        spread="" if time.iqr is None else f"±\u2009{seconds_text(time.iqr / 2)}",
+        partial=seeds_text(time.runs, group.planned) if time.left_out else "",
+        note=time.note,
+    )
+    return shown, number(time.iqr, seconds_text), words(time.busy)
 
 
 def _knob_text(group: Group) -> str:

@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from t2ibench.reporting.render.content import Content
+from t2ibench.reporting.render.sentences import absences
 from t2ibench.reporting.render.table import Cell, Column, Row, Table
 
 LEADERBOARD_COLUMNS = (
@@ -21,21 +22,36 @@ COMPARISON_COLUMNS = (
 
 
 def leaderboard_csv(content: Content) -> str:
-    """Scores, references, costs, ranks and fronts in long form: a line a row and column."""
+    """Scores, references, costs, ranks and fronts in long form: a line a row and column.
+
+    Scores that could not be computed have a line without a value and the reason as its note.
+    """
     groups = {
         group.label: {"family": group.family, "planned_seeds": group.planned}
         for group in content.analysis.leaderboard.groups
     }
     tables = (content.scores, content.costs, content.ranks, content.knob_fronts, content.pareto)
-    return _csv(
-        LEADERBOARD_COLUMNS,
-        (
-            {"row": row.label} | ({} if row.reference else groups[row.label]) | line
-            for table in tables
-            for row in table.rows
-            for line in _lines(table, row)
-        ),
+    lines = (
+        {"row": row.label} | ({} if row.reference else groups[row.label]) | line
+        for table in tables
+        for row in table.rows
+        for line in _lines(table, row)
     )
+    absent = (
+        {"row": group.label, **groups[group.label], "kind": "absent", "quantity": name}
+        | {"seeds": runs, "note": reason}
+        for group in content.analysis.leaderboard.groups
+        for reason, (names, runs) in absences(group).items()
+        for name in names
+    )
+    by = content.analysis.leaderboard.by
+    sections = (
+        {"row": group.label, **groups[group.label], "kind": "section", "quantity": by}
+        | {"value": group.fact(by)}
+        for group in content.analysis.leaderboard.groups
+        if by
+    )
+    return _csv(LEADERBOARD_COLUMNS, (*lines, *absent, *sections))
 
 
 def comparisons_csv(content: Content) -> str:

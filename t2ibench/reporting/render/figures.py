@@ -97,7 +97,8 @@ def _draw(chart: Chart, axes: Any) -> None:
             label, (1, height), xycoords=("axes fraction", "data"), xytext=(0, 2),
             textcoords="offset points", ha="right", fontsize=7, color="0.4",
         )  # fmt: skip
-    x, y = axis(chart.widths(), 0, 1, chart.x_log), axis(chart.heights(), 0, 1, log=False)
+    x = axis(chart.widths(), 0, 1, chart.x_log, chart.x_whole)
+    y = axis(chart.heights(), 0, 1, log=False)
     axes.set(
         xscale="log" if chart.x_log else "linear",
         xlim=(x.low, x.high),

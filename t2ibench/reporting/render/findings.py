@@ -58,13 +58,17 @@ def findings(analysis: Analysis) -> list[Finding]:
                 measured = metric_of(key).text(scores[best].value)
                 sentence += f" Of those given captions and images alone: {best}, {measured}."
             found.append(Finding(question, first, given[first], sentence))
-    timed = {g.label: t for g in leaderboard.groups if (t := g.cost("seconds_per_image_best"))}
+    fastest = "seconds_per_image_best"
+    timed = {g.label: t for g in leaderboard.groups if (t := g.ranked_cost(fastest))}
+    busy = [g.label for g in leaderboard.groups if g.cost(fastest) and g.label not in timed]
     if len(timed) > 1:
         first, second = sorted(timed, key=lambda label: timed[label])[:2]
         sentence = (
             f"{seconds_text(timed[first])} an image; {named(second)} takes "
             f"{timed[second] / timed[first]:.1f} times as long."
         )
+        if busy:
+            sentence += f" Not ranked, timed on a busy machine: {', '.join(busy)}."
         found.append(Finding("Fastest to sample", first, given[first], sentence))
     return found
 

@@ -103,6 +103,9 @@ def _heading(column: Column, edge: bool) -> str:
 
 
 def _row(row: Row, below: str, columns: Sequence[Column], edges: Sequence[bool]) -> str:
+    if row.heading:
+        span = f'scope="rowgroup" colspan="{len(columns) + 1}"'
+        return f'<tr class="section"><th {span}>{escape(row.label)}</th></tr>'
     small = f'<small class="sub">{escape(below)}</small>' if below else ""
     cells = "".join(
         _cell(cell, column, edge)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from t2ibench.core.types import Score
 from t2ibench.reporting.read.missing import MissingRun
 from t2ibench.reporting.render.content import Content
+from t2ibench.reporting.render.sentences import absences
 from t2ibench.reporting.render.table import Table
 from t2ibench.reporting.statistics.comparisons import Comparison
-from t2ibench.reporting.statistics.groups import Group
+from t2ibench.reporting.statistics.curves import atomicity_curves
+from t2ibench.reporting.statistics.groups import Group, GroupScore
 from t2ibench.reporting.statistics.metrics import metric_of
 from t2ibench.reporting.statistics.pareto import ParetoFront
 
@@ -29,6 +30,7 @@ def document(content: Content) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "facts": leaderboard.facts,
+        "by": leaderboard.by,
         "columns": [
             {
                 "key": key,
@@ -40,7 +42,11 @@ def document(content: Content) -> dict[str, Any]:
         ],
         "models": [_model(group, content) for group in leaderboard.groups],
         "references": [
-            {"label": row.label, "meaning": row.meaning, "scores": _scores(row.scores)}
+            {
+                "label": row.label,
+                "meaning": row.meaning,
+                "scores": {k: _score(s) for k, s in row.scores.items()},
+            }
             for row in leaderboard.references
         ],
         "correction": content.correction,
@@ -80,21 +86,20 @@ def _model(group: Group, content: Content) -> dict[str, Any]:
         "given": list(group.given),
         "runs": [str(run.path) for run in group.runs],
         "seeds": [run.scores.model["seed"] for run in group.runs],
+        "section": group.fact(by) if (by := content.analysis.leaderboard.by) else "",
         "planned_seeds": group.planned,
         "missing": [_missing(run) for run in group.missing],
+        "atomicity": {
+            key: [{"objects": p.objects, "n": p.n} | _score(p.score) for p in points]
+            for key, points in atomicity_curves(group).items()
+        },
         "scores": {
-            key: {
-                "value": score.value,
-                "ci_low": score.low,
-                "ci_high": score.high,
-                "sd": score.sd,
-                "seeds": score.seeds,
-                "basis": score.basis,
-                "by_seed": group.seed_values(key).tolist(),
-                "note": score.note,
-            }
+            key: _score(score) | {"by_seed": group.seed_values(key).tolist()}
             for key in content.analysis.leaderboard.all_keys
             if (score := group.score(key)) is not None
+        },
+        "absent": {
+            name: reason for reason, (names, _) in absences(group).items() for name in names
         },
         "cost": _values(content.costs, group.label),
     }
@@ -152,5 +157,13 @@ def _missing(run: MissingRun) -> dict[str, Any]:
     return {"run": run.name, "seed": run.seed, "state": run.state, "reason": run.reason}
 
 
-def _scores(scores: dict[str, Score]) -> dict[str, Any]:
-    return {key: score.to_dict() for key, score in scores.items()}
+def _score(score: GroupScore) -> dict[str, Any]:
+    return {
+        "value": score.value,
+        "ci_low": score.low,
+        "ci_high": score.high,
+        "sd": score.sd,
+        "seeds": score.seeds,
+        "basis": score.basis,
+        "note": score.note,
+    }

@@ -58,7 +58,10 @@ def to_latex(content: Content) -> str:
             "",
             r"\smallskip\raggedright\scriptsize",
             *keys,
-            *(rf"\par {escape(sentence)}" for sentence in content.cautions),
+            *(
+                rf"\par {escape(sentence)}"
+                for sentence in (*content.costs.notes, *content.cautions)
+            ),
             r"\end{table}",
             "",
         ]
@@ -87,6 +90,12 @@ def latex_table(table: Table) -> str:
         if row.reference and not references:
             lines.append(r"\midrule")
             references = True
+        if row.heading:
+            span = (
+                rf"\multicolumn{{{len(body.columns) + 1}}}{{l}}{{\textit{{{escape(row.label)}}}}}"
+            )
+            lines += [r"\midrule"] * (lines[-1] != r"\midrule") + [_row([span])]
+            continue
         cells = map(_cell, body.columns, row.cells)
         lines.append(_row([_label(row, shown.folded(whole)), *cells]))
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}"])
@@ -136,6 +145,7 @@ def _cell(column: Column, cell: Cell) -> str:
     if column.least_width and len(cell.text) > LONG_WORDS:
         return rf"\parbox[t]{{3.2cm}}{{\raggedright {text}\strut}}"
     shown = rf"\textbf{{{text}}}" if cell.lead else text
+    shown += "$^*$" if cell.note else ""
     if cell.spread:
         deviation = f" ({cell.deviation})" if cell.deviation else ""
         shown += rf" {{\tiny {escape(cell.spread + deviation)}}}"

@@ -11,6 +11,7 @@ from t2ibench.reporting.render.table import Cell, Column, Table
 def to_markdown(content: Content) -> str:
     """Scores, costs, ranks and fronts, then the keys as footnotes and what must be known."""
     blocks = [markdown_table(content.scores), markdown_table(content.costs)]
+    blocks.append("\n".join(content.costs.notes))
     for table in content.standings:
         blocks += [f"{table.title}:", markdown_table(table), *["\n".join(table.notes)]]
     blocks.append(content.caption())
@@ -29,6 +30,7 @@ def markdown_table(table: Table) -> str:
     ]
     for row in shown.rows:
         label = f"*{row.label}*" if row.reference else row.label
+        label = f"**{label}**" if row.heading else label
         lines.append(_line([label, *map(_cell, row.cells)]))
     return "\n".join(lines)
 
@@ -40,10 +42,11 @@ def _heading(column: Column) -> str:
 
 
 def _cell(cell: Cell) -> str:
-    """``**12.3 ± 0.4 (sd 0.3)** (2 of 3 seeds)``."""
+    r"""``**12.3 ± 0.4 (sd 0.3)**\* (2 of 3 seeds)``, the star where a note is below."""
     deviation = f"({cell.deviation})" if cell.deviation else ""
     measured = " ".join(text for text in (cell.text, cell.spread, deviation) if text)
     measured = f"**{measured}**" if cell.lead else measured
+    measured += r"\*" if cell.note else ""
     return f"{measured} ({cell.partial})" if cell.partial else measured
 
 

@@ -8,6 +8,7 @@ from string import Template
 from t2ibench import __version__
 from t2ibench.reporting.render import html
 from t2ibench.reporting.render.charts import (
+    atomicity_charts,
     colour_of,
     cost_charts,
     curve_charts,
@@ -44,7 +45,8 @@ def _sections(content: Content) -> list[str]:
     several = len(leaderboard.groups) > 1
     legend = html.legend(colour_of(leaderboard)) if several else ""
     fronts, costs = front_charts(leaderboard), cost_charts(leaderboard)
-    sets = sample_sets(leaderboard)
+    replicated = any(group.seeds > 1 for group in leaderboard.groups)
+    atomicity, sets = atomicity_charts(leaderboard), sample_sets(leaderboard)
     return [
         html.section("In short", "", html.findings(findings(content.analysis))),
         html.section(
@@ -52,33 +54,47 @@ def _sections(content: Content) -> list[str]:
             "",
             html.warnings(content.warnings),
             html.table(content.scores, "scores"),
+            html.warnings(content.absent),
             f'<p class="below">{html.escape(_explained(content))}</p>',
         ),
         html.section(
             "Same prompts, same seeds",
-            "The protocol's first prompts in the order of a hash: chosen by rule, not by taste.",
+            "The protocol's first prompts in the order of a hash: chosen by rule, not by taste."
+            + (" Of several trainings of a model the first seed's." if replicated else ""),
             html.sheet(comparison_sheet(sets)),
             html.contact(contact_sheets(sets, CONTACT_SAMPLES), CONTACT_SAMPLES),
         ),
         html.section(
             "Quality against alignment",
-            "Each line is one model as its knob is turned; numbers at the ends are the knob's "
-            "values. On validation prompts, where the large marker was chosen for the tables.",
+            "Each line is one model as its knob is turned, the mean of its training seeds; numbers "
+            "at the ends are the knob's values. On validation prompts, where the large marker was "
+            "chosen for the tables.",
             legend if fronts else "",
             html.charts(fronts),
             html.titled(content.knob_fronts) if several else "",
+        ),
+        html.section(
+            "Everything right, by number of objects",
+            "Share of images in which the grader finds every object, attribute and relation of "
+            "the prompt. Bars: 95% intervals, over training seeds where a model has several, else "
+            "over prompts.",
+            legend if atomicity else "",
+            html.charts(atomicity),
         ),
         html.section(
             "Cost",
             "Measured after a warm-up, text encoding and decoding included; training counts the "
             "first stage. One multiply-accumulate is two FLOPs.",
             html.table(content.costs, "costs"),
+            html.sentences(content.costs.notes),
+            html.warnings(content.cost_notes),
             html.titled(content.pareto),
             html.charts(costs),
         ),
         html.section(
             "Distance by number of images",
-            "Means over random subsets, with their standard deviation. A finite set's distance is "
+            "Means over random subsets, and over training seeds, with the standard deviation over "
+            "subsets. A finite set's distance is "
             "too high by an amount that differs between models; the further left, the less.",
             html.charts(size_charts(leaderboard)),
         ),

@@ -32,25 +32,23 @@ def score_table(analysis: Analysis) -> Table:
     leaderboard = analysis.leaderboard
     keys = _keys(leaderboard)
     likes = [_smallest(leaderboard, key) for key in keys]
-    rows = [
-        Row(
-            group.label,
-            (
-                *_facts(group),
-                *(
-                    score_cell(
-                        group.score(key),
-                        metric_of(key),
-                        like,
-                        lead=group.label in analysis.leaders.get(key, ()),
-                        group=group,
-                    )
-                    for key, like in zip(keys, likes, strict=True)
-                ),
-            ),
-        )
-        for group in leaderboard.groups
-    ]
+    rows: list[Row] = []
+    for group in leaderboard.groups:
+        cells = [
+            score_cell(
+                group.score(key),
+                metric_of(key),
+                like,
+                lead=group.label in analysis.leaders.get(key, ()),
+                group=group,
+            )
+            for key, like in zip(keys, likes, strict=True)
+        ]
+        made = Row(group.label, (*_facts(group), *cells))
+        heading = f"{leaderboard.by} = {group.fact(leaderboard.by) or 'not said'}"
+        if leaderboard.by and heading not in [row.label for row in rows if row.heading]:
+            rows.append(Row(heading, tuple(BLANK for _ in made.cells), heading=True))
+        rows.append(made)
     rows += [
         Row(
             reference.label,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from t2ibench.reporting.render.table import Table
 from t2ibench.reporting.statistics.analysis import Analysis
 from t2ibench.reporting.statistics.differences import SIGNIFICANCE
+from t2ibench.reporting.statistics.groups import Group, seeds_text
 from t2ibench.reporting.statistics.leaderboard import Leaderboard
 from t2ibench.reporting.statistics.metrics import instrument_of, metric_of
 
@@ -88,14 +89,44 @@ def key_sentences(leaderboard: Leaderboard) -> list[str]:
     ]
 
 
-def note_sentences(scores: Table) -> list[str]:
-    """Warnings that belong to scores, with the scores: leaks, underdetermined distances."""
+def absent_sentences(leaderboard: Leaderboard) -> list[str]:
+    """Scores that could not be computed, once for each reason, with what would bring them."""
+    names: dict[str, list[str]] = {}
+    rows: dict[str, list[str]] = {}
+    for group in leaderboard.groups:
+        for reason, (scores, runs) in absences(group).items():
+            names.setdefault(reason, []).extend(scores)
+            part = f" ({seeds_text(runs, group.seeds)})" if runs < group.seeds else ""
+            rows.setdefault(reason, []).append(f"{group.label}{part}")
+    return [
+        f"{', '.join(metric_of(name).title for name in dict.fromkeys(names[reason]))} not measured "
+        f"of {', '.join(rows[reason])}: {reason.rstrip('.')}."
+        for reason in names
+    ]
+
+
+def absences(group: Group) -> dict[str, tuple[list[str], int]]:
+    """Reason -> scores that a row lacks for it, and in how many of its runs."""
+    found: dict[str, tuple[list[str], int]] = {}
+    for run in group.runs:
+        by_reason: dict[str, list[str]] = {}
+        for scores, reason in run.scores.absent.items():
+            by_reason.setdefault(reason, []).extend(name.strip() for name in scores.split(","))
+        for reason, names in by_reason.items():
+            known, runs = found.get(reason, ([], 0))
+            found[reason] = (list(dict.fromkeys([*known, *names])), runs + 1)
+    return found
+
+
+def note_sentences(table: Table) -> list[str]:
+    """Warnings that belong to cells, with the cells: underdetermined distances, busy machines."""
     notes: dict[str, list[str]] = {}
-    table = scores.printed
+    table = table.printed
     for row in table.rows:
         for column, cell in zip(table.columns, row.cells, strict=True):
             if cell.note:
-                where = f"{column.title} ({column.instrument}), {row.label}"
+                instrument = f" ({column.instrument})" if column.instrument else ""
+                where = f"{column.title}{instrument}, {row.label}"
                 notes.setdefault(cell.note, []).append(where)
     return [f"{note}: {'; '.join(where)}." for note, where in notes.items()]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from t2ibench.reporting.render.numbers import share_text
 from t2ibench.reporting.render.table import WORDS_WIDTH, Cell, Column, Row, Table, number, words
 from t2ibench.reporting.statistics.analysis import Analysis
+from t2ibench.reporting.statistics.groups import Group
 from t2ibench.reporting.statistics.knob_fronts import KnobFronts
 from t2ibench.reporting.statistics.metrics import instrument_of, metric_of
 from t2ibench.reporting.statistics.rankings import Ranking
@@ -59,11 +60,23 @@ def pareto_table(analysis: Analysis) -> Table:
         {point.label: point.standing for point in front.points} for front in analysis.pareto_fronts
     ]
     rows = [
-        Row(group.label, tuple(words(by_label.get(group.label, "")) for by_label in standings))
+        Row(
+            group.label,
+            tuple(
+                words(by_label.get(group.label) or _unranked(group, front.cost))
+                for front, by_label in zip(analysis.pareto_fronts, standings, strict=True)
+            ),
+        )
         for group in analysis.leaderboard.groups
     ]
     title = "Quality against cost (no other is at most as costly and better)"
     return Table(title, "Model", tuple(columns), tuple(rows))
+
+
+def _unranked(group: Group, cost: str) -> str:
+    """Why a model is on no front of a cost; empty where it has no such cost."""
+    known = group.cost(cost) is not None and group.ranked_cost(cost) is None
+    return "not ranked: busy machine" if known else ""
 
 
 def knob_front_table(analysis: Analysis) -> Table:

@@ -19,7 +19,7 @@ LEFT, RIGHT, TOP, BOTTOM = 52, 14, 16, 44
 
 def draw(chart: Chart) -> str:
     """The chart as an ``<svg>`` element with title and description."""
-    x = axis(chart.widths(), LEFT, WIDTH - RIGHT, chart.x_log)
+    x = axis(chart.widths(), LEFT, WIDTH - RIGHT, chart.x_log, chart.x_whole)
     y = axis(chart.heights(), HEIGHT - BOTTOM, TOP, log=False)
     body = [*_frame(chart, x, y)]
     if chart.y_line is not None:

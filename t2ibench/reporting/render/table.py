@@ -120,12 +120,14 @@ class Row:
         cells: one a column.
         reference: whether it is no model but a floor, a ceiling or the ground truth.
         meaning: one sentence on a reference.
+        heading: whether it is only the heading of the section below it.
     """
 
     label: str
     cells: tuple[Cell, ...]
     reference: bool = False
     meaning: str = ""
+    heading: bool = False
 
 
 @dataclass(frozen=True)

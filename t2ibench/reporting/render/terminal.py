@@ -38,9 +38,12 @@ def terminal_text(analysis: Analysis, width: int = 160, colour: bool = False) ->
     content, screen = Content(analysis), _Screen(width, colour)
     screen.show(content.scores, stacked=True)
     screen.say(content.caption("Bold" if colour else PLAIN_LEAD))
-    if any(cell.note for row in content.scores.printed.rows for cell in row.cells):
-        screen.say("*: see the notes below.")
     screen.show(content.costs)
+    screen.say(*content.costs.notes)
+    if any(
+        c.note for t in (content.scores, content.costs) for r in t.printed.rows for c in r.cells
+    ):
+        screen.say("*: see the notes below.")
     screen.say(*content.cautions)
     return screen.text
 

@@ -98,9 +98,9 @@ class _Part:
             )
         references = False
         for row, text, cells in zip(self.rows, self.labels, self.cells, strict=True):
-            if row.reference and not references:
+            if row.heading or (row.reference and not references):
                 made.add_section()
-                references = True
+                references = row.reference
             made.add_row(text, *cells)
         return made
 
@@ -128,7 +128,7 @@ def _grown(least: Sequence[int], natural: Sequence[int], spare: int) -> list[int
 
 def _label(row: Row, below: str) -> Text:
     """What the row is, its family and seeds below."""
-    made = Text(row.label, style="italic" if row.reference else "")
+    made = Text(row.label, style="italic" if row.reference or row.heading else "")
     if below:
         made.append(f"\n{below}", style="not bold dim")
     return made

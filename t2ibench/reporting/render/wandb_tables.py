@@ -8,7 +8,7 @@ from typing import Any
 
 from t2ibench.reporting.render import html
 from t2ibench.reporting.render.chart import Chart
-from t2ibench.reporting.render.charts import colour_of, cost_charts, front_charts
+from t2ibench.reporting.render.charts import atomicity_charts, colour_of, cost_charts, front_charts
 from t2ibench.reporting.render.content import Content
 from t2ibench.reporting.render.csv_files import COMPARISON_COLUMNS, comparison_rows
 from t2ibench.reporting.render.table import Row, Table
@@ -25,7 +25,7 @@ def wandb_tables(analysis: Analysis) -> dict[str, list[list[Any]]]:
     standings = {row.label: content.pareto.values(row) for row in content.pareto.rows}
     measured = [column.name for column in scores.columns if column.key]
     rows: list[dict[str, Any]] = []
-    for row in scores.rows:
+    for row in (row for row in scores.rows if not row.heading):
         values = {"model": row.label, **scores.values(row), **_spreads(scores, row)}
         if row.reference:
             values["family"] = "reference"
@@ -43,10 +43,14 @@ def wandb_tables(analysis: Analysis) -> dict[str, list[list[Any]]]:
 
 
 def chart_pages(analysis: Analysis) -> dict[str, str]:
-    """Quality against cost and against alignment, each a self-contained HTML page by title."""
+    """Quality against cost and alignment, accuracy by objects: title -> self-contained page."""
     leaderboard = analysis.leaderboard
     legend = html.legend(colour_of(leaderboard))
-    charts = [*cost_charts(leaderboard), *front_charts(leaderboard)]
+    charts = [
+        *cost_charts(leaderboard),
+        *front_charts(leaderboard),
+        *atomicity_charts(leaderboard),
+    ]
     return {chart.title: _page(chart, legend) for chart in charts}
 
 

@@ -45,6 +45,7 @@ def analyse(
     missing: Sequence[MissingRun] = (),
     metrics: Sequence[str] = (),
     sort: str = "",
+    by: str = "",
 ) -> Analysis:
     """Groups runs by everything but their seed, tests every pair, works out ranks and fronts.
 
@@ -53,12 +54,14 @@ def analyse(
         missing: the others, which mark the rows they belong to.
         metrics: names or whole keys of the scores; none: the usual ones.
         sort: score or cost that orders the rows; empty: the first score.
+        by: fact or setting whose values become sections of the rows; empty: no sections.
 
     Raises:
+        ConfigError: no run has ``by``.
         RunError: no runs.
         ScoreError: two groups share no score, or not one of ``metrics``.
     """
-    leaderboard = build_leaderboard(runs, missing, metrics, sort)
+    leaderboard = build_leaderboard(runs, missing, metrics, sort, by)
     columns = PromptColumns()
     pairs = tuple(compare_groups(leaderboard.groups, leaderboard.keys, columns))
     return Analysis(

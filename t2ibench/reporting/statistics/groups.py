@@ -15,6 +15,7 @@ from t2ibench.core.types import Score
 from t2ibench.metrics.bootstrap import HALF_SAMPLES
 from t2ibench.reporting.read.missing import MissingRun
 from t2ibench.reporting.read.runs import DESCRIPTIVE, EXTERNAL, ScoredRun
+from t2ibench.reporting.statistics.times import TIMES, Time, time_of
 
 Basis = Literal["training seeds", "samples"]
 
@@ -93,6 +94,11 @@ class Group:
                 by_key.setdefault(key, []).append(score)
         return {key: aggregate(scores) for key, scores in by_key.items()}
 
+    def fact(self, name: str) -> str:
+        """A fact or setting of its runs; empty where they have none."""
+        values = dict.fromkeys(run.facts.get(name, "") for run in self.runs)
+        return ", ".join(value for value in values if value)
+
     def score(self, key: str) -> GroupScore | None:
         """The score under a key; None where no run has it."""
         return self.scores.get(key)
@@ -118,14 +124,34 @@ class Group:
         return float(np.linalg.norm(errors)) / len(errors), df * len(errors)
 
     def cost(self, name: str) -> float | None:
-        """Mean over runs of a number in ``cost``; None where absent."""
+        """Mean over runs of a number in ``cost``; None where absent.
+
+        A sampling time is the mean over runs whose machine was quiet, where there is one.
+        """
+        if name in TIMES:
+            time = self.time(name)
+            return None if time is None else time.seconds
         found = [run.scores.cost.get(name) for run in self.runs]
         numbers = [float(value) for value in found if isinstance(value, (int, float))]
         return float(np.mean(numbers)) if numbers else None
 
+    def time(self, name: str) -> Time | None:
+        """A sampling time with its spread and its mark; None where no run has it."""
+        return time_of([run.scores.cost for run in self.runs], name)
+
+    def ranked_cost(self, name: str) -> float | None:
+        """A number in ``cost`` by which rows may be ranked; None for a busy machine's time.
+
+        ``train_flops`` counts the first stage, as ``training_flops`` does.
+        """
+        if name == "train_flops":
+            return self.training_flops
+        time = self.time(name) if name in TIMES else None
+        return None if time is not None and time.busy else self.cost(name)
+
     @property
     def parameters(self) -> float | None:
-        """Parameters of all parts."""
+        """Parameters of all parts; runs of one group have equally many."""
         parts = self.runs[0].scores.cost.get("parameters") or {}
         return float(sum(parts.values())) if parts else None
 
@@ -138,17 +164,23 @@ class Group:
     @property
     def flops_by_part(self) -> dict[str, float]:
         """``training_flops`` by part, the largest first; empty where it was not counted so."""
-        cost = self.runs[0].scores.cost
-        parts = dict(cost.get("train_flops_by_part") or {})
-        if parts and cost.get("parts_flops"):
-            parts["stage 1"] = cost["parts_flops"]
+        parts = self._mean_by_part("train_flops_by_part")
+        if parts and (stage := self.cost("parts_flops")):
+            parts["stage 1"] = stage
         return dict(sorted(parts.items(), key=lambda part: -part[1]))
 
     @property
     def encoding_flops(self) -> float | None:
         """FLOPs of encoding the training set once by frozen parts, which no budget is charged."""
-        found = self.runs[0].scores.cost.get("frozen_flops")
-        return None if found is None else float(sum(found.values()))
+        if all(run.scores.cost.get("frozen_flops") is None for run in self.runs):
+            return None
+        return float(sum(self._mean_by_part("frozen_flops").values()))
+
+    def _mean_by_part(self, name: str) -> dict[str, float]:
+        """Part -> mean over the runs that say, of a cost that is split by parts."""
+        told = [parts for run in self.runs if (parts := run.scores.cost.get(name))]
+        names = dict.fromkeys(part for parts in told for part in parts)
+        return {part: float(np.mean([parts.get(part, 0.0) for parts in told])) for part in names}
 
     @property
     def training_seconds(self) -> float | None:

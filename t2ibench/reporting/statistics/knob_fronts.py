@@ -1,6 +1,7 @@
 """Fronts of quality against alignment, as each model's knob is turned on validation prompts.
 
-They are compared by the area that they dominate and, at equal alignment, by their distance.
+A row of several training seeds has the mean of their fronts. Fronts are compared by the area that
+they dominate and, at equal alignment, by their distance.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from t2ibench.evaluation.results import metrics_of
 from t2ibench.metrics.inference import at_equal, hypervolume
+from t2ibench.reporting.statistics.curves import knob_front
 from t2ibench.reporting.statistics.leaderboard import Leaderboard
 from t2ibench.reporting.statistics.metrics import ALIGNMENT, QUALITY, first_key, metric_of
 
@@ -50,8 +51,8 @@ def front_axes(keys: Sequence[str]) -> list[tuple[str, str]]:
 
 def knob_fronts(leaderboard: Leaderboard) -> list[KnobFronts]:
     """Sums the fronts up, once a pair of a distance and an alignment that any front has."""
-    fronts = {g.label: g.runs[0].scores.front for g in leaderboard.groups}
-    keys = metrics_of(point.scores for points in fronts.values() for point in points)
+    fronts = {group.label: knob_front(group) for group in leaderboard.groups}
+    keys = list(dict.fromkeys(key for ps in fronts.values() for p in ps for key in p.scores))
     found = []
     for x_key, y_key in front_axes(keys):
         if metric_of(x_key).better != "higher" or metric_of(y_key).better != "lower":

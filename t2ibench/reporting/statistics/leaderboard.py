@@ -13,6 +13,7 @@ from t2ibench.core.errors import RunError, ScoreError
 from t2ibench.evaluation.results import Scores, metrics_of
 from t2ibench.reporting.read.missing import MissingRun
 from t2ibench.reporting.read.runs import EXTERNAL, ScoredRun
+from t2ibench.reporting.read.where import check_named
 from t2ibench.reporting.statistics.groups import Group, GroupScore, aggregate, group_runs
 from t2ibench.reporting.statistics.keys import check_shared, keys_of, shared_keys
 from t2ibench.reporting.statistics.metrics import MAIN, QUALITY, in_order, metric_of
@@ -34,16 +35,16 @@ class Reference:
     Attributes:
         label: what it is.
         meaning: one sentence.
-        scores: score key -> score.
+        scores: score key -> score; of first stages that differ between training seeds, their mean.
     """
 
     label: str
     meaning: str
-    scores: Scores
+    scores: dict[str, GroupScore]
 
     def score(self, key: str) -> GroupScore | None:
         """The score under a key; None where it was not measured."""
-        return aggregate([self.scores[key]]) if key in self.scores else None
+        return self.scores.get(key)
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Leaderboard:
         keys: score keys of the main table.
         all_keys: every score key.
         facts: data set, protocol, budget and hardware, where all runs share them.
+        by: the fact or setting whose values are the sections of the rows; empty: no sections.
         unplaced: runs without scores that belong to no row.
     """
 
@@ -64,6 +66,7 @@ class Leaderboard:
     keys: tuple[str, ...]
     all_keys: tuple[str, ...]
     facts: dict[str, Any] = field(default_factory=dict)
+    by: str = ""
     unplaced: tuple[MissingRun, ...] = ()
 
     @property
@@ -82,6 +85,7 @@ def build_leaderboard(
     missing: Sequence[MissingRun] = (),
     metrics: Sequence[str] = (),
     sort: str = "",
+    by: str = "",
 ) -> Leaderboard:
     """Puts runs into rows and their scores into columns.
 
@@ -91,8 +95,10 @@ def build_leaderboard(
         metrics: names or whole keys of the columns; none: ``MAIN``.
         sort: name or whole key of the score that orders the rows, or ``train_flops`` or another
             number of ``cost``; empty: the first column.
+        by: fact or setting whose values become sections, that of the first row first.
 
     Raises:
+        ConfigError: no run has ``by``.
         RunError: no runs.
         ScoreError: two groups share no score, or not one of ``metrics``; nobody has ``sort``.
     """
@@ -108,16 +114,26 @@ def build_leaderboard(
     # External images stand below: nobody knows their data, budget and seeds.
     places = {group.label: _place(group, sort or (main[0] if main else "")) for group in groups}
     if sort and all(unknown for unknown, _ in places.values()):
+        if any(group.cost(sort) is not None for group in groups):
+            raise ScoreError(
+                f"sort={sort} is marked busy in every row, and nothing is ranked by such a time; "
+                "`t2ibench score` on a quiet machine measures it again."
+            )
         names = sorted({metric_of(key).name for key in keys})
         raise ScoreError(f"sort={sort} is measured of no row; choose {', '.join(names)}.")
     if sort or main:
         groups.sort(key=lambda group: (group.family == EXTERNAL, *places[group.label]))
+    if by:
+        check_named("by", by, runs)
+        sections = list(dict.fromkeys(group.fact(by) for group in groups))
+        groups.sort(key=lambda group: (not group.fact(by), sections.index(group.fact(by))))
     return Leaderboard(
         tuple(groups),
         tuple(_references(groups)),
         tuple(main),
         tuple(keys),
         _shared_facts(runs),
+        by,
         tuple(run for run in missing if not any(run in group.missing for group in groups)),
     )
 
@@ -127,7 +143,7 @@ def _place(group: Group, name: str) -> tuple[bool, float]:
     key = next(iter(keys_of(group, name)), None) if name else None
     if key is not None:
         return False, -metric_of(key).sign * group.scores[key].value
-    spent = group.training_flops if name == "train_flops" else group.cost(name)
+    spent = group.ranked_cost(name)
     return (True, 0.0) if spent is None else (False, spent)
 
 
@@ -157,11 +173,11 @@ def _shared_reference(groups: Sequence[Group]) -> bool:
     return any(p.get("reference_records", "shared") != "disjoint" for p in protocols)
 
 
-def _ceilings(groups: Sequence[Group]) -> list[tuple[Scores, list[str]]]:
+def _ceilings(groups: Sequence[Group]) -> list[tuple[dict[str, GroupScore], list[str]]]:
     """Each first stage's scores with the labels of the groups on it."""
-    found: list[tuple[Scores, list[str]]] = []
+    found: list[tuple[dict[str, GroupScore], list[str]]] = []
     for group in groups:
-        ceiling = group.runs[0].scores.reference.get("ceiling")
+        ceiling = _ceiling(group)
         if not ceiling:
             continue
         labels = next((labels for scores, labels in found if scores == ceiling), None)
@@ -172,13 +188,26 @@ def _ceilings(groups: Sequence[Group]) -> list[tuple[Scores, list[str]]]:
     return found
 
 
-def _merged(groups: Sequence[Group], name: str) -> Scores:
+def _ceiling(group: Group) -> dict[str, GroupScore]:
+    """What a group's first stage gives; the mean where each training seed has its own."""
+    stages: list[Scores] = []
+    for run in group.runs:
+        measured = run.scores.reference.get("ceiling")
+        if measured and measured not in stages:
+            stages.append(measured)
+    return {
+        key: aggregate([scores[key] for scores in stages if key in scores])
+        for key in metrics_of(stages)
+    }
+
+
+def _merged(groups: Sequence[Group], name: str) -> dict[str, GroupScore]:
     """A reference that runs share; keys tell different ones apart."""
     merged: Scores = {}
     for group in groups:
         for run in group.runs:
             merged |= run.scores.reference.get(name, {})
-    return merged
+    return {key: aggregate([score]) for key, score in merged.items()}
 
 
 def _shared_facts(runs: Sequence[ScoredRun]) -> dict[str, Any]:

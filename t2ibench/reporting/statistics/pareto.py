@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from t2ibench.reporting.statistics.comparisons import Comparison
-from t2ibench.reporting.statistics.groups import Group
 from t2ibench.reporting.statistics.leaderboard import Leaderboard
 from t2ibench.reporting.statistics.metrics import metric_of
 
@@ -66,7 +65,10 @@ class ParetoFront:
 
 
 def pareto_fronts(leaderboard: Leaderboard, comparisons: Sequence[Comparison]) -> list[ParetoFront]:
-    """Fronts of the main quality against each cost that at least two models have."""
+    """Fronts of the main quality against each cost that at least two models have.
+
+    Times of a busy machine are not compared.
+    """
     key = leaderboard.quality_key
     if key is None:
         return []
@@ -81,7 +83,7 @@ def _front(
     known = [
         (group.label, spent, score.value)
         for group in leaderboard.groups
-        if (score := group.score(key)) is not None and (spent := _cost_of(group, cost))
+        if (score := group.score(key)) is not None and (spent := group.ranked_cost(cost))
     ]
     distinguishable = {
         frozenset((pair.first, pair.second))
@@ -100,8 +102,3 @@ def _front(
         apart = any(frozenset((label, other)) in distinguishable for other in better)
         points.append(ParetoPoint(label, spent, value, better, apart))
     return ParetoFront(cost, key, tuple(points))
-
-
-def _cost_of(group: Group, cost: str) -> float | None:
-    """A group's cost, the first stage's training included."""
-    return group.training_flops if cost == "train_flops" else group.cost(cost)

@@ -16,16 +16,21 @@ MEASURE = """
 const frame = document.querySelector("iframe");
 frame.addEventListener("load", () => {
   const page = frame.contentDocument, root = page.documentElement;
+  const named = (e) => `${e.tagName} ${e.className}: ${e.textContent.slice(0, 60)}`;
   page.querySelectorAll("details").forEach((d) => (d.open = true));
   const broken = [...page.images].filter((i) => !i.naturalWidth).length;
   const squashed = [...page.querySelectorAll(".row img")].filter(
     (i) => Math.abs(i.clientWidth - i.clientHeight) > 1).length;
   const outside = [...page.querySelectorAll("body *")].filter((e) =>
-    !e.closest(".scroll") && !e.closest("svg") &&
-    e.getBoundingClientRect().right > root.clientWidth + 1).length;
+    !e.parentElement.closest(".scroll") && !e.closest("svg") &&
+    e.getBoundingClientRect().right > root.clientWidth + 1).map(named);
+  const text = page.querySelectorAll("th, td, li, p, dd, figcaption, summary");
+  const spilled = [...text].filter((e) => e.scrollWidth > e.clientWidth + 1).map(named);
+  const wide = [...page.querySelectorAll(".scroll")].filter(
+    (e) => e.scrollWidth > e.clientWidth + 1).map((e) => e.getAttribute("aria-label"));
   document.title = "measured";
   document.body.dataset.found = JSON.stringify({
-    scroll: root.scrollWidth, client: root.clientWidth, broken, squashed, outside,
+    scroll: root.scrollWidth, client: root.clientWidth, broken, squashed, outside, spilled, wide,
     requests: frame.contentWindow.performance.getEntriesByType("resource").length,
     headings: page.querySelectorAll("h2").length, charts: page.querySelectorAll("svg.chart").length,
   });
@@ -123,7 +128,7 @@ def test_leaks_are_shown_first(tmp_path):
 def test_a_run_without_samples_front_or_curves_still_reports(tmp_path):
     run = write_run(tmp_path, "gan/gan_int_cls", 0)
     shutil.rmtree(run / "samples")
-    for name in ("metrics.csv", "manifest.json", "config.yaml"):
+    for name in ("metrics.csv", "manifest.json"):
         (run / name).unlink()
     text = page_of(run, tmp_path / "page.html")
     assert "Leaderboard" in text and "Same prompts" not in text
@@ -140,11 +145,11 @@ def browser():
     return found
 
 
-@pytest.mark.parametrize("width", [390, 1280])
-def test_a_browser_shows_it_without_overflow_errors_or_requests(page, tmp_path, width):
+def measured(page, tmp_path, width):
+    """What a browser finds in a window of a width; None where there is no browser."""
     chromium = browser()
     if chromium is None:
-        return
+        return None
     source = html.escape(page.read_text("utf-8"), quote=True)
     wrapper = tmp_path / "wrapper.html"
     frame = f'<iframe style="border:0;width:{width}px;height:900px" srcdoc="{source}"></iframe>'
@@ -162,10 +167,39 @@ def test_a_browser_shows_it_without_overflow_errors_or_requests(page, tmp_path, 
     )  # fmt: skip
     found = re.search(r'data-found="([^"]*)"', answer.stdout)
     assert found, answer.stderr[-2000:]
-    measured = json.loads(html.unescape(found.group(1)))
-    assert measured["scroll"] <= measured["client"] + 0, measured
-    assert measured["client"] in range(width - 20, width + 1)
-    assert measured["outside"] == measured["broken"] == measured["squashed"] == 0, measured
-    assert measured["requests"] == 0 and measured["headings"] == 8 and measured["charts"] == 10
     console = [line for line in answer.stderr.splitlines() if "CONSOLE" in line]
-    assert console == []
+    return json.loads(html.unescape(found.group(1))) | {"console": console}
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_browser_shows_it_without_overflow_errors_or_requests(page, tmp_path, width):
+    found = measured(page, tmp_path, width)
+    if found is None:
+        return
+    assert found["scroll"] <= found["client"], found
+    assert found["client"] in range(width - 20, width + 1)
+    assert found["broken"] == found["squashed"] == 0 and found["outside"] == [], found
+    assert found["requests"] == 0 and found["headings"] == 8 and found["charts"] == 10
+    assert found["console"] == [] and found["spilled"] == [], found
+    assert width < 1280 or found["wide"] == [], found
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_long_names_stay_in_their_cards_and_cells(tmp_path, width):
+    """Settings, extras and folders of any length break; a desktop shows whole tables."""
+    given = ["word labels", "pretrained text encoder openai/clip-vit-large-patch14"]
+    long = {"conditioning": "a_long_value_of_a_setting", "size": "xs_narrow", "given": given}
+    theirs = {"name": "somebody_elses_images_of_a_long_name/images", "family": "external"}
+    runs = [
+        write_run(tmp_path, "diffusion/ldm", 0),
+        write_run(tmp_path, "gan/gan_int_cls", 0),
+        write_run(tmp_path, "gan/gan_int_cls", 1, model=long | {"origin": "own"}),
+        write_run(tmp_path, "gan/gan_int_cls", 7, model=theirs),
+    ]
+    page = write_page(analyse(*gather(runs), by="conditioning"), tmp_path / "page.html", "long")
+    found = measured(page, tmp_path, width)
+    if found is None:
+        return
+    assert found["scroll"] <= found["client"], found
+    assert found["outside"] == found["spilled"] == [], found
+    assert width < 1280 or found["wide"] == [], found

@@ -1,5 +1,6 @@
 """Fronts of quality against alignment, from run folders."""
 
+import numpy as np
 import pytest
 from run_folders import KEYS, write_run
 
@@ -12,10 +13,11 @@ def test_fronts_are_summed_up_by_area_and_at_equal_alignment(analysis):
     summaries = {s.x_key: s for s in analysis.knob_fronts}
     summary = summaries[KEYS["clip_score"]]
     assert summary.y_key == KEYS["fd"]
+    axes = (summary.x_key, summary.y_key)
     points = {
         group.label: [
-            (p.scores[summary.x_key].value, p.scores[summary.y_key].value)
-            for p in group.runs[0].scores.front
+            tuple(np.mean([p.scores[key].value for p in of_seeds]) for key in axes)
+            for of_seeds in zip(*(run.scores.front for run in group.runs), strict=True)
         ]
         for group in analysis.leaderboard.groups
     }
