@@ -143,7 +143,8 @@ def rescored(run: Run, overrides: Sequence[str]) -> RunSpec:
 def untrained_context(overrides: Sequence[str]) -> Context:
     """The context of a model that is described or timed, not trained.
 
-    A cascade's stage whose base is not named gets an example of one.
+    A cascade's stage whose base is not named gets an example of one, of its own size where there
+    is such an example.
     """
     from t2ibench.engine.context import Context
 
@@ -153,8 +154,16 @@ def untrained_context(overrides: Sequence[str]) -> Context:
     if part is not None and part.run is None:
         below = [o for o in overrides if not is_model_override(o)]
         side = spec.data.resolution // part.upscale
-        context.example = compose_spec([*below, f"model={part.example}", f"data.resolution={side}"])
+        below += [f"model={part.example}", f"data.resolution={side}"]
+        if spec.size not in compose_raw(without_size(below)).model.sizes:
+            below = without_size(below)
+        context.example = compose_spec(below)
     return context
+
+
+def without_size(overrides: Sequence[str]) -> list[str]:
+    """The overrides but for ``size=``."""
+    return [o for o in overrides if not o.startswith("size=")]
 
 
 def is_model_override(override: str) -> bool:

@@ -45,7 +45,7 @@ def pictures(tmp_path):
         (["data.source.num_val=100"], r"protocol\.front\.reference_size=256 .* has 100"),
         (["protocol=coco30k_gan"], "compares images of 256 px, data shapes has 32 px"),
         (["protocol.extractor=nope"], "measures with nope"),
-        (["evaluator.dual_encoder=nope"], "no dual encoder 'nope'"),
+        (["evaluator/dual_encoder=nope"], r"evaluator/dual_encoder=nope is unknown; choose one of"),
         (["knobs.guidance_scale=2"], r"knobs\.guidance_scale is not a knob.*truncation_psi"),
         (["knobs.truncation_psi=-3"], r"knobs\.truncation_psi=-3.0 is outside"),
         (["protocol.knob_sweep=[-3]"], r"protocol\.knob_sweep=\[-3\.0\].* is outside"),
