@@ -182,7 +182,9 @@ def one_sentence(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if cause is not None and "not in struct" in str(cause):
         told = re.search(r"full_key: ([\w.]+)", str(cause))
-        key = told[1] if told else str(error).split("'")[1] if "'" in str(error) else lines[0]
+        typed = str(error).split("'")[1] if "'" in str(error) else lines[0]
+        # Of a typed key that goes deeper, OmegaConf names the first part that is missing.
+        key = told[1] if told and not typed.startswith(f"{told[1]}.") else typed
         return f"{key} is not a configuration key; `t2ibench train --cfg job` lists all keys."
     text = lines[0] if lines else type(error).__name__
     options = [line for line in lines[1:] if not line.startswith(("Set the env", "Config search"))]
@@ -235,6 +237,7 @@ def to_container(cfg: DictConfig) -> dict[str, Any]:
         raise ConfigError(f"model={cfg.get('model')} must be a file of conf/model.")
     check_size(cfg)
     plain = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    expand_home(plain.paths)
     try:
         found: Any = OmegaConf.to_container(plain, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
@@ -242,6 +245,13 @@ def to_container(cfg: DictConfig) -> dict[str, Any]:
     found["model"].pop("sizes", None)
     found["size"] = str(found["size"])
     return found
+
+
+def expand_home(paths: DictConfig) -> None:
+    """Replaces a leading ``~`` of folders, which the environment may name so."""
+    for key in paths:
+        if not OmegaConf.is_missing(paths, key) and str(paths[key]).startswith("~"):
+            paths[key] = os.path.expanduser(paths[key])
 
 
 class ResolvedTask:
