@@ -110,6 +110,15 @@ def test_the_knobs_of_a_model_are_known_without_weights(model):
     assert sum(knob.fidelity_alignment for knob in declared) == 1
 
 
+@pytest.mark.parametrize(
+    ("knob", "refused"), [("guidance_scale=99", "outside"), ("psi=1", "is not a knob")]
+)
+def test_the_knobs_of_a_model_with_a_clip_are_checked_before_the_clip_is_trained(knob, refused):
+    spec = compose_spec(["model=diffusion/fast_unclip", f"knobs.{knob}", "trainer=cpu"])
+    with pytest.raises(T2IBenchError, match=rf"knobs\.{knob.split('=')[0]}.*{refused}"):
+        check_scoring(Context(spec))
+
+
 def test_the_text_encoder_is_made_before_any_work(capsys):
     assert main(["train", "--dry-run", *MODEL, "text.encoder.max_length=1"]) == 2
     assert "text.encoder.max_length=1 must be at least 2" in capsys.readouterr().err
