@@ -43,9 +43,7 @@ def parse_arguments(verb: str, arguments: Sequence[str], defaults: Mapping[str, 
     words: list[str] = []
     options = dict(defaults)
     knobs: dict[str, float] = {}
-    given, plain = list(arguments), []
-    if END in given:
-        given, plain = given[: given.index(END)], given[given.index(END) + 1 :]
+    given, plain = split_at_end(arguments)
     for argument in given:
         match = OPTION.match(argument)
         if argument.startswith("-"):
@@ -70,6 +68,14 @@ def parse_arguments(verb: str, arguments: Sequence[str], defaults: Mapping[str, 
                 f"t2ibench {verb} … {END} {shlex.quote(argument)}."
             )
     return Arguments([*words, *plain], options, knobs)
+
+
+def split_at_end(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The arguments before ``--``, and the words after it."""
+    given = list(arguments)
+    if END not in given:
+        return given, []
+    return given[: given.index(END)], given[given.index(END) + 1 :]
 
 
 def number(name: str, value: str) -> float:

@@ -143,7 +143,8 @@ def rescored(run: Run, overrides: Sequence[str]) -> RunSpec:
 def untrained_context(overrides: Sequence[str]) -> Context:
     """The context of a model that is described or timed, not trained.
 
-    A cascade's stage whose base is not named gets an example of one.
+    A cascade's stage whose base is not named gets an example of one, of its own size where there
+    is such an example.
     """
     from t2ibench.engine.context import Context
 
@@ -153,8 +154,16 @@ def untrained_context(overrides: Sequence[str]) -> Context:
     if part is not None and part.run is None:
         below = [o for o in overrides if not is_model_override(o)]
         side = spec.data.resolution // part.upscale
-        context.example = compose_spec([*below, f"model={part.example}", f"data.resolution={side}"])
+        below += [f"model={part.example}", f"data.resolution={side}"]
+        if spec.size not in compose_raw(without_size(below)).model.sizes:
+            below = without_size(below)
+        context.example = compose_spec(below)
     return context
+
+
+def without_size(overrides: Sequence[str]) -> list[str]:
+    """The overrides but for ``size=``."""
+    return [o for o in overrides if not o.startswith("size=")]
 
 
 def is_model_override(override: str) -> bool:
@@ -173,7 +182,9 @@ def one_sentence(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if cause is not None and "not in struct" in str(cause):
         told = re.search(r"full_key: ([\w.]+)", str(cause))
-        key = told[1] if told else str(error).split("'")[1] if "'" in str(error) else lines[0]
+        typed = str(error).split("'")[1] if "'" in str(error) else lines[0]
+        # Of a typed key that goes deeper, OmegaConf names the first part that is missing.
+        key = told[1] if told and not typed.startswith(f"{told[1]}.") else typed
         return f"{key} is not a configuration key; `t2ibench train --cfg job` lists all keys."
     text = lines[0] if lines else type(error).__name__
     options = [line for line in lines[1:] if not line.startswith(("Set the env", "Config search"))]
@@ -226,6 +237,7 @@ def to_container(cfg: DictConfig) -> dict[str, Any]:
         raise ConfigError(f"model={cfg.get('model')} must be a file of conf/model.")
     check_size(cfg)
     plain = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    expand_home(plain.paths)
     try:
         found: Any = OmegaConf.to_container(plain, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
@@ -233,6 +245,13 @@ def to_container(cfg: DictConfig) -> dict[str, Any]:
     found["model"].pop("sizes", None)
     found["size"] = str(found["size"])
     return found
+
+
+def expand_home(paths: DictConfig) -> None:
+    """Replaces a leading ``~`` of folders, which the environment may name so."""
+    for key in paths:
+        if not OmegaConf.is_missing(paths, key) and str(paths[key]).startswith("~"):
+            paths[key] = os.path.expanduser(paths[key])
 
 
 class ResolvedTask:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -195,6 +195,14 @@ class FolderSource:
     def fingerprint(self) -> str:
         """Content hash of all splits: recipe, captions, and the bytes of every image file."""
         return hash_json({name: self.split_fingerprint(name) for name in self.splits})
+
+    def captions_with_every_word(self, name: str) -> Iterator[str]:
+        """Captions of the images of a split that can be read, which prepares it.
+
+        Raises:
+            DataError: there is no such split.
+        """
+        return (caption for record in self.split(name).records for caption in record.captions)
 
     def split_fingerprint(self, name: str) -> str:
         """Content hash of one split, wherever the folder lies; see ``DataSource``.

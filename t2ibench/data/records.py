@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -154,6 +154,13 @@ class DataSource(Protocol):
 
     def count(self, name: str) -> int:
         """Images of a split at most (some may turn out unusable), known without preparing it."""
+        ...
+
+    def captions_with_every_word(self, name: str) -> Iterable[str]:
+        """Captions in which every word of the split's captions occurs: all of them, or fewer.
+
+        A data set that knows its captions before its images prepares none.
+        """
         ...
 
     def split_fingerprint(self, name: str) -> str:

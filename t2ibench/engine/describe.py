@@ -13,7 +13,7 @@ from t2ibench.core.noise import SeededNoise
 from t2ibench.engine.assemble import untrained_module
 from t2ibench.engine.context import Context
 from t2ibench.evaluation.cost import count_parameters
-from t2ibench.evaluation.flops import count_flops
+from t2ibench.evaluation.repeated_calls import RepeatedCalls
 
 STEPS = "num_steps"
 
@@ -33,14 +33,16 @@ def describe(context: Context) -> dict[str, Any]:
     A model of a billion weights is described in seconds, without their memory.
     """
     spec, meta = context.spec, torch.device("meta")
+    sketched = replace(context, device=meta)
     with meta:
-        module = untrained_module(replace(context, device=meta))
-    caption = context.source.split("train").records[0].captions[0]
+        module = untrained_module(sketched)
+    caption = next(iter(sketched.source.captions_with_every_word("train")))
     knobs = resolve_knobs(module.knobs, spec.knobs)
+    calls = RepeatedCalls([module, *module.guarded_parts().values()])
 
     def flops_of(changed: dict[str, float]) -> float:
         noise = SeededNoise([0], "meta")
-        return count_flops(lambda: module.generate([caption], noise, knobs | changed))
+        return calls.count(lambda: module.generate([caption], noise, knobs | changed))
 
     return {
         "model": spec.model.name,

@@ -17,6 +17,7 @@ from t2ibench.data.records import DataSource
 from t2ibench.engine.build import build_module
 from t2ibench.engine.context import Context
 from t2ibench.engine.judges import front_protocol, heldout_protocol, make_judges, test_protocol
+from t2ibench.engine.parts.clip import TrainedClip
 from t2ibench.engine.parts.text import ConfiguredTextEncoder
 from t2ibench.engine.scoring_plan import fixed_knobs, front_settings
 from t2ibench.engine.spec import RunSpec
@@ -118,14 +119,16 @@ def check_judges(context: Context, protocol: Protocol) -> None:
 def check_knobs(context: Context) -> None:
     """Refuses knobs that the model does not have, and values out of range.
 
-    A model that stands on more than a first stage (a base, a CLIP) is checked once those are there.
+    A model that stands on a run or a published CLIP is checked once those are there.
 
     Raises:
         ConfigError: an unknown knob, or a value out of range.
     """
     spec = context.spec
     given = (spec.knobs, spec.protocol.knobs, spec.protocol.knob_sweep, spec.protocol.steps_sweep)
-    alone = set(spec.parts) <= {"first_stage"} and isinstance(spec.text, ConfiguredTextEncoder)
+    alone = isinstance(spec.text, ConfiguredTextEncoder) and all(
+        name == "first_stage" or isinstance(part, TrainedClip) for name, part in spec.parts.items()
+    )
     if not any(given) or not alone:
         return
     declared = declared_knobs(context)

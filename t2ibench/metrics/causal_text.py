@@ -22,22 +22,24 @@ def encode_to_end_token(clip: Any, ids: Int[Tensor, "B L"]) -> Float[Tensor, "B 
 
     Args:
         clip: open_clip's ``CLIP`` or ``CustomTextCLIP``.
-        ids: token ids, padded to the context length.
+        ids: token ids on the CPU, padded to the context length; their lengths are read there.
 
     Source: Radford et al. (2021), "Learning transferable visual models", section 2.4.
     Differs: none.
     """
+    device = next(clip.parameters()).device
     tower = getattr(clip, "text", clip)
     mask = getattr(tower, "attn_mask", None)
     pool = getattr(tower, "text_pool_type", getattr(tower, "pool_type", ""))
     names = ("token_embedding", "positional_embedding", "transformer", "ln_final")
     known = all(hasattr(tower, name) for name in names)
     if mask is None or pool != "argmax" or not known or getattr(tower, "cls_emb", None) is not None:
-        return clip.encode_text(ids)
+        return clip.encode_text(ids.to(device))
     ends = ids.argmax(1)
     length = int(ends.max()) + 1
+    ids, ends = ids[:, :length].to(device), ends.to(device)
     dtype = tower.transformer.get_cast_dtype()
-    x = tower.token_embedding(ids[:, :length]).to(dtype)
+    x = tower.token_embedding(ids).to(dtype)
     x = x + tower.positional_embedding[:length].to(dtype)
     x = tower.ln_final(tower.transformer(x, attn_mask=mask[:length, :length]))
     x = x[torch.arange(len(x), device=x.device), ends]

@@ -164,8 +164,8 @@ class DualEncoder(FeatureExtractor):
 
     def encode_captions(self, captions: Sequence[str]) -> Float[Tensor, "B D"]:
         """Embeds one batch of captions with unit length, on the encoder's device."""
-        ids = self.vocabulary(captions).to(next(self.parameters()).device)
-        return nn.functional.normalize(encode_to_end_token(self.clip, ids), dim=-1)
+        features = encode_to_end_token(self.clip, self.vocabulary(captions))
+        return nn.functional.normalize(features, dim=-1)
 
     def text_features(self, captions: Sequence[str]) -> Float[Tensor, "B D"]:
         """Embeds B captions as (B, D) of unit length, on the CPU."""

@@ -15,6 +15,7 @@ from t2ibench.cli.compose import compose_config, config_files
 from t2ibench.cli.grid import read_grid
 from t2ibench.cli.main import main
 from t2ibench.cli.overrides import PATHS, for_hydra, with_quotes
+from t2ibench.cli.verbs import score
 from t2ibench.core.errors import ConfigError
 from t2ibench.engine.spec import StudySpec, checked
 
@@ -199,7 +200,7 @@ def test_a_study_in_odd_places_is_trained_and_found(tmp_path, shared_cache, monk
     words = [
         "train", "-m", "data=folder", f"data.root={pictures}", "data.resolution=32",
         f"paths.runs={odd}/runs", "study.name=a=b, ü", "seed=0,1", "model=gan/fast_painter",
-        "budget=images", "budget.amount=32", "trainer=cpu", "evaluator.dual_encoder=null",
+        "budget=images", "budget.amount=32", "trainer=cpu",
         "protocol.test.num_images=8", "protocol.test.reference_size=8",
         "protocol.front.num_images=8", "protocol.front.reference_size=8",
         "protocol.knob_sweep=[1.0]", "protocol.cost_seconds=0.01",
@@ -208,3 +209,19 @@ def test_a_study_in_odd_places_is_trained_and_found(tmp_path, shared_cache, monk
     capsys.readouterr()
     assert main(["status", f"runs={odd}/runs", "--", "a=b, ü"]) == 0
     assert "a=b, ü: 2 finished" in capsys.readouterr().out
+
+
+def test_a_folder_after_two_dashes_is_scored_whatever_its_name(tmp_path, monkeypatch):
+    scored = []
+    monkeypatch.setattr(score, "score_pictures", lambda folder, *rest: scored.append(str(folder)))
+    assert main(["score", "a", "data=shapes", "--", "-b", "seed=3", "--"]) == 0
+    assert scored == ["a", "-b", "seed=3", "--"]
+
+
+def test_the_home_folder_is_found_in_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("T2IBENCH_RUNS", "~/x")
+    monkeypatch.setenv("T2IBENCH_CACHE", "~/y")
+    config = compose_config([])
+    assert config["paths"]["runs"] == f"{tmp_path}/x"
+    assert config["data"]["source"]["cache_dir"].startswith(f"{tmp_path}/y")

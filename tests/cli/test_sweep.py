@@ -102,6 +102,20 @@ def test_a_launcher_finishes_every_cell_and_the_same_command_trains_nothing(
     assert sorted((runs / "studies" / "s" / "jobs").rglob("*")) == jobs  # nothing was launched
 
 
+def test_a_folder_of_hydra_for_each_job_leaves_the_runs_where_they_are(
+    runs, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("T2IBENCH_RUNS", "runs")
+    assert main(words("seed=0", "hydra.job.chdir=true")) == 0
+    before = weights(runs)
+    assert len(before) == 1 and Path.cwd() == tmp_path
+    assert len(list(tmp_path.rglob("model.safetensors"))) == len(
+        list(runs.rglob("model.safetensors"))
+    )
+    assert main(words("seed=0")) == 0 and weights(runs) == before
+
+
 def test_a_larger_sweep_trains_only_what_is_new(runs, capsys):
     assert main(words("seed=0")) == 0
     before = weights(runs)

@@ -7,7 +7,8 @@ import pytest
 
 from t2ibench.core.errors import ConfigError, DataError
 from t2ibench.data.records import DataSource
-from t2ibench.data.shapes.captions import parse
+from t2ibench.data.shapes import source as shapes_source
+from t2ibench.data.shapes.captions import parse, possible_words, words_of
 from t2ibench.data.shapes.render import render
 from t2ibench.data.shapes.scenes import sample_scene
 from t2ibench.data.shapes.source import ShapesSource
@@ -102,3 +103,28 @@ def test_renders_are_the_golden_ones():
         for name, images in golden_renders().items():
             difference = np.abs(images.astype(int) - golden[name].astype(int))
             assert difference.max() <= 2, f"{name} differs by {difference.max()}"
+
+
+@pytest.mark.parametrize(
+    ("level", "resolution"), [("L1", 32), ("L2", 32), ("L3", 64), ("L4", 64), ("L1+L3", 32)]
+)
+def test_every_word_of_a_split_is_known_without_rendering_it(level, resolution, monkeypatch):
+    monkeypatch.setattr(shapes_source, "render", None)
+    source = ShapesSource(level, resolution, num_train=200)
+    told = list(source.captions_with_every_word("train"))
+    scenes = source.scenes("train")
+    captions = [
+        caption
+        for index, scene in enumerate(scenes)
+        for caption in source._captions("train", index, scene)
+    ]
+    assert told == captions[: len(told)] and len(told) < len(captions)
+    assert set(words_of(" ".join(told))) == set(words_of(" ".join(captions)))
+    assert set(words_of(" ".join(told))) == possible_words(source.world)
+
+
+def test_words_that_a_split_does_not_show_are_looked_for_to_its_end(tmp_path):
+    source = ShapesSource(num_train=5, captions_per_image=1, cache_dir=tmp_path)
+    records = source.split("train").records
+    told = list(source.captions_with_every_word("train"))
+    assert told == [caption for record in records for caption in record.captions]

@@ -45,7 +45,7 @@ def pictures(tmp_path):
         (["data.source.num_val=100"], r"protocol\.front\.reference_size=256 .* has 100"),
         (["protocol=coco30k_gan"], "compares images of 256 px, data shapes has 32 px"),
         (["protocol.extractor=nope"], "measures with nope"),
-        (["evaluator.dual_encoder=nope"], "no dual encoder 'nope'"),
+        (["evaluator/dual_encoder=nope"], r"evaluator/dual_encoder=nope is unknown; choose one of"),
         (["knobs.guidance_scale=2"], r"knobs\.guidance_scale is not a knob.*truncation_psi"),
         (["knobs.truncation_psi=-3"], r"knobs\.truncation_psi=-3.0 is outside"),
         (["protocol.knob_sweep=[-3]"], r"protocol\.knob_sweep=\[-3\.0\].* is outside"),
@@ -108,6 +108,15 @@ def test_options_of_a_folder_are_named_as_they_are_typed(pictures, tmp_path, opt
 def test_the_knobs_of_a_model_are_known_without_weights(model):
     declared = declared_knobs(Context(compose_spec([f"model={model}"])))
     assert sum(knob.fidelity_alignment for knob in declared) == 1
+
+
+@pytest.mark.parametrize(
+    ("knob", "refused"), [("guidance_scale=99", "outside"), ("psi=1", "is not a knob")]
+)
+def test_the_knobs_of_a_model_with_a_clip_are_checked_before_the_clip_is_trained(knob, refused):
+    spec = compose_spec(["model=diffusion/fast_unclip", f"knobs.{knob}", "trainer=cpu"])
+    with pytest.raises(T2IBenchError, match=rf"knobs\.{knob.split('=')[0]}.*{refused}"):
+        check_scoring(Context(spec))
 
 
 def test_the_text_encoder_is_made_before_any_work(capsys):

@@ -25,7 +25,9 @@ from t2ibench.runs.lock import Owner, OwnerLock
 from t2ibench.runs.status import is_clock
 from t2ibench.training.checkpoint import WholeFiles, read_whole
 
-MUTANTS = 10_000
+FEW, MUTANTS = 2_000, 10_000
+"""Mutants of a kind in the suite, and in the slow tests."""
+
 KEY = "fd[lite@8|native-4|aa|shapes/test:bb|4]"
 
 
@@ -210,9 +212,9 @@ def fuzz(run, name, reader, count):
 
 @pytest.mark.parametrize("name", READERS)
 def test_a_reader_gives_valid_content_or_an_error(run, name, record_property):
-    read, refused = fuzz(run, name, READERS[name], MUTANTS)
+    read, refused = fuzz(run, name, READERS[name], FEW)
     record_property("mutants", read + refused)
-    assert read + refused == MUTANTS and refused > 0 or name in ("metrics.csv", ".lock")
+    assert read + refused == FEW and refused > 0 or name in ("metrics.csv", ".lock")
 
 
 @pytest.mark.parametrize(
@@ -225,13 +227,13 @@ def test_a_checkpoint_is_read_as_written_or_refused(run, count):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", READERS)
-def test_ten_times_as_many(run, name):
-    assert sum(fuzz(run, name, READERS[name], 10 * MUTANTS)) == 10 * MUTANTS
+def test_five_times_as_many(run, name):
+    assert sum(fuzz(run, name, READERS[name], MUTANTS)) == MUTANTS
 
 
 def test_json_of_any_depth_and_length_is_an_error(tmp_path):
     path = tmp_path / "status.json"
-    for content in ("[" * 100_000, "9" * 10_000, '{"a":' * 50_000, "\ud800".encode("utf-16").hex()):
+    for content in ("[" * 100_000, "9" * 10_000, '{"a":' * 50_000, '"\\ud800"'):
         path.write_text(content)
         with pytest.raises(T2IBenchError):
             read_json(path)

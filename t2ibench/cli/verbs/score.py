@@ -24,12 +24,13 @@ out=FOLDER takes scores.json.
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from t2ibench.cli.arguments import OPTION
+from t2ibench.cli.arguments import END, OPTION, split_at_end
 from t2ibench.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -43,8 +44,9 @@ OWN_OPTIONS = ("name", "prompts", "extractor", "out", "reference")
 
 def run(arguments: Sequence[str]) -> int:
     """Scores each named folder or file; options are Hydra overrides and the verb's own."""
+    arguments, plain = split_at_end(arguments)
     arguments, protocols = take_protocols(arguments)
-    folders = [a for a in arguments if not OPTION.match(a)]
+    folders = [*(a for a in arguments if not OPTION.match(a)), *plain]
     options = dict.fromkeys(OWN_OPTIONS, "")
     overrides = []
     for name, value, whole in (o.groups() + (o[0],) for a in arguments if (o := OPTION.match(a))):
@@ -87,7 +89,8 @@ def take_protocols(arguments: Sequence[str]) -> tuple[list[str], str]:
             found = word.removeprefix("--protocols=")
         elif word.startswith("-"):
             raise ConfigError(
-                f"score has no flag {word}; it has --protocols, and key=value options."
+                f"score has no flag {word}; it has --protocols, and key=value options. Names that "
+                f"begin with a minus stand after {END}: t2ibench score … {END} {shlex.quote(word)}."
             )
         else:
             rest.append(word)

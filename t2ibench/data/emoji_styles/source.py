@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,18 @@ class EmojiStylesSource:
         if name not in self.splits:
             raise unknown_split(self.name, name, self.splits)
         return sum(row["splits"][self.holdout] == name for row in self._rows)
+
+    def captions_with_every_word(self, name: str) -> Iterator[str]:
+        """Captions of a split, read without its images; see ``DataSource``.
+
+        Raises:
+            DataError: there is no such split, or the folder is not prepared.
+        """
+        if name not in self.splits:
+            raise unknown_split(self.name, name, self.splits)
+        for row in self._rows:
+            if row["splits"][self.holdout] == name:
+                yield from row["captions"]
 
     def split_fingerprint(self, name: str) -> str:
         """Content hash of a prepared split; see ``DataSource``.

@@ -24,6 +24,7 @@ from t2ibench.data.shapes.world import (
     Parse,
     Relation,
     Scene,
+    ShapesWorld,
     relation_holds,
 )
 
@@ -72,6 +73,28 @@ _RELATION_OF = sorted(
     ((phrase, name) for name, phrases in RELATION_PHRASES.items() for phrase in phrases),
     key=lambda item: -len(item[0]),
 )
+
+
+def words_of(caption: str) -> list[str]:
+    """A caption's words in lower case."""
+    return re.findall(r"[a-z0-9]+", caption.lower())
+
+
+def possible_words(world: ShapesWorld) -> frozenset[str]:
+    """Words that training captions of a world may have; a set of scenes may show fewer."""
+    levels = set(world.levels)
+    phrases = ["a", "an", *world.shapes, *COLOURS, *_BACKGROUND_OF, *_SIZE_OF]
+    for form in (*FORMS_WITH_BACKGROUND, *FORMS_WITHOUT_BACKGROUND):
+        phrases.append(form.format(objects="", background=""))
+    if levels & {"L2", "L4"}:
+        phrases += [phrase for phrases_of in RELATION_PHRASES.values() for phrase in phrases_of]
+    if levels & {"L3", "L4"}:
+        counts = range(2, world.max_count + 1)
+        phrases += ["and", *(NUMBERS[n - 1] for n in counts), *map(str, counts)]
+        phrases += [_PLURAL[shape] for shape in world.shapes]
+    if "L4" in levels:
+        phrases += ["gradient", "textured"]
+    return frozenset(word for phrase in phrases for word in words_of(phrase))
 
 
 def captions_of(scene: Scene, key: str, count: int = 5, heldout: bool = False) -> tuple[str, ...]:
@@ -186,7 +209,7 @@ def parse(caption: str) -> Parse:
         >>> parse("a little red circle") == parse("a small red circle")
         True
     """
-    text = " " + " ".join(re.findall(r"[a-z0-9]+", caption.lower())) + " "
+    text = f" {' '.join(words_of(caption))} "
     relation_name = None
     for phrase, name in _RELATION_OF:
         if f" {phrase} " in text:

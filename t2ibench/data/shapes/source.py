@@ -8,7 +8,7 @@ without a matching seal is built again.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from t2ibench.data.records import (
     unknown_split,
     write_records,
 )
-from t2ibench.data.shapes.captions import captions_of, parse
+from t2ibench.data.shapes.captions import captions_of, parse, possible_words, words_of
 from t2ibench.data.shapes.render import render
 from t2ibench.data.shapes.scenes import check_holdout, sample_scene
 from t2ibench.data.shapes.world import WORLD_VERSION, Scene, ShapesWorld
@@ -120,10 +120,27 @@ class ShapesSource:
 
     def scenes(self, name: str) -> list[Scene]:
         """The scenes of a split, in order, without rendering."""
+        return list(self._scenes(name))
+
+    def captions_with_every_word(self, name: str) -> Iterator[str]:
+        """Captions of a split's scenes, without rendering, up to the last new word of the world.
+
+        Raises:
+            DataError: there is no such split.
+        """
+        unseen = set(possible_words(self.world))
+        for index, scene in enumerate(self._scenes(name)):
+            for caption in self._captions(name, index, scene):
+                unseen.difference_update(words_of(caption))
+                yield caption
+            if not unseen:
+                return
+
+    def _scenes(self, name: str) -> Iterator[Scene]:
         if name not in self._counts:
             raise unknown_split("data=shapes", name, self.splits)
-        draw = range(self._counts[name])
-        return [sample_scene(self.world, self.seed, name, i, self.holdout) for i in draw]
+        for index in range(self._counts[name]):
+            yield sample_scene(self.world, self.seed, name, index, self.holdout)
 
     def _identity(self, name: str) -> dict[str, Any]:
         return {
@@ -157,10 +174,15 @@ class ShapesSource:
         assert prepared is not None, "a split was written and cannot be read back"
         return prepared
 
-    def _record(self, name: str, index: int, scene: Scene) -> Record:
-        key = f"shapes-{self.world.level}-s{self.seed}-{name}-{index:06d}"
+    def _key(self, name: str, index: int) -> str:
+        return f"shapes-{self.world.level}-s{self.seed}-{name}-{index:06d}"
+
+    def _captions(self, name: str, index: int, scene: Scene) -> tuple[str, ...]:
         heldout = name == "test_heldout" and self.holdout == "paraphrase"
-        captions = captions_of(scene, key, self.captions_per_image, heldout)
+        return captions_of(scene, self._key(name, index), self.captions_per_image, heldout)
+
+    def _record(self, name: str, index: int, scene: Scene) -> Record:
+        key, captions = self._key(name, index), self._captions(name, index, scene)
         meta = {
             "source": "shapes",
             "licence": "Apache-2.0",

@@ -114,7 +114,8 @@ class TrainedClip(Part):
         if run is not None:
             return FrozenClip(DualEncoder.load(folder=folder_of_part(run, KEPT)))
         torch.manual_seed(derive_seed("init clip", self.training.seed))
-        words = vocabulary_of(self.network, context.source.split("train"))
+        captions = context.source.captions_with_every_word("train")
+        words = Vocabulary.of(captions, self.network["text"]["context_length"])
         return FrozenClip(DualEncoder(f"{self.name}-untrained", self.network, words))
 
     def given(self, module: nn.Module) -> tuple[str, ...]:

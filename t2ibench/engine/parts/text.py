@@ -147,7 +147,10 @@ class ConfiguredTextEncoder(TextPart):
 
         def make() -> Any:
             words = None
-            if self.encoder.cls.needs_vocabulary:
+            if self.encoder.cls.needs_vocabulary and context.device.type == "meta":
+                # Of a vocabulary only the number of words has a shape.
+                words = build_vocabulary(context.source.captions_with_every_word("train"))
+            elif self.encoder.cls.needs_vocabulary:
                 words = training_vocabulary(context.source.split("train"))
             return built_encoder(self.encoder, words, context.spec.seed)
 

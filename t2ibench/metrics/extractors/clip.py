@@ -259,8 +259,7 @@ class OpenClip(ClipTowers):
 
     def encode_captions(self, captions: list[str]) -> Float[Tensor, "B D"]:
         """Projected text features."""
-        device = next(self.parameters()).device
-        return encode_to_end_token(self.model, self.tokenizer(captions).to(device))
+        return encode_to_end_token(self.model, self.tokenizer(captions))
 
     def caption_lengths(self, captions: Sequence[str]) -> list[int]:
         """Tokens of each caption before any cut, with start and end."""
