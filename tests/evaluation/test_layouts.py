@@ -13,6 +13,7 @@ from t2ibench.core.errors import ConfigError
 from t2ibench.core.hashing import hash_file
 from t2ibench.data.folder import FolderSource
 from t2ibench.data.prompts import Prompt
+from t2ibench.data.resize import ResizeRecipe
 from t2ibench.evaluation import sample_folder
 from t2ibench.evaluation.external import read_external
 from t2ibench.evaluation.layouts import choose_layout, write_images
@@ -94,7 +95,7 @@ def test_adms_arrays_are_read_by_its_evaluator_and_by_ours(tmp_path):
         assert file["arr_0"].dtype == np.uint8
         assert file["seeds"].tolist() == [0, 1, 2, 3]
         np.testing.assert_array_equal(file["arr_0"], shades.permute(0, 2, 3, 1).numpy())
-    read = read_external(tmp_path / "out" / "samples_4x8x8x3.npz", 8, tmp_path / "cache")
+    read = read_external(tmp_path / "out" / "samples_4x8x8x3.npz", ResizeRecipe(8), tmp_path / "cache")
     assert torch.equal(read.samples.pixels, shades)
     assert read.samples.captions == ("a red/blue ring", "a red/blue ring", "a moon", "a moon")
 

@@ -101,7 +101,8 @@ def test_logits_equal_those_that_torch_fidelity_scores(ours, weights):
     theirs = FeatureExtractorInceptionV3("parity", ["logits_unbiased"], str(weights))
     (expected,) = theirs(pixels)
     found = ours.logits(ours.features(pixels))
-    assert (found - expected).norm() / expected.norm() < 2e-5
+    # Sums of 2048 features in another order: 2e-5 on some processors, more on others.
+    assert (found - expected).norm() / expected.norm() < 1e-4
 
 
 def test_distance_equals_torch_fidelity_and_not_torchmetrics_default(ours, fidelity, weights):
