@@ -95,7 +95,9 @@ def test_adms_arrays_are_read_by_its_evaluator_and_by_ours(tmp_path):
         assert file["arr_0"].dtype == np.uint8
         assert file["seeds"].tolist() == [0, 1, 2, 3]
         np.testing.assert_array_equal(file["arr_0"], shades.permute(0, 2, 3, 1).numpy())
-    read = read_external(tmp_path / "out" / "samples_4x8x8x3.npz", ResizeRecipe(8), tmp_path / "cache")
+    read = read_external(
+        tmp_path / "out" / "samples_4x8x8x3.npz", ResizeRecipe(8), tmp_path / "cache"
+    )
     assert torch.equal(read.samples.pixels, shades)
     assert read.samples.captions == ("a red/blue ring", "a red/blue ring", "a moon", "a moon")
 
