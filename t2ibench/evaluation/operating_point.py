@@ -127,7 +127,11 @@ def edge_of(sweep: Sequence[float], value: float, knob: Knob) -> str:
         ('highest', '')
         >>> edge_of([0.5, 1.0], 1.0, Knob("truncation", default=1.0, low=0.0, high=1.0))
         ''
+        >>> edge_of([4.0], 4.0, scale)
+        ''
     """
+    if min(sweep) == max(sweep):  # nothing was chosen
+        return ""
     if value == max(sweep) and value < knob.high:
         return "highest"
     if value == min(sweep) and value > knob.low:
