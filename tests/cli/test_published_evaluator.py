@@ -14,7 +14,8 @@ from t2ibench.cli.main import main
 from t2ibench.core.files import read_json
 from t2ibench.data.folder import FolderSource
 from t2ibench.data.resize import ResizeRecipe
-from t2ibench.evaluation.results import ALIGNMENT, RunScores, by_metric
+from t2ibench.evaluation.operating_point import ALIGNMENT
+from t2ibench.evaluation.results import RunScores, by_metric
 from t2ibench.evaluation.samples import SampleSet
 from t2ibench.metrics.extractors import inception
 from t2ibench.metrics.extractors.efficientnet import EfficientNetLite0
