@@ -63,6 +63,8 @@ def trained_and_scored(root, judges):
         "data=folder", f"data.root={pictures}", "data.resolution=16", *words_of(judges),
         "protocol.test.num_images=104", "protocol.test.reference_size=-1",
         "protocol.front.num_images=8", "protocol.front.reference_size=8",
+        # R-precision needs all of the split's captions as distractors.
+        "protocol.test.reference_records=shared",
         "protocol.knob_sweep=[0.5,1]", "protocol.r_precision_folds=2",
     ]  # fmt: skip
     conditioned = [
@@ -139,6 +141,7 @@ def test_a_larger_run_takes_a_protocol_by_its_own_resize_beside_its_own_scores(p
     words = [
         "evaluator=embedded", "protocol.r_precision_folds=0", "protocol.name=small",
         "protocol.images.resolution=8", "protocol.images.resize=lanczos", "protocol.choose_by=null",
+        "protocol.test.reference_records=shared",
     ]  # fmt: skip
     assert main(["score", str(run), *words]) == 0
     told = capsys.readouterr()

@@ -19,6 +19,9 @@ class ToySource:
     def count(self, name):
         return len(self.records[name])
 
+    def captions_with_every_word(self, name):
+        return [caption for record in self.records[name] for caption in record.captions]
+
     def split_fingerprint(self, name):
         return self.split(name).fingerprint
 
