@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from t2ibench.core.errors import ScoreError
-from t2ibench.engine.sampling import joined
+from t2ibench.core.tensors import write_safetensors
+from t2ibench.engine.sampling import PIXELS, joined
 from t2ibench.evaluation.samples import SampleSet, load_values, save_values
 
 
@@ -68,8 +69,8 @@ def test_the_hash_is_that_of_all_pixels_at_once():
 def test_parts_are_joined_in_a_file(tmp_path):
     made, paths = big(n=500), []
     for start in range(0, 500, 64):
-        paths.append(tmp_path / f"{start:06d}.npy")
-        np.save(paths[-1], made.pixels[start : start + 64].numpy())
+        paths.append(tmp_path / f"{start:06d}.safetensors")
+        write_safetensors({PIXELS: made.pixels[start : start + 64]}, paths[-1])
     tracemalloc.start()
     try:
         pixels = joined(paths, tmp_path / "joined")
