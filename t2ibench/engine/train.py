@@ -226,12 +226,12 @@ def train_module(
         )
 
     run.set_status("running")
-    # Sharded weights stay with the module that was trained.
-    whole = copy.deepcopy(module) if spec.trainer.strategy == "fsdp" else module
+    # Sharding spreads every tensor of what is trained, those of the run's frozen parts as well.
+    trained = copy.deepcopy(module) if spec.trainer.strategy == "fsdp" else module
     config = spec.config()
     with track_run(config["logger"]["wandb"], run, config) as track:
         ended = fit(
-            module,
+            trained,
             stream,
             run,
             spec.budget.budget(),
@@ -243,8 +243,8 @@ def train_module(
         )
     if ended.signal is not None:
         raise Interrupted(ended.signal)
-    load_weights(whole, run.weights)
-    return whole
+    load_weights(module, run.weights)
+    return module
 
 
 def index_module(
