@@ -30,7 +30,7 @@ from t2ibench.evaluation.measures import (
     memorisation,
     prompt_alignment,
 )
-from t2ibench.evaluation.protocol import Prompts, Protocol, hashed_order
+from t2ibench.evaluation.protocol import Prompts, Protocol, bare_name, hashed_order
 from t2ibench.evaluation.real_features import CHUNK, RealFeatures
 from t2ibench.evaluation.results import Scores
 from t2ibench.evaluation.samples import SampleSet
@@ -234,15 +234,16 @@ class Evaluator:
 
         Args:
             real: splits that the N images may come from: the first with N images outside the
-                reference gives them.
+                reference gives them. The reference's own split stands for itself in whatever
+                preparation it is given.
 
         Raises:
-            ScoreError: none has N.
+            ScoreError: none has N, or one was prepared at another size than the reference.
         """
         count, reference, left = self.protocol.num_images, set(self._indices), []
-        for split in real:
+        for split in map(self._compared, real):
             order = hashed_order(split)
-            if split.fingerprint == self.reference.fingerprint:
+            if split is self.reference:
                 order = [index for index in order if index not in reference]
             if len(order) >= count:
                 return self._floor_of(split, order[:count])
@@ -251,6 +252,22 @@ class Evaluator:
             f"the real-against-real floor needs {count} images outside the reference, "
             f"{' and '.join(left)} are left; lower protocol.test.num_images, or prepare more data."
         )
+
+    def _compared(self, split: PreparedSplit) -> PreparedSplit:
+        """The split as the reference is prepared.
+
+        Another preparation of the reference's records has other pixels and another fingerprint,
+        and would hold the reference's own images unnoticed.
+        """
+        if bare_name(split.name) == bare_name(self.reference.name):
+            return self.reference
+        if split.resolution != self.reference.resolution:
+            raise ScoreError(
+                f"{split.name} has {split.resolution} px and the reference {self.reference.name} "
+                f"{self.reference.resolution} px; give the split of the data set that the "
+                "reference is from."
+            )
+        return split
 
     def _floor_of(self, split: PreparedSplit, chosen: Sequence[int]) -> Scores:
         keys = [split.records[index].key for index in chosen]
@@ -263,7 +280,12 @@ class Evaluator:
 
         What is below 100% here is the error of the dual encoder and the grader; no model can beat
         it.
+
+        Raises:
+            ScoreError: another split than that of the prompts, or one prepared at another size
+                than the reference.
         """
+        split = self._compared(split)
         prompts = self.protocol.prompts(split)
         return self._prompted(prompts, lambda rows: split.pixels(prompts.indices[rows])).scores
 

@@ -136,6 +136,21 @@ def test_the_floor_is_the_real_images_of_the_prompts_where_the_reference_has_non
     assert not set(shared.evaluate(drawn(split)).scores) & set(floor)
 
 
+def test_another_preparation_of_the_references_split_stands_for_it():
+    """Its pixels and fingerprint differ, its records do not."""
+    split = make_split("test", 2 * N)
+    larger = PreparedSplit(split.name, split.images.repeat(2, 2).repeat(2, 3), split.records)
+    scorer = evaluator(split)
+    assert scorer.floor(larger) == scorer.floor(split)
+    assert scorer.ground_truth(larger) == scorer.ground_truth(split)
+    whole = evaluator(split, protocol=replace(PROTOCOL, reference_size=2 * N))
+    with pytest.raises(ScoreError, match="0 of toy/test are left"):
+        whole.floor(larger)
+    train = PreparedSplit("toy/train", larger.images, larger.records)
+    with pytest.raises(ScoreError, match="toy/train has 16 px and the reference toy/test 8 px"):
+        whole.floor(train)
+
+
 def test_ground_truth_gives_alignment_on_the_same_prompts(test_split):
     scorer = evaluator(test_split)
     truth = scorer.ground_truth(test_split)
