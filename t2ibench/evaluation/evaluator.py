@@ -48,6 +48,12 @@ NO_JUDGE_OF_ALIGNMENT = (
 )
 """Reason that an evaluator without a dual encoder gives for its missing alignment scores."""
 
+NO_CAPTIONS = "the images carry no captions: prompts=FILE gives them theirs"
+"""Reason for the missing alignment scores of images alone."""
+
+ALIGNMENT = "clip_score, r_precision"
+"""Names under which missing alignment scores are filed."""
+
 
 class Evaluator:
     """Scores sample sets under one protocol.
@@ -152,9 +158,8 @@ class Evaluator:
             samples.keys, samples.pixels.__getitem__, self.train is not None
         )
         self._absences(evaluation)
-        evaluation.absent["clip_score, r_precision"] = (
-            "the images carry no captions: prompts=FILE gives them theirs"
-        )
+        reasons = [NO_CAPTIONS, *filter(None, [evaluation.absent.get(ALIGNMENT)])]
+        evaluation.absent[ALIGNMENT] = "; and ".join(reasons)
         return evaluation
 
     def of_features(self, extractor: str, features: Tensor, keys: Sequence[str]) -> Evaluation:
@@ -199,7 +204,7 @@ class Evaluator:
     def _absences(self, evaluation: Evaluation) -> None:
         """Says which kinds of scores this evaluator has no network for."""
         if not self.dual_encoders:
-            evaluation.absent["clip_score, r_precision"] = NO_JUDGE_OF_ALIGNMENT
+            evaluation.absent[ALIGNMENT] = NO_JUDGE_OF_ALIGNMENT
         if self.protocol.memorisation and self.train is None:
             evaluation.absent["authpct"] = "the data have no training split to compare with"
 

@@ -7,7 +7,7 @@ from toy_networks import BrightnessGrader, PictureAligner, Projection, make_spli
 
 from t2ibench.core.errors import ScoreError
 from t2ibench.data.records import PreparedSplit
-from t2ibench.evaluation.evaluator import Evaluator
+from t2ibench.evaluation.evaluator import NO_CAPTIONS, NO_JUDGE_OF_ALIGNMENT, Evaluator
 from t2ibench.evaluation.measures import HardNegatives
 from t2ibench.evaluation.protocol import Protocol
 from t2ibench.evaluation.results import by_metric
@@ -209,6 +209,13 @@ def test_reference_features_are_cached_by_content(test_split):
     other_weights = Projection(seed=1)
     evaluator(test_split, cache=store, extractors=[other_weights]).evaluate(drawn(test_split, 60))
     assert len(store.kept) == 3 and other_weights.calls == 2 * N
+
+
+def test_images_without_captions_and_without_a_judge_say_both(test_split):
+    (why,) = evaluator(test_split).unprompted(drawn(test_split)).absent.values()
+    assert why == NO_CAPTIONS
+    (why,) = evaluator(test_split, dual_encoders=()).unprompted(drawn(test_split)).absent.values()
+    assert NO_CAPTIONS in why and NO_JUDGE_OF_ALIGNMENT in why
 
 
 def test_underdetermined_distances_say_so(test_split):
