@@ -180,8 +180,7 @@ def chosen_knobs(
             "some to protocol.knob_sweep.",
             *(loaded.run.path.name, knob.name, knobs[knob.name], choice.edge),
         )
-    facts = {"lowest": choice.lowest, "reason": choice.reason, "edge": choice.edge}
-    return knobs, facts
+    return knobs, {"reason": choice.reason, "edge": choice.edge}
 
 
 def evaluation_of(evaluator: Evaluator, folder: Path) -> Evaluation:

@@ -59,6 +59,7 @@ def document(content: Content) -> dict[str, Any]:
             }
             for ranking in analysis.rankings
         ],
+        "knob_choices": list(content.choices),
         "knob_fronts": [
             {
                 "x_key": front.x_key,

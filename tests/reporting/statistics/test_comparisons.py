@@ -66,6 +66,8 @@ def test_several_seeds_use_welch(tmp_path):
     assert found.p_value == pytest.approx(expected.pvalue)
     assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
     assert comparison.caveat == ""
+    text = correction_sentence(analyse(*gather(runs)))
+    assert text.endswith("spread many times as much as the other's.") and "Welch's t" in text
 
 
 def test_seeds_that_do_not_differ_tell_no_spread(tmp_path):
@@ -112,7 +114,7 @@ def test_holm_is_over_every_pair_and_score_of_the_comparison(analysis, tmp_path)
     assert min(d.adjusted for d in every) == pytest.approx(min(1, len(every) * smallest))
     text = correction_sentence(analysis)
     assert f"all {len(every)} tests of this comparison (3 pairs, {len(keys)}" in text
-    assert text in verdict_text(analysis, 400)
+    assert text in verdict_text(analysis, 400) and text.endswith("is wrong is at most 5%.")
     alone = analyse(*gather([write_run(tmp_path, "gan/gan_int_cls", 0)]))
     assert correction_sentence(alone) == ""
 
