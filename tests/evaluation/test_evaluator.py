@@ -104,7 +104,7 @@ def test_scores_grow_with_damage_and_show_misalignment(test_split):
 def test_chunks_do_not_change_scores(test_split, monkeypatch):
     samples = drawn(test_split, noise=60)
     whole = evaluator(test_split).evaluate(samples).scores
-    for file in ("evaluator", "real_features"):
+    for file in ("evaluator", "real_features", "caption_features"):
         monkeypatch.setattr(f"t2ibench.evaluation.{file}.CHUNK", 17)
     pieces = evaluator(test_split).evaluate(samples).scores
     assert whole.keys() == pieces.keys()
