@@ -12,7 +12,7 @@ from t2ibench.evaluation.real_features import CHUNK
 
 
 class CaptionFeatures:
-    """What dual encoders make of captions, kept in memory for all sets of the same prompts."""
+    """Features of captions and notes on their cuts, kept for all sets of the same prompts."""
 
     def __init__(self) -> None:
         self._features: dict[tuple[str, str], Tensor] = {}
