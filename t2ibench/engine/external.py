@@ -143,7 +143,8 @@ def scores_of(
     rows = fitted_rows(count, protocol)
     if rows is not None:
         sys.stderr.write(f"{where}: the protocol scores {len(rows)} of {count}, chosen by a hash\n")
-    evaluator = make_judges(spec, source, context.device).evaluator(protocol)
+    judges = make_judges(spec, source, context.device)
+    evaluator = judges.evaluator(protocol)
     scoring = Scoring.of_folder(out, spec, source)
     name = scoring.samples("chosen")
     if isinstance(theirs, ExternalImages):
@@ -165,7 +166,7 @@ def scores_of(
         },
         protocol=evaluator.protocol.to_dict(),
         chosen=OperatingPoint({}, found.scores, samples=f"samples/{name}" if kept else ""),
-        reference=_floor(evaluator, source),
+        reference=_floor(evaluator, judges.compared(protocol)),
         absent=found.absent,
         scoring=scoring.label,
     )

@@ -54,13 +54,17 @@ class Judges:
     cache: ArrayCache
     prepared: Callable[[Protocol], DataSource] | None = None
 
+    def compared(self, protocol: Protocol) -> DataSource:
+        """The data set as a protocol compares it."""
+        return self.source if self.prepared is None else self.prepared(protocol)
+
     def evaluator(self, protocol: Protocol) -> Evaluator:
         """The evaluator of a protocol.
 
         Raises:
             ScoreError: the data set or the networks do not fit the protocol.
         """
-        source = self.source if self.prepared is None else self.prepared(protocol)
+        source = self.compared(protocol)
         protocol.check_source(source)
         return Evaluator(
             protocol=protocol,

@@ -13,6 +13,7 @@ from t2ibench.core.errors import ContentError, RunError
 from t2ibench.core.pixels import from_pixels, to_pixels
 from t2ibench.core.ranks import from_first, rank, spread
 from t2ibench.core.types import PixelImages
+from t2ibench.data.records import DataSource
 from t2ibench.engine.costs import cost_facts
 from t2ibench.engine.identity import sampling_key
 from t2ibench.engine.judges import (
@@ -68,7 +69,7 @@ def score_run(loaded: LoadedRun) -> RunScores:
     chosen = sampled(loaded, plan.test, knobs, chosen_name)
     jobs: list[Callable[[], Any]] = [
         partial(evaluate_folder, evaluator.evaluate, chosen),
-        partial(references, loaded, evaluator, plan.test),
+        partial(references, loaded, evaluator, judges.compared(plan.test), plan.test),
         partial(likelihood_scores, loaded, plan.test),
     ]
     if plan.heldout is not None:
@@ -179,8 +180,7 @@ def chosen_knobs(
             "some to protocol.knob_sweep.",
             *(loaded.run.path.name, knob.name, knobs[knob.name], choice.edge),
         )
-    facts = {"lowest": choice.lowest, "reason": choice.reason, "edge": choice.edge}
-    return knobs, facts
+    return knobs, {"reason": choice.reason, "edge": choice.edge}
 
 
 def evaluation_of(evaluator: Evaluator, folder: Path) -> Evaluation:
@@ -216,13 +216,21 @@ def shared_for_want(asked: ProtocolSpec, protocol: Protocol) -> bool:
     return asked.test.reference_records == "auto" and protocol.reference_records == "shared"
 
 
-def references(loaded: LoadedRun, evaluator: Evaluator, protocol: Protocol) -> dict[str, Scores]:
-    """Reference scores: floor, ground truth and, with a first stage, its ceiling."""
-    source = loaded.source
-    split = source.split(protocol.split)
+def references(
+    loaded: LoadedRun, evaluator: Evaluator, compared: DataSource, protocol: Protocol
+) -> dict[str, Scores]:
+    """Reference scores: floor, ground truth and, with a first stage, its ceiling.
+
+    Args:
+        loaded: the run, whose own data set its first stage rebuilds.
+        evaluator: the protocol's.
+        compared: the data set as the protocol compares it.
+        protocol: the protocol.
+    """
+    real, split = compared.split(protocol.split), loaded.source.split(protocol.split)
     found = {
-        "floor": evaluator.floor(split, source.split("train")),
-        "ground_truth": evaluator.ground_truth(split),
+        "floor": evaluator.floor(real, compared.split("train")),
+        "ground_truth": evaluator.ground_truth(real),
     }
     stage: Any = loaded.context.modules.get("first_stage")
     if stage is not None:

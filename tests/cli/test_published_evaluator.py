@@ -63,8 +63,6 @@ def trained_and_scored(root, judges):
         "data=folder", f"data.root={pictures}", "data.resolution=16", *words_of(judges),
         "protocol.test.num_images=104", "protocol.test.reference_size=-1",
         "protocol.front.num_images=8", "protocol.front.reference_size=8",
-        # R-precision needs all of the split's captions as distractors.
-        "protocol.test.reference_records=shared",
         "protocol.knob_sweep=[0.5,1]", "protocol.r_precision_folds=2",
     ]  # fmt: skip
     conditioned = [
