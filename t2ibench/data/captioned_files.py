@@ -13,7 +13,7 @@ from typing import Any
 
 from t2ibench.core.errors import DataError
 from t2ibench.data.caption_cells import captions_in_cell
-from t2ibench.data.folder_files import has_text_name, is_image, visible_files
+from t2ibench.data.folder_files import NOT_TEXT, has_text_name, is_image, key_of, visible_files
 from t2ibench.data.metadata_rows import METADATA, Row, read_rows
 from t2ibench.data.records import LOST, clean_caption
 from t2ibench.data.splits import split_of_cell, split_of_name
@@ -283,10 +283,9 @@ def _from_sidecars(
                 captions = [caption for line in lines if (caption := clean_caption(line))]
             except DataError as error:
                 refused = str(error)
-        key = path.relative_to(root).as_posix()
-        if not has_text_name(path):
-            key = key.encode("utf-8", "backslashreplace").decode()
-            refused = "its name is not UTF-8; rename it"
+        key = key_of(path, root)
+        if not has_text_name(path.relative_to(root)):
+            refused = NOT_TEXT
         files.append(CaptionedFile(key, path, tuple(captions), key, split, refused=refused))
     return files, used
 
@@ -295,8 +294,7 @@ def _from_sidecars(
 
 
 def _keys(root: Path, paths: Iterable[Path]) -> list[str]:
-    names = (path.relative_to(root).as_posix() for path in paths)
-    return [name.encode("utf-8", "backslashreplace").decode() for name in names]
+    return [key_of(path, root) for path in paths]
 
 
 def _absent(value: Any) -> bool:

@@ -34,6 +34,7 @@ from t2ibench.core.hashing import derive_seed, hash_json
 from t2ibench.data.captioned_files import CaptionedFile, Listing, Reading, list_captioned_files
 from t2ibench.data.decode import Decoder, DecodeReport
 from t2ibench.data.file_hashes import file_hashes
+from t2ibench.data.folder_files import has_text_name
 from t2ibench.data.records import PreparedSplit, Record, read_records, unknown_split, write_records
 from t2ibench.data.resize import Box, Filter, ResizeRecipe
 from t2ibench.data.text_files import check_encoding
@@ -82,7 +83,7 @@ class FolderSource:
 
     Raises:
         ConfigError: impossible shares or resolution.
-        DataError: the folder does not exist.
+        DataError: the folder does not exist, or its name is no text.
     """
 
     splits: tuple[str, ...] = ("train", "val", "test")
@@ -109,6 +110,11 @@ class FolderSource:
         self.root = Path(root).expanduser()
         if not self.root.is_dir():
             raise DataError(f"there is no folder {self.root}; set data.source.root.")
+        if not has_text_name(self.root):
+            raise DataError(
+                f"data.source.root={ascii(str(self.root))} is not UTF-8, and no run could note "
+                "it; rename the folder."
+            )
         if min(val_share, test_share) < 0 or val_share + test_share >= 1:
             raise ConfigError(
                 f"data.source.val_share={val_share} and data.source.test_share={test_share} must "
