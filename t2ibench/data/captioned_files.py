@@ -123,7 +123,6 @@ def _read_splits(
         listing.files, listing.left_out = [], []
         paths = [path for paths in by_folder.values() for path in paths]
         _read_section(listing, root, root, "", paths, reading)
-        listing.files = [_placed(file, listing.splits) for file in listing.files]
         return
     for name in sorted(set(by_folder) - set(listing.splits)):
         paths = by_folder[name]
@@ -164,11 +163,13 @@ def _read_section(
         listing.leave_out(f"images that {where} does not name", _keys(root, unlisted))
     else:
         files, used = _from_sidecars(root, split, paths, reading)
-        texts = [p for p in paths if p.suffix.lower() == ".txt" and p not in used]
-        listing.leave_out("captions (.txt) without an image of their name", _keys(root, texts))
+        texts = {p for p in paths if p.suffix.lower() == ".txt"} - used
+        what = "captions (.txt) without an image of their name"
+        listing.leave_out(what, _keys(root, sorted(texts)))
+        used |= texts
     listing.files += files
     rest = [p for p in paths if p not in used and not is_image(p)]
-    kinds = Counter(p.suffix.lower() or p.name for p in rest if p.suffix.lower() != ".txt")
+    kinds = Counter(p.suffix.lower() or p.name for p in rest)
     if kinds:
         told = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
         listing.left_out.append(f"files of {folder.name or folder} that are not read: {told}")
@@ -195,7 +196,10 @@ def _from_rows(
     )
     merged: dict[str, CaptionedFile] = {}
     for place, row in rows:
-        file = _from_row(root, folder, split, f"{metadata}: {place}", row, captions, reading)
+        where = f"{metadata}: {place}"
+        key, path = _located(root, folder, row, where)
+        lies_in = split or listing.splits.get(key.split("/")[0], "")
+        file = _from_row(key, path, lies_in, where, row, captions, reading)
         if (first := merged.get(file.key)) is not None:  # one row a caption
             if first.split != file.split or first.group != file.group:
                 raise DataError(
@@ -208,18 +212,15 @@ def _from_rows(
 
 
 def _from_row(
-    root: Path,
-    folder: Path,
+    key: str,
+    path: Path,
     split: str,
     where: str,
     row: Row,
     columns: Sequence[str],
     reading: Reading,
 ) -> CaptionedFile:
-    name = row.get("file_name")
-    if not isinstance(name, str) or not name:
-        raise DataError(f"{where} has no file_name; its columns are {', '.join(map(str, row))}.")
-    key, path = _located(root, folder, name, where)
+    """One row's image; ``split`` is that of its folder, with which the row's own must agree."""
     found: list[str] = []
     for column in columns:
         try:
@@ -244,12 +245,15 @@ def _from_row(
     return CaptionedFile(key, path, tuple(found), group, split, meta)
 
 
-def _located(root: Path, folder: Path, name: str, where: str) -> tuple[str, Path]:
-    """Key and path of an image that metadata name.
+def _located(root: Path, folder: Path, row: Row, where: str) -> tuple[str, Path]:
+    """Key and path of the image that a row names.
 
     What lies behind a link is not asked (the hub keeps all files behind links); a name must not
     climb out of the root by itself. A file system may hold the name composed or decomposed.
     """
+    name = row.get("file_name")
+    if not isinstance(name, str) or not name:
+        raise DataError(f"{where} has no file_name; its columns are {', '.join(map(str, row))}.")
     key = Path(os.path.normpath(folder.relative_to(root) / name)).as_posix()
     if key.startswith("..") or key.startswith("/"):
         raise DataError(f"{where} names {name!r}, outside of {root}.")
@@ -257,11 +261,6 @@ def _located(root: Path, folder: Path, name: str, where: str) -> tuple[str, Path
         raise DataError(f"{where} names {name!r}, which is not valid text; rename the file.")
     forms = (key, unicodedata.normalize("NFC", key), unicodedata.normalize("NFD", key))
     return key, next((root / form for form in forms if (root / form).exists()), root / key)
-
-
-def _placed(file: CaptionedFile, splits: Mapping[str, str]) -> CaptionedFile:
-    """The file with the split of its folder, where its metadata name none."""
-    return replace(file, split=file.split or splits.get(file.key.split("/")[0], ""))
 
 
 # ---- a text beside each image ----

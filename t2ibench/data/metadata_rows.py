@@ -49,13 +49,11 @@ def _json_rows(path: Path, text: str) -> Iterator[tuple[str, Row]]:
 def _csv_rows(path: Path, text: str) -> Iterator[tuple[str, Row]]:
     # The reader finds the ends of lines itself: quoted cells may hold breaks of every kind.
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    number = 1
     try:
         header = next(reader, [])
         if len(set(header)) != len(header):
             raise DataError(f"{path}: its header names a column twice ({', '.join(header)}).")
-        for cells in _numbered(reader):
-            number, row = cells
+        for number, row in _numbered(reader):
             if len(row) > len(header):
                 raise DataError(
                     f"{path}: line {number} has {len(row)} cells and the header {len(header)}; "

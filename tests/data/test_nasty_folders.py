@@ -240,6 +240,18 @@ def test_a_folder_and_its_metadata_must_agree_on_the_split(root):
         captions(opened(root))
 
 
+def test_a_folder_and_the_roots_metadata_must_agree_on_the_split(root):
+    rows = [{"file_name": f"{s}/a.png", "text": "x", "split": s} for s in ("train", "test")]
+    described(root, rows)
+    assert splits(opened(root)) == {"train/a.png": "train", "test/a.png": "test"}
+    described(root, [rows[0], rows[1] | {"split": "train"}])
+    words = r"metadata\.jsonl: line 2 has split=train and lies in the folder of test"
+    with pytest.raises(DataError, match=words):
+        captions(opened(root))
+    expected = {"train/a.png": "train", "test/a.png": "test"}
+    assert splits(opened(root, split_column=None)) == expected
+
+
 # ---- what is left out is named ----
 
 
@@ -271,11 +283,13 @@ def test_everything_left_out_is_named_each_time(root):
 def test_columns_and_images_that_metadata_leave_out_are_named(root):
     described(root, [{"file_name": "a.png", "text": "x", "title": "y", "year": 3}])
     save(root / "unlisted.png")
+    (root / "a.txt").write_text("another caption")
     source = opened(root)
     assert captions(source) == {"a.png": ("x",)}
     assert source.left_out() == [
         "2 columns of metadata.jsonl that are not captions (title, year)",
         "1 images that metadata.jsonl does not name (unlisted.png)",
+        "files of set that are not read: 1 .txt",
     ]
 
 
