@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from t2ibench.core.errors import DataError
-from t2ibench.data.caption_cells import captions_in_cell
+from t2ibench.data.caption_cells import captions_in_cell, is_absent
 from t2ibench.data.folder_files import NOT_TEXT, has_text_name, is_image, key_of, visible_files
 from t2ibench.data.metadata_rows import METADATA, Row, read_rows
 from t2ibench.data.records import LOST, clean_caption
@@ -229,7 +229,7 @@ def _from_row(
             raise DataError(f"{where} has {column}={error}.") from error
     group = key
     if reading.group_column is not None:
-        if _absent(value := row.get(reading.group_column)):
+        if (value := row.get(reading.group_column)) == "" or is_absent(value):
             raise DataError(f"{where} has no {reading.group_column}.")
         group = str(value)
     if reading.split_column is not None and reading.split_column in row:
@@ -294,10 +294,6 @@ def _from_sidecars(
 
 def _keys(root: Path, paths: Iterable[Path]) -> list[str]:
     return [key_of(path, root) for path in paths]
-
-
-def _absent(value: Any) -> bool:
-    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
 
 
 def _is_plain(value: Any) -> bool:

@@ -169,8 +169,6 @@ class FolderSource:
         Raises:
             DataError: there is no such split.
         """
-        if name not in self.splits:
-            raise unknown_split(self.name, name, self.splits)
         return len(self._files_of(name))
 
     def left_out(self) -> list[str]:
@@ -207,8 +205,6 @@ class FolderSource:
         Raises:
             DataError: there is no such split.
         """
-        if name not in self.splits:
-            raise unknown_split(self.name, name, self.splits)
         listing = [
             [file.key, file.captions, self._hashes[file.key]]
             + ([file.meta.get("bbox")] if self.recipe.needs_box else [])
@@ -217,7 +213,13 @@ class FolderSource:
         return hash_json(["folder", _VERSION, self.recipe.name, self.decoder.background, listing])
 
     def _files_of(self, name: str) -> list[CaptionedFile]:
-        """The usable files of a split."""
+        """The usable files of a split.
+
+        Raises:
+            DataError: there is no such split.
+        """
+        if name not in self.splits:
+            raise unknown_split(self.name, name, self.splits)
         return self._assignment[0].get(name, [])
 
     @cached_property

@@ -270,7 +270,7 @@ def test_clear_errors(tmp_path):
     with pytest.raises(DataError, match="caption columns"):
         open_source(root, tmp_path).split("train")
     (root / "metadata.jsonl").write_text("{oops")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match=r"metadata\.jsonl: line 1 is not JSON"):
         open_source(root, tmp_path).split("train")
     with pytest.raises(ConfigError, match="val_share"):
         open_source(root, tmp_path, val_share=0.5, test_share=0.5)
