@@ -63,7 +63,7 @@ def image_files(root: Path) -> list[Path]:
 
 
 NOT_TEXT = "its name is not UTF-8; rename it"
-"""Why a file is refused whose name cannot be stored as text."""
+"""Reason for refusing a file whose name cannot be stored as text."""
 
 
 def has_text_name(path: Path) -> bool:

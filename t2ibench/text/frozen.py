@@ -92,7 +92,7 @@ class FrozenTextEncoder(FrozenHolder, TextEncoder):
     @property
     @abstractmethod
     def special_tokens(self) -> int:
-        """How many tokens a caption has that are not its own."""
+        """Number of tokens of each caption that are not its own."""
 
     @abstractmethod
     def token_lengths(self, captions: Sequence[str]) -> tuple[list[int], int]:
