@@ -29,6 +29,7 @@ from t2ibench.data.caption_cells import captions_in_cell
 from t2ibench.data.captioned_files import Reading, list_captioned_files
 from t2ibench.data.decode import Decoder, DecodeReport
 from t2ibench.data.folder import FolderSource
+from t2ibench.data.folder_files import key_of
 from t2ibench.data.pictures import PictureSizes, pictures_in, sizes_in
 from t2ibench.data.prompts import Prompt, read_prompts
 from t2ibench.data.resize import ResizeRecipe
@@ -128,7 +129,7 @@ def read_folder(
     if prompts or not parts:
         files = pictures_in(folder)
         captions = _spread(prompts, len(files), folder) if prompts else [""] * len(files)
-        keys = None if prompts else [file.relative_to(folder).as_posix() for file in files]
+        keys = None if prompts else [key_of(file, folder) for file in files]
     else:
         found = [
             (file, read_prompts(p / "metadata.jsonl")[0]) for p in parts for file in pictures_in(p)
@@ -137,7 +138,7 @@ def read_folder(
     if not files:
         raise DataError(f"{folder} holds no picture; give a folder of PNG or JPEG files.")
     decoder, report = Decoder(policy="raise"), DecodeReport()
-    images = [decoder(file, str(file.relative_to(folder)), report) for file in files]
+    images = [decoder(file, key_of(file, folder), report) for file in files]
     squares = np.stack([recipe(image) for image in images if image is not None])
     samples = _sample_set(torch.from_numpy(squares), captions, folder, keys)
     return ExternalImages(samples, bool(prompts or parts))

@@ -160,7 +160,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """Lines of manifest.jsonl.
 
     Raises:
-        ContentError: a line is not JSON, or lacks an entry.
+        ContentError: a line is not JSON or lacks an entry, or there is none.
     """
     rows = []
     for number, line in enumerate(read_text(path, AGAIN).split("\n"), 1):
@@ -173,6 +173,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         if not isinstance(row, dict) or any(type(row.get(n)) is not t for n, t in ROW.items()):
             raise ContentError(f"{path} names no sample in line {number}; {AGAIN}.")
         rows.append(row)
+    if not rows:
+        raise ContentError(f"{path} names no sample; {AGAIN}.")
     return rows
 
 

@@ -269,26 +269,11 @@ def read_whole(path: Path, names: Sequence[str] = TRAINING) -> dict[str, Any]:
         raise CheckpointError(foreign or f"{path} cannot be read ({reason}); {remedy}.") from error
     of_training = isinstance(content, dict) and content.keys() >= set(names)
     if of_training and "callbacks" in names:
-        of_training = is_clock(_entry(content, "callbacks", "BudgetClock"))
+        callbacks = content["callbacks"]
+        of_training = isinstance(callbacks, dict) and is_clock(callbacks.get("BudgetClock"))
     if not of_training:
         raise CheckpointError(f"{path} is no checkpoint of this training; {remedy}.")
     return content
-
-
-def _entry(content: Any, *names: str) -> Any:
-    """The value below names in nested mappings; None without it."""
-    for name in names:
-        content = content.get(name) if isinstance(content, dict) else None
-    return content
-
-
-def read_clock(path: Path) -> dict[str, Any]:
-    """The clock stored in a checkpoint of a training.
-
-    Raises:
-        CheckpointError: the file cannot be read whole.
-    """
-    return WholeCheckpoint(path, read_whole(path)).clock
 
 
 def first_line(error: BaseException) -> str:

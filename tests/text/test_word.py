@@ -224,7 +224,7 @@ def test_a_report_names_what_is_lost():
     assert report.unread == (2,) and report.unknown_words == ("xyzzy", "plugh")
     assert report.lost == pytest.approx(5 / (2 + length + 4 + 1 + 3))
     sentence = report.losses(length)
-    assert "words are never seen" in sentence and "(xyzzy, plugh, …)" in sentence
+    assert "% of all tokens are never seen" in sentence and "(xyzzy, plugh, …)" in sentence
     assert "of 1 captions no word is known" in sentence
 
 
