@@ -110,7 +110,7 @@ class Run:
         """
         path = Path(path)
         if not (path / "status.json").exists():
-            if (path / "config.yaml").exists():
+            if is_run(path):
                 raise RunError(f"{path / 'status.json'} is missing; {ANEW}.")
             raise RunError(
                 f"{path} is not a run folder (it has no status.json); give the folder that "
@@ -210,6 +210,11 @@ class Run:
     def lock(self) -> OwnerLock:
         """Lock that names who works on the run."""
         return OwnerLock(self.path / ".lock")
+
+
+def is_run(path: str | Path) -> bool:
+    """True for the folder of a run, also for one without its status, which ``Run.at`` refuses."""
+    return any((Path(path) / name).exists() for name in ("status.json", "config.yaml"))
 
 
 def environment() -> dict[str, Any]:

@@ -164,6 +164,16 @@ def test_one_flipped_bit_of_the_weights_is_found(run, capsys):
         assert code == 2 and "has changed since it was written" in told.err
 
 
+def test_scores_of_weights_that_are_gone_with_their_checkpoint_are_forgotten(run, capsys):
+    shutil.rmtree(run / "checkpoints")
+    for name in ("scores/other.json", "samples/other/set.json"):
+        (run / name).parent.mkdir(exist_ok=True)
+        (run / name).touch()
+    assert answer("train", run, capsys)[0] == 0
+    assert not (run / "scores").exists() and not (run / "samples" / "other").exists()
+    assert read_json(run / "status.json")["state"] == "finished"
+
+
 @pytest.mark.parametrize("damage", [flipped, gone])
 def test_a_first_stage_is_found_again_in_its_checkpoint(run, capsys, caplog, damage):
     (stage,) = run.parent.glob("first_stage-*")
