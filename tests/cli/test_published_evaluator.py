@@ -173,7 +173,7 @@ def test_a_larger_run_takes_a_protocol_by_its_own_resize_beside_its_own_scores(
     theirs = shutil.copytree(root / "pictures" / "val", tmp_path / "theirs")
     few = ["protocol.test.num_images=16", "protocol.test.reference_size=96"]
     few += ["protocol.test.reference_records=disjoint"]
-    assert main(["score", str(theirs), *shared, *words[:-1], *few]) == 0
+    assert main(["score", str(theirs), *shared[:6], *words[:-1], *few]) == 0
     (floor,) = [
         s
         for k, s in RunScores.read(theirs / "scores.json").reference["floor"].items()
