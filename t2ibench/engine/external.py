@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from t2ibench.core.errors import ScoreError
+from t2ibench.data.pictures import PictureSizes
 from t2ibench.data.prompts import Prompt
 from t2ibench.data.resize import ResizeRecipe
 from t2ibench.engine.context import Context
@@ -22,7 +23,6 @@ from t2ibench.evaluation.evaluator import Evaluator
 from t2ibench.evaluation.external import (
     ExternalFeatures,
     ExternalImages,
-    external_sizes,
     fitted_rows,
     read_external,
 )
@@ -87,7 +87,8 @@ def in_memory(images: Any, captions: Sequence[str] | None, recipe: ResizeRecipe)
     keys = [caption or str(row) for row, caption in enumerate(texts)]
     rows = tuple(range(len(pictures)))
     samples = SampleSet(pixels, tuple(texts), tuple(keys), rows, {"from": "memory"})
-    return ExternalImages(samples, captions is not None)
+    sizes = PictureSizes.of([picture.size for picture in pictures])
+    return ExternalImages(samples, captions is not None, sizes)
 
 
 def score_external(path: Path, context: Context, options: ExternalOptions) -> RunScores:
@@ -198,10 +199,10 @@ def _read(
     path: Path, context: Context, options: ExternalOptions
 ) -> ExternalImages | ExternalFeatures:
     cache, recipe = context.spec.paths.cache_folder, comparison_recipe(context)
-    sizes = external_sizes(path)
     theirs = read_external(path, recipe, cache, options.prompts)
-    if sizes is not None and (sizes.smallest, sizes.largest) != (recipe.resolution,) * 2:
-        sys.stderr.write(f"{path}: {sizes}, compared at {recipe.resolution} px ({recipe.name})\n")
-    if isinstance(theirs, ExternalImages) and theirs.left_out:
-        sys.stderr.write(f"{path}: left out: {theirs.left_out}\n")
+    if isinstance(theirs, ExternalImages):
+        told, sizes = list(theirs.left_out), theirs.sizes
+        if (sizes.smallest, sizes.largest) != (recipe.resolution,) * 2:
+            told.insert(0, f"{sizes}, compared at {recipe.resolution} px ({recipe.name})")
+        sys.stderr.writelines(f"{path}: {sentence}\n" for sentence in told)
     return theirs

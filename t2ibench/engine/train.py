@@ -45,6 +45,12 @@ def check(context: Context) -> None:
     """
     spec = context.spec
     check_parts(spec)
+    family = spec.model.module.cls
+    if not family.trains and family.build_index is TextToImageModule.build_index:
+        raise ConfigError(
+            f"model={spec.model.name}: {family.__name__} has trains=False and no build_index, so "
+            "nothing would be learnt; give it one, or set trains=True."
+        )
     sizes = [spec.model.training.batch_size]
     sizes += [p.training.batch_size for p in spec.parts.values() if hasattr(p, "training")]
     check_devices(spec.trainer, sizes)
