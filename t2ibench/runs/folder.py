@@ -71,11 +71,11 @@ class Run:
             return run
         path = run.path / "status.json"
         try:
-            if path.exists() and run.status()["identity"] != run.identity:
+            if is_run(run.path) and run.status()["identity"] != run.identity:
                 raise ContentError(f"{path} has the identity of another run.")
         except ContentError as error:
             log.warning("%s The run's state is found anew from its checkpoint.", error)
-            path.unlink()
+            path.unlink(missing_ok=True)
         if not path.exists():
             run.set_status("created")
         with atomic_path(run.path / "config.yaml") as aside:
