@@ -4,32 +4,10 @@ import shutil
 from itertools import product
 
 import pytest
-from by_words import trained
+from by_words import FEW
 
 from t2ibench.cli.main import main
 from t2ibench.core.files import read_json
-from t2ibench.engine.interrupt import outcome
-from t2ibench.engine.score import score_run
-
-FEW = [
-    "model=diffusion/fast_unet", "budget=images", "budget.amount=32",
-    "budget.first_stage_images=16", "model.training.batch_size=16",
-    "data.source.num_train=32", "data.source.num_val=16", "data.source.num_test=16",
-    "protocol.test.num_images=16", "protocol.test.reference_size=16",
-    "protocol.front.num_images=8", "protocol.front.reference_size=8", "protocol.knob_sweep=[2]",
-    "protocol.cost_seconds=0.01", "knobs.num_steps=1", "trainer=cpu", "trainer.progress=false",
-    "trainer.log_every_images=16",
-]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory, shared_cache):
-    """A folder of runs: one that is trained and scored, and its first stage."""
-    root = tmp_path_factory.mktemp("whole") / "runs"
-    loaded = trained([*FEW, f"paths.runs={root}", f"paths.cache={shared_cache}"])
-    with loaded.run.locked(), outcome(loaded.run):
-        score_run(loaded)
-    return loaded.run.path
 
 
 @pytest.fixture
