@@ -141,14 +141,18 @@ class Protocol:
         Raises:
             ScoreError: a disjoint reference is asked for and the split is too small for it.
         """
-        if self.reference_split != self.split:
+        return self.first_place(split.name, len(split))
+
+    def first_place(self, name: str, size: int) -> int:
+        """``first_reference`` of a reference split of which only its name and size are known."""
+        if self.reference_split != self.split or self.reference_records == "shared":
             return 0
-        if self.resolved(split).reference_records == "shared":
+        records = self._prompt_records(size)
+        if records is None and self.reference_records == "auto":
             return 0
-        records = self._prompt_records(len(split))
         if records is None:
             raise ScoreError(
-                f"split {split.name} has {len(split)} images, too few for {self.num_images} "
+                f"split {name} has {size} images, too few for {self.num_images} "
                 f"prompts and {self.reference_size} reference images that are not theirs; lower "
                 "protocol.test.num_images and protocol.test.reference_size, prepare more data, or "
                 "set protocol.test.reference_records=shared."

@@ -142,6 +142,11 @@ class SampleSet:
             raise ScoreError(str(error)) from error
         if not isinstance(described["meta"], dict):
             raise ScoreError(f"{folder / 'set.json'} does not say how it was made; {AGAIN}.")
+        if not rows or len(rows) != len(pixels):
+            raise ScoreError(
+                f"{folder / 'manifest.jsonl'} names {len(rows)} samples, pixels.npy holds "
+                f"{len(pixels)}; {AGAIN}."
+            )
         captions, keys, seeds = (tuple(row[name] for row in rows) for name in ROW)
         samples = SampleSet(pixels, captions, keys, seeds, described["meta"])
         if samples.hash != described["hash"]:

@@ -135,24 +135,25 @@ class TextEncoder(nn.Module, ABC):
         """Counts the captions that are too long and the words that are unknown."""
 
 
-def warn_of_losses(encoder: TextEncoder, captions: Sequence[str], where: str = "") -> str:
-    """Warns of captions that the encoder cuts and of words that it does not know.
-
-    Args:
-        encoder: encodes the captions.
-        captions: what is encoded.
-        where: name of the captions in the warning (``val``).
-
-    Returns:
-        The sentence; empty where nothing is lost.
-    """
+def losses_of(encoder: TextEncoder, captions: Sequence[str]) -> str:
+    """A sentence on captions that the encoder cuts and on words that it does not know, or empty."""
     report = encoder.token_report(captions)
     losses = report.losses(encoder.max_length)
     if report.truncated:
         losses += f"; text.encoder.max_length={report.longest} keeps all where the encoder has room"
-    if losses:
-        log.warning("%stext encoder %s: %s", where and f"{where}, ", type(encoder).__name__, losses)
     return losses
+
+
+def warn_of_losses(encoder: TextEncoder, losses: str, where: str) -> None:
+    """Warns of what the encoder loses of some captions.
+
+    Args:
+        encoder: encodes the captions.
+        losses: what ``losses_of`` says of them; empty: no warning.
+        where: name of the captions (``val``).
+    """
+    if losses:
+        log.warning("%s, text encoder %s: %s", where, type(encoder).__name__, losses)
 
 
 def repeat_features(one: TextFeatures, count: int) -> TextFeatures:

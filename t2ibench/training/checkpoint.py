@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from torch import nn
 from torch.optim import Optimizer
 
-from t2ibench.core.errors import CheckpointError
+from t2ibench.core.errors import CheckpointError, first_line
 from t2ibench.core.files import atomic_path
 from t2ibench.core.launch import process_rank
 from t2ibench.core.ranks import barrier
@@ -262,11 +262,8 @@ def read_whole(path: Path, names: Sequence[str] = TRAINING) -> dict[str, Any]:
             raise ValueError(f"the checksum of {torn} is wrong")
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except UNREADABLE as error:
-        # Not torch's words on a pickle that it refuses: they advise to read it unsafely.
-        refused = isinstance(error, pickle.UnpicklingError)
-        reason = "it holds more than tensors" if refused else first_line(error)
-        foreign = foreign_content(path)
-        raise CheckpointError(foreign or f"{path} cannot be read ({reason}); {remedy}.") from error
+        reason = foreign_content(path) or f"{path} cannot be read ({first_line(error)}); {remedy}."
+        raise CheckpointError(reason) from error
     of_training = isinstance(content, dict) and content.keys() >= set(names)
     if of_training and "callbacks" in names:
         callbacks = content["callbacks"]
@@ -274,11 +271,6 @@ def read_whole(path: Path, names: Sequence[str] = TRAINING) -> dict[str, Any]:
     if not of_training:
         raise CheckpointError(f"{path} is no checkpoint of this training; {remedy}.")
     return content
-
-
-def first_line(error: BaseException) -> str:
-    """First sentence of an error's message; the error's class where it has none."""
-    return str(error).strip().splitlines()[0].split(". ")[0] if str(error) else type(error).__name__
 
 
 @contextmanager

@@ -77,7 +77,7 @@ def run(tmp_path):
     run = Run(tmp_path / "ldm-0123abcd", "0123abcd" * 2)
     (run.path / "checkpoints").mkdir(parents=True)
     config = {"seed": 0, "model": {"name": "ldm", "sizes": [1, 2.5]}, "paths": {"runs": "runs"}}
-    (run.path / "config.yaml").write_text(yaml.safe_dump(config))
+    (run.path / "config.yaml").write_text(yaml.safe_dump(config, explicit_end=True))
     clock = Clock(64, 1e9, 3.5, 2e9, 1.5, {"network": 1e9})
     run.set_status("finished", clock=clock.state_dict(), scored="ab", asked="cd", failures=1)
     run.write_manifest(seed=0, content={"text": "ab"}, parts={"text_encoder": {"fingerprint": "x"}})

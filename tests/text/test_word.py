@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from t2ibench.core.errors import ConfigError
-from t2ibench.text.contract import warn_of_losses
+from t2ibench.text.contract import losses_of, warn_of_losses
 from t2ibench.text.word import (
     END,
     SPECIAL,
@@ -230,7 +230,8 @@ def test_a_report_names_what_is_lost():
 
 def test_a_warning_names_the_captions_and_the_key(caplog):
     encoder = transformer()
-    assert warn_of_losses(encoder, ["a ring"], "val") == "" and not caplog.records
-    warn_of_losses(encoder, ["a " * 40], "val")
+    warn_of_losses(encoder, losses_of(encoder, ["a ring"]), "val")
+    assert not caplog.records
+    warn_of_losses(encoder, losses_of(encoder, ["a " * 40]), "val")
     assert "val, text encoder WordTransformer: 1 of 1 captions are cut" in caplog.text
     assert "text.encoder.max_length=41 keeps all" in caplog.text
