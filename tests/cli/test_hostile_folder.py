@@ -59,7 +59,7 @@ def edit_config(folder, key, value):
     for part in above:
         node = node[part]
     node[last] = value
-    path.write_text(yaml.safe_dump(config, sort_keys=False))
+    path.write_text(yaml.safe_dump(config, sort_keys=False, explicit_end=True))
 
 
 def test_the_folder_itself_is_accepted(folder, capsys):
@@ -96,10 +96,11 @@ def test_what_is_no_class_of_ours_is_refused(folder, capsys, target):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("model: [1, 2]", "model"),
+        ("model: [1, 2]\n...", "model"),
         ("", "config.yaml must hold a mapping"),
         ("- 1", "config.yaml must hold a mapping"),
-        ("a: 1", "generates no images from text"),
+        ("a: 1\n...", "generates no images from text"),
+        ("a: 1", "config.yaml is cut short"),
         ("a: [", "config.yaml is not YAML"),
         ("model: !!python/object/apply:os.system ['touch ran']", "config.yaml is not YAML"),
         ("\x00\x01", "config.yaml is not YAML"),
