@@ -10,7 +10,7 @@ demo: $(READY)
 	$(BIN)/t2ibench demo
 
 test: $(READY) lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not slurm"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not gpu and not slurm"
 
 test-long: $(READY)
 	$(BIN)/python -m pytest -m "not gpu and not slurm"
