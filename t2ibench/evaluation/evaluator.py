@@ -35,7 +35,7 @@ from t2ibench.evaluation.real_features import CHUNK, RealFeatures
 from t2ibench.evaluation.results import Scores
 from t2ibench.evaluation.samples import SampleSet
 from t2ibench.evaluation.score_keys import check_keys, distance_key, prompts_key
-from t2ibench.metrics.bootstrap import Estimate, bootstrap_mean
+from t2ibench.metrics.bootstrap import FEWEST_PROMPTS, Estimate, bootstrap_mean
 from t2ibench.metrics.extractors.contract import FeatureExtractor
 from t2ibench.metrics.extractors.inception import InceptionV3
 from t2ibench.metrics.memorisation import nearest_training
@@ -51,6 +51,9 @@ NO_JUDGE_OF_ALIGNMENT = (
 
 NO_CAPTIONS = "the images carry no captions: prompts=FILE gives them theirs"
 """Reason for the missing alignment scores of images alone."""
+
+FEW_PROMPTS = f"fewer than {FEWEST_PROMPTS} prompts: the interval is over images"
+"""Note of a distance whose interval cannot resample prompts."""
 
 ALIGNMENT = "clip_score, r_precision"
 """Names under which missing alignment scores are filed."""
@@ -136,6 +139,8 @@ class Evaluator:
                 evaluation, dual_encoder, aligned[dual_encoder.key], prompts.keys
             )
         self._skills(evaluation, skills, prompts)
+        if len(set(prompts.keys)) < FEWEST_PROMPTS:
+            evaluation.annotate(evaluation.halves, FEW_PROMPTS)
         self._absences(evaluation)
         return evaluation
 
