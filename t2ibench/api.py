@@ -134,7 +134,8 @@ def score(
         overrides = reference_words(sizes_of(images), reference, overrides)
     spec = compose_spec(overrides)
     seed = spec.seed if any(o.startswith("seed=") for o in overrides) else None
-    options = ExternalOptions(name, (), extractor, None if out is None else Path(out), seed)
+    folder = None if out is None else Path(out).expanduser()
+    options = ExternalOptions(name, (), extractor, folder, seed, whole=reference is not None)
     context = Context.of(spec)
     if isinstance(images, (str, Path)):
         asked = () if prompts is None else read_prompts_or_words(prompts)

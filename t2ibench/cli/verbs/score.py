@@ -157,6 +157,7 @@ def score_pictures(
         options["extractor"],
         Path(options["out"]) if options["out"] else None,
         context.spec.seed if seeded else None,
+        whole=bool(options["reference"]),
     )
     if protocols:
         samples = read_images(folder, context, given)
