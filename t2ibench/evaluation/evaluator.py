@@ -72,6 +72,7 @@ class Evaluator:
         grader: exact grader, or None for data without one.
         meaning: maps a caption to its meaning, so that paraphrases are never distractors of one
             another in R-precision; None: the caption itself, without case.
+        ungraded: why a grader that was asked for is not there; else empty.
         negatives: nearly true captions for R-precision among hard negatives, or None.
         cache: keeps reference features between processes; None: in memory only.
         train: the training split, where the protocol asks for memorisation; else None.
@@ -91,6 +92,7 @@ class Evaluator:
         dual_encoders: Sequence[ImageTextEncoder] = (),
         grader: ExactGrader | None = None,
         meaning: Callable[[str], Hashable] | None = None,
+        ungraded: str = "",
         negatives: HardNegatives | None = None,
         cache: FeatureCache | None = None,
         train: PreparedSplit | None = None,
@@ -101,6 +103,7 @@ class Evaluator:
         self.dual_encoders = tuple(dual_encoders)
         self.grader = grader
         self.meaning = meaning or str.casefold
+        self.ungraded = ungraded
         self.negatives = negatives
         self.train = train
         protocol.check_extractors([extractor.key for extractor in self.extractors])
@@ -141,6 +144,8 @@ class Evaluator:
         self._skills(evaluation, skills, prompts)
         if len(set(prompts.keys)) < FEWEST_PROMPTS:
             evaluation.annotate(evaluation.halves, FEW_PROMPTS)
+        if self.ungraded:
+            evaluation.absent["grader_exact"] = self.ungraded
         self._absences(evaluation)
         return evaluation
 
@@ -261,7 +266,19 @@ class Evaluator:
             left.append(f"{len(order)} of {split.name}")
         raise ScoreError(
             f"the real-against-real floor needs {count} images outside the reference, "
-            f"{' and '.join(left)} are left; lower protocol.test.num_images, or prepare more data."
+            f"{' and '.join(left)} are left; {self._floor_remedy()}."
+        )
+
+    def _floor_remedy(self) -> str:
+        """What would leave N real images outside the reference."""
+        whole, count = len(self.reference.records), self.protocol.num_images
+        if len(self._indices) < whole or whole < 2:
+            return "lower protocol.test.num_images, or prepare more data"
+        floor = min(count, whole // 2)
+        lower = f" and protocol.test.num_images={floor}" if floor < count else ""
+        return (
+            f"the reference is all {whole} images of {self.reference.name}: set "
+            f"protocol.test.reference_size={whole - floor}{lower}, or bring more"
         )
 
     def _compared(self, split: PreparedSplit) -> PreparedSplit:

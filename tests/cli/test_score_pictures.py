@@ -50,6 +50,10 @@ def test_two_folders_are_compared_whole_at_their_own_size_which_is_said(tmp_path
     assert key in told.out and str(made / "scores.json") in told.out
     assert "no clip_score, r_precision: the images carry no captions" in told.out
     assert "no floor: the real-against-real floor needs 24 images outside the reference" in told.out
+    smaller = ["protocol.test.reference_size=16", "protocol.test.num_images=15"]
+    assert f"all 31 images of {real.name}/test: set {' and '.join(smaller)}" in told.out
+    assert main(["score", str(made), f"reference={real}", *words, *smaller]) == 0
+    assert "no floor" not in capsys.readouterr().out
     value = found["chosen"]["scores"][key]["value"]
     network = EfficientNetLite0()
     expected = frechet_distance(*(network.features(squares(f, 32)) for f in (made, real)))
