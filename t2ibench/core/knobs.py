@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 from t2ibench.core.errors import ConfigError
 
@@ -38,7 +39,8 @@ def resolve_knobs(
     """Values of all knobs: defaults overridden by ``given``, checked.
 
     Raises:
-        ConfigError: a name that the family does not declare, or a value out of its range.
+        ConfigError: a name that the family does not declare, or a value that is no number or out
+            of its range.
 
     Example:
         >>> scale = Knob("guidance_scale", default=3.0, low=0.0, high=20.0, fidelity_alignment=True)
@@ -57,6 +59,8 @@ def resolve_knobs(
                 f"knobs.{name} is not a knob of this family; it has {', '.join(sorted(by_name))}."
             )
         knob = by_name[name]
+        if not isinstance(value, Real) or isinstance(value, bool):
+            raise ConfigError(f"knobs.{name}={value!r} must be a number.")
         if not knob.low <= value <= knob.high:
             raise ConfigError(
                 f"knobs.{name}={value} is outside [{knob.low}, {knob.high}]; choose a value inside."

@@ -220,3 +220,20 @@ def test_a_broken_picture_is_named_with_what_to_do(tmp_path, words, capsys, capt
     told = capsys.readouterr().err
     assert "7.png: " in told and "eplace or remove" in told
     assert "policy" not in told and "max_refused" not in told
+
+
+def test_a_folder_with_an_equals_sign_is_scored_and_home_is_where_scores_go(
+    tmp_path, words, capsys, monkeypatch
+):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    pictures(tmp_path / "gen=1", 20), pictures(tmp_path / "real", 24, seed=1)
+    assert main(["score", "gen=1", "reference=real", "out=~/theirs", *words]) == 0
+    assert (tmp_path / "home" / "theirs" / "scores.json").is_file() and not (
+        tmp_path / "~"
+    ).exists()
+    assert main(["compare", "home/theirs", "out=~/tables"]) == 0
+    assert main(["report", "home/theirs", "out=~/page.html"]) == 0
+    assert (tmp_path / "home" / "page.html").is_file() and not (tmp_path / "~").exists()
+    assert main(["score", "gen=2", "reference=real"]) == 2
+    assert "Names with = stand after --: t2ibench score … -- gen=2" in capsys.readouterr().err
