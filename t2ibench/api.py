@@ -246,7 +246,7 @@ def report(
     return page
 
 
-def folder_of(run: str | Path | Generator) -> Path:
+def folder_of(run: Any) -> Path:
     """The folder of a run that is given as such, or opened.
 
     Raises:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
+from typing import Any
 
 from t2ibench.core.errors import ConfigError
 
@@ -34,7 +35,7 @@ class Knob:
 
 
 def resolve_knobs(
-    declared: Sequence[Knob], given: Mapping[str, float] | None = None
+    declared: Sequence[Knob], given: Mapping[str, Any] | None = None
 ) -> dict[str, float]:
     """Values of all knobs: defaults overridden by ``given``, checked.
 
@@ -59,7 +60,8 @@ def resolve_knobs(
                 f"knobs.{name} is not a knob of this family; it has {', '.join(sorted(by_name))}."
             )
         knob = by_name[name]
-        if not isinstance(value, Real) or isinstance(value, bool):
+        numeric = isinstance(value, Real) and not isinstance(value, bool)
+        if not numeric:
             raise ConfigError(f"knobs.{name}={value!r} must be a number.")
         if not knob.low <= value <= knob.high:
             raise ConfigError(

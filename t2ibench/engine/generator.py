@@ -191,10 +191,7 @@ class Generator:
     ) -> Pictures:
         check_options(edit, options)
         prompt_list = as_prompts(prompts, edit)
-        whole = {"seed": seed, "batch_size": batch_size, "images_per_prompt": images_per_prompt}
-        for name, value in whole.items():
-            if not isinstance(value, Integral) or isinstance(value, bool):
-                raise ConfigError(f"{name}={value!r} must be a whole number.")
+        check_whole(seed=seed, batch_size=batch_size, images_per_prompt=images_per_prompt)
         if min(batch_size, images_per_prompt) < 1:
             raise ConfigError(
                 f"batch_size={batch_size} and images_per_prompt={images_per_prompt} must be at "
@@ -219,8 +216,19 @@ class Generator:
         return Pictures(pixels, tuple(prompt_list), images_per_prompt, tuple(seeds))
 
 
-def as_prompts(prompts: str | Sequence[str | Prompt], edit: str = "") -> list[Prompt]:
-    """Prompts from words.
+def check_whole(**given: Any) -> None:
+    """Checks that arguments are whole numbers.
+
+    Raises:
+        ConfigError: one is not.
+    """
+    for name, value in given.items():
+        if not isinstance(value, Integral) or isinstance(value, bool):
+            raise ConfigError(f"{name}={value!r} must be a whole number.")
+
+
+def as_prompts(prompts: Any, edit: str = "") -> list[Prompt]:
+    """Prompts from one text or several, or from prompts.
 
     Raises:
         ConfigError: there are none, and the edit needs some; or one is no text.

@@ -33,7 +33,7 @@ from t2ibench.data.captioned_files import CaptionedFile, Reading, list_captioned
 from t2ibench.data.decode import Decoder, DecodeReport
 from t2ibench.data.folder import FolderSource
 from t2ibench.data.folder_files import key_of
-from t2ibench.data.pictures import PictureSizes, pictures_in, sizes_in
+from t2ibench.data.pictures import PictureSizes, grids_in, pictures_in, sizes_in
 from t2ibench.data.prompts import Prompt, read_prompts
 from t2ibench.data.resize import ResizeRecipe
 from t2ibench.evaluation.protocol import Protocol
@@ -158,6 +158,8 @@ def read_folder(
             return _captioned_folder(folder, recipe, cache_dir, whole)
         told = (_lacking_text(folder, lacking),)
     keys: list[str] | None = None
+    if not parts:
+        told += tuple(grids_in(folder))
     if prompts or not parts:
         files = pictures_in(folder)
         captions = _spread(prompts, len(files), folder) if prompts else [""] * len(files)

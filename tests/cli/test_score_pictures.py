@@ -188,11 +188,13 @@ def test_pictures_without_captions_join_a_data_sets_table(tmp_path, words, capsy
 
 def test_a_reference_is_compared_with_every_picture_whatever_the_captions(tmp_path, words, capsys):
     made, real = pictures(tmp_path / "made", 20), pictures(tmp_path / "real", 24, seed=1)
+    (made / "grid.png").write_bytes((made / "0.png").read_bytes())
     rows = [json.dumps({"file_name": f"{i}.png", "text": "a red ring"}) for i in range(20)]
     (made / "metadata.jsonl").write_text("\n".join(rows[:15]))
     assert main(["score", str(made), f"reference={real}", *words]) == 0
     told = capsys.readouterr()
     assert "5 images have no caption (15.png, 16.png, 17.png, …): distances alone" in told.err
+    assert "grid.png is taken for an overview and left out" in told.err
     assert "|20/24]" in told.out
     (made / "metadata.jsonl").write_text("\n".join(rows))
     assert main(["score", str(made), f"reference={real}", *words]) == 0
