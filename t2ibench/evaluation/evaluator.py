@@ -270,7 +270,7 @@ class Evaluator:
         )
 
     def _floor_remedy(self) -> str:
-        """What would leave N real images outside the reference."""
+        """Advice that leaves N real images outside the reference."""
         whole, count = len(self.reference.records), self.protocol.num_images
         if len(self._indices) < whole or whole < 2:
             return "lower protocol.test.num_images, or prepare more data"
