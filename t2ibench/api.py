@@ -13,9 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from t2ibench.cli.compose import compose_spec, rescored
 from t2ibench.cli.reference import reference_words, sizes_of
 from t2ibench.cli.verbs.score import refuse_for_run
+from t2ibench.core.errors import ConfigError
 from t2ibench.data.prompts import read_prompts
 from t2ibench.engine.context import Context
 from t2ibench.engine.external import (
@@ -58,7 +61,7 @@ def load(run: str | Path) -> Generator:
         >>> sorted(run.knobs)
         ['truncation_psi']
     """
-    return Generator(open_folder(run))
+    return Generator(open_folder(folder_of(run)))
 
 
 def train(*words: str, **settings: Any) -> Generator:
@@ -100,7 +103,7 @@ def score(
     Args:
         images: a trained run or its folder; a folder, ``.npz`` or ``.safetensors`` as
             ``t2ibench score`` reads them; ``Pictures`` of a run; or images in memory: PIL images,
-            or uint8 of (N, H, W, 3) or (N, 3, H, W).
+            or uint8 of (N, H, W, 3) or (N, 3, H, W); an iterator of pictures is read to its end.
         prompts: one an image, or a file of prompts; None: those that the images carry.
         *words: as typed after ``t2ibench score``.
         name: in leaderboards.
@@ -124,7 +127,7 @@ def score(
         True
     """
     overrides = [*words, *as_words(settings)]
-    images = images.path if isinstance(images, Generator) else images
+    images = given_images(images)
     if isinstance(images, (str, Path)) and is_run(images):
         given = {"name": name, "extractor": extractor, "out": out, "reference": reference}
         refuse_for_run(images, given | {"prompts": prompts is not None})
@@ -134,7 +137,8 @@ def score(
         overrides = reference_words(sizes_of(images), reference, overrides)
     spec = compose_spec(overrides)
     seed = spec.seed if any(o.startswith("seed=") for o in overrides) else None
-    options = ExternalOptions(name, (), extractor, None if out is None else Path(out), seed)
+    folder = None if out is None else Path(out).expanduser()
+    options = ExternalOptions(name, (), extractor, folder, seed, whole=reference is not None)
     context = Context.of(spec)
     if isinstance(images, (str, Path)):
         asked = () if prompts is None else read_prompts_or_words(prompts)
@@ -165,14 +169,14 @@ class Comparison:
         """Writes CSV, Markdown, LaTeX, JSON, the page and, with matplotlib, PDFs."""
         from t2ibench.reporting import write_results
 
-        return write_results(self.analysis, Path(folder), title)
+        return write_results(self.analysis, Path(folder).expanduser(), title)
 
 
 def compare(
     *runs: str | Path | Generator,
     study: str = "",
     runs_folder: str | Path = "",
-    metrics: Sequence[str] = (),
+    metrics: str | Sequence[str] = (),
     protocol: str = "",
     where: str = "",
     sort: str = "",
@@ -184,7 +188,7 @@ def compare(
         *runs: trained runs, or folders with ``scores.json``.
         study: its name, in place of folders.
         runs_folder: where the study lies; empty: ``paths.runs``.
-        metrics: these scores alone; empty: all.
+        metrics: these scores alone, or this one; empty: all.
         protocol: the scoring that is compared; empty: each run's own.
         where: facts or settings of the runs to keep: ``"family=diffusion,size=xs"``.
         sort: score or cost that orders the rows; empty: the first score.
@@ -202,7 +206,8 @@ def compare(
     """
     from t2ibench.cli.verbs.compare import analyse_runs
 
-    options = {"study": study, "runs": str(runs_folder), "metric": ",".join(metrics)}
+    names = metrics if isinstance(metrics, str) else ",".join(metrics)
+    options = {"study": study, "runs": str(runs_folder), "metric": names}
     options |= {"protocol": protocol, "where": where, "sort": sort, "by": by}
     return Comparison(analyse_runs([str(folder_of(run)) for run in runs], options)[1])
 
@@ -236,13 +241,50 @@ def report(
     """
     from t2ibench.cli.verbs.report import write_report
 
-    write_report([folder_of(run) for run in runs], Path(out), title, protocol, where, sort, by)
-    return Path(out)
+    page = Path(out).expanduser()
+    write_report([folder_of(run) for run in runs], page, title, protocol, where, sort, by)
+    return page
 
 
-def folder_of(run: str | Path | Generator) -> Path:
-    """The folder of a run that is given as such, or opened."""
-    return run.path if isinstance(run, Generator) else Path(run)
+def folder_of(run: Any) -> Path:
+    """The folder of a run that is given as such, or opened.
+
+    Raises:
+        ConfigError: neither a run nor a path.
+    """
+    if isinstance(run, Generator):
+        return run.path
+    if not isinstance(run, (str, Path)):
+        raise ConfigError(f"a run is its folder, or opened by load; {run!r} is neither.")
+    return Path(run)
+
+
+def given_images(images: Any) -> Any:
+    """Images as ``score`` reads them: a path, ``Pictures``, an array, or a list of pictures.
+
+    Raises:
+        ConfigError: there is no image, or what is given holds none.
+    """
+    if isinstance(images, Generator):
+        return images.path
+    if isinstance(images, (str, Path, Pictures)):
+        return images
+    if isinstance(images, Image.Image):
+        return [images]
+    axes = getattr(images, "ndim", 4)
+    if axes != 4:
+        raise ConfigError(
+            f"images have {axes} axes; give (N, H, W, 3) or (N, 3, H, W), and one image in a list."
+        )
+    try:
+        found = list(images)
+    except TypeError:
+        raise ConfigError(
+            f"images={images!r} cannot be scored; give a run, a folder or file, or pictures."
+        ) from None
+    if not found:
+        raise ConfigError("there are no images to score; give at least one.")
+    return found
 
 
 def read_prompts_or_words(prompts: Sequence[str] | str | Path) -> list[Any]:

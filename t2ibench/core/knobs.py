@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
+from typing import Any
 
 from t2ibench.core.errors import ConfigError
 
@@ -33,12 +35,13 @@ class Knob:
 
 
 def resolve_knobs(
-    declared: Sequence[Knob], given: Mapping[str, float] | None = None
+    declared: Sequence[Knob], given: Mapping[str, Any] | None = None
 ) -> dict[str, float]:
     """Values of all knobs: defaults overridden by ``given``, checked.
 
     Raises:
-        ConfigError: a name that the family does not declare, or a value out of its range.
+        ConfigError: a name that the family does not declare, or a value that is no number or out
+            of its range.
 
     Example:
         >>> scale = Knob("guidance_scale", default=3.0, low=0.0, high=20.0, fidelity_alignment=True)
@@ -57,6 +60,9 @@ def resolve_knobs(
                 f"knobs.{name} is not a knob of this family; it has {', '.join(sorted(by_name))}."
             )
         knob = by_name[name]
+        numeric = isinstance(value, Real) and not isinstance(value, bool)
+        if not numeric:
+            raise ConfigError(f"knobs.{name}={value!r} must be a number.")
         if not knob.low <= value <= knob.high:
             raise ConfigError(
                 f"knobs.{name}={value} is outside [{knob.low}, {knob.high}]; choose a value inside."

@@ -64,8 +64,13 @@ class DecodeReport:
         self.refused[key] = why
         log.warning("skipped image %s: %s", key, why)
 
-    def check_share(self, where: str, limit: float) -> None:
+    def check_share(self, where: str, limit: float, key: str = "data.source.max_refused") -> None:
         """Stops when more than the share ``limit`` of all images was refused.
+
+        Args:
+            where: the data set in messages.
+            limit: the greatest share.
+            key: configuration key that sets it; empty where there is none.
 
         Raises:
             DataError: too many were refused; names the first three.
@@ -73,10 +78,11 @@ class DecodeReport:
         total = self.decoded + len(self.refused)
         if total and len(self.refused) / total > limit:
             first = "; ".join(f"{key}: {why}" for key, why in list(self.refused.items())[:3])
+            more = f", more than {key.split('.')[-1]}={limit:g}" if key else ""
+            remedy = f"Repair or remove them, or raise {key}." if key else "Replace or remove them."
             raise DataError(
-                f"{where}: {len(self.refused)} of {total} images cannot be used, more than "
-                f"max_refused={limit:g} ({first}). Repair or remove them, or raise "
-                "data.source.max_refused."
+                f"{where}: {len(self.refused)} of {total} images cannot be used{more} ({first}). "
+                f"{remedy}"
             )
 
 
@@ -117,9 +123,7 @@ class Decoder:
             reason = str(error) or type(error).__name__
             report.refused[key] = reason
             if self.policy == "raise":
-                raise DataError(
-                    f"image {key}: {reason}. Repair it, or set the decode policy to skip."
-                ) from error
+                raise DataError(f"image {key}: {reason}. Replace or remove it.") from error
             log.warning("skipped image %s: %s", key, reason)
             return None
         report.decoded += 1

@@ -88,6 +88,8 @@ class FolderSource:
 
     splits: tuple[str, ...] = ("train", "val", "test")
     world: Any = None
+    refused_key = "data.source.max_refused"
+    """Configuration key of the share of unusable images; empty where none sets it."""
 
     def __init__(
         self,
@@ -294,7 +296,7 @@ class FolderSource:
         """
         unusable = DecodeReport(report.decoding.decoded, refused=dict(report.decoding.refused))
         unusable.refused |= {key: "the file does not exist" for key in report.missing}
-        unusable.check_share(str(self.root), self.max_refused)
+        unusable.check_share(str(self.root), self.max_refused, self.refused_key)
 
     def _write(self, folder: Path) -> None:
         report = DecodeReport()

@@ -17,6 +17,9 @@ from t2ibench.data.folder import FolderSource
 from t2ibench.data.folder_files import NOT_TEXT, has_text_name, image_files, key_of
 from t2ibench.data.resize import Filter
 
+GRID = "grid.png"
+"""File name of an overview of a folder's pictures, as GenEval's scripts write it."""
+
 
 class PictureSource(FolderSource):
     """All pictures of a folder as one test split without captions (a ``DataSource``).
@@ -68,17 +71,28 @@ class PictureSource(FolderSource):
             found.append(CaptionedFile(key, path, ("",), key, "test", refused=refused))
         if not found:
             raise DataError(f"{self.root} holds no picture; give a folder of PNG or JPEG files.")
-        return Listing(found)
+        return Listing(found, left_out=grids_in(self.root))
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    """Pictures of a folder and its sub-folders that are not hidden; numbers sort as numbers."""
+    """Pictures of a folder and its sub-folders that are not hidden; numbers sort as numbers.
+
+    Overviews (``GRID``) are none of them.
+    """
 
     def order(path: Path) -> list[Any]:
         parts = re.split(r"(\d+)", str(path.relative_to(folder)))
         return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
 
-    return sorted((p for p in image_files(folder) if p.name != "grid.png"), key=order)
+    return sorted((p for p in image_files(folder) if p.name != GRID), key=order)
+
+
+def grids_in(folder: Path) -> list[str]:
+    """A sentence on each overview of several pictures, which is not read as one of them."""
+    grids = [key_of(path, folder) for path in image_files(folder) if path.name == GRID]
+    return [
+        f"{grid} is taken for an overview and left out; rename it to count it" for grid in grids
+    ]
 
 
 @dataclass(frozen=True)

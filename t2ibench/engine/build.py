@@ -74,6 +74,11 @@ def check_parts(spec: RunSpec) -> None:
                 f"{module.cls.__name__} takes no {name}; leave that choice out, or choose another "
                 "model."
             )
+    if spec.base is not None and "base" not in spec.parts:
+        raise ConfigError(
+            f"base={spec.base}: model={spec.model.name} stands on no other run; leave base out, or "
+            "choose a stage of a cascade (model=diffusion/fast_imagen_sr)."
+        )
     given = {*spec.parts, *module.arguments, "text_encoder"}
     lacking = [n for n, p in takes.items() if p.default is p.empty and n not in given]
     if lacking:

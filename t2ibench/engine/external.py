@@ -42,6 +42,7 @@ class ExternalOptions:
         out: folder for scores and samples; None: the images' folder, or one beside the file.
         seed: training seed of the model that made them, by which sets of one name become one
             row; None: the set is a row of its own.
+        whole: True to score every picture of a folder, also where some have no caption.
     """
 
     name: str = ""
@@ -49,6 +50,7 @@ class ExternalOptions:
     extractor: str = ""
     out: Path | None = None
     seed: int | None = None
+    whole: bool = False
 
 
 def read_images(path: Path, context: Context, options: ExternalOptions) -> SampleSet:
@@ -199,7 +201,7 @@ def _read(
     path: Path, context: Context, options: ExternalOptions
 ) -> ExternalImages | ExternalFeatures:
     cache, recipe = context.spec.paths.cache_folder, comparison_recipe(context)
-    theirs = read_external(path, recipe, cache, options.prompts)
+    theirs = read_external(path, recipe, cache, options.prompts, options.whole)
     if isinstance(theirs, ExternalImages):
         told, sizes = list(theirs.left_out), theirs.sizes
         if (sizes.smallest, sizes.largest) != (recipe.resolution,) * 2:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,7 @@ class Generator:
     ) -> Pictures:
         check_options(edit, options)
         prompt_list = as_prompts(prompts, edit)
+        check_whole(seed=seed, batch_size=batch_size, images_per_prompt=images_per_prompt)
         if min(batch_size, images_per_prompt) < 1:
             raise ConfigError(
                 f"batch_size={batch_size} and images_per_prompt={images_per_prompt} must be at "
@@ -214,17 +216,35 @@ class Generator:
         return Pictures(pixels, tuple(prompt_list), images_per_prompt, tuple(seeds))
 
 
-def as_prompts(prompts: str | Sequence[str | Prompt], edit: str = "") -> list[Prompt]:
-    """Prompts from words.
+def check_whole(**given: Any) -> None:
+    """Checks that arguments are whole numbers.
 
     Raises:
-        ConfigError: there are none, and the edit needs some.
+        ConfigError: one is not.
     """
-    given = [prompts] if isinstance(prompts, str) else list(prompts)
+    for name, value in given.items():
+        if not isinstance(value, Integral) or isinstance(value, bool):
+            raise ConfigError(f"{name}={value!r} must be a whole number.")
+
+
+def as_prompts(prompts: Any, edit: str = "") -> list[Prompt]:
+    """Prompts from one text or several, or from prompts.
+
+    Raises:
+        ConfigError: there are none, and the edit needs some; or one is no text.
+    """
+    if isinstance(prompts, (str, Prompt)):
+        given: list[str | Prompt] = [prompts]
+    elif isinstance(prompts, Iterable):
+        given = list(prompts)
+    else:
+        raise ConfigError(f"prompts={prompts!r} must be a text, or several of them.")
     if not given and edit in WITHOUT_PROMPT:
         given = [""]
     if not given:
         raise ConfigError("images need prompts: give at least one.")
+    if odd := [p for p in given if not isinstance(p, (str, Prompt))]:
+        raise ConfigError(f"prompts hold {odd[0]!r}; each must be a text.")
     return [p if isinstance(p, Prompt) else Prompt(p) for p in given]
 
 

@@ -44,6 +44,7 @@ class Judges:
         negatives: nearly true captions, or None.
         cache: cache of reference features.
         prepared: the data set as a protocol compares it; None: as it is.
+        ungraded: why a grader that was asked for is not there; else empty.
     """
 
     source: DataSource
@@ -54,6 +55,7 @@ class Judges:
     negatives: HardNegatives | None
     cache: ArrayCache
     prepared: Callable[[Protocol], DataSource] | None = None
+    ungraded: str = ""
 
     def evaluator(self, protocol: Protocol) -> Evaluator:
         """The evaluator of a protocol.
@@ -70,6 +72,7 @@ class Judges:
             dual_encoders=self.dual_encoders,
             grader=self.grader,
             meaning=self.meaning,
+            ungraded=self.ungraded,
             negatives=self.negatives,
             cache=self.cache,
             train=source.split("train") if self._memorised(protocol) else None,
@@ -130,25 +133,27 @@ def make_judges(spec: RunSpec, source: DataSource, device: torch.device) -> Judg
         log.warning("No CLIP-score, no R-precision: %s.", NO_JUDGE_OF_ALIGNMENT)
     for network in (*extractors, *encoders):
         network.to(device)
-    grader, meaning = None, None
+    grader, meaning, ungraded = None, None, ""
     if spec.evaluator.grader and source.world is not None:
+        from t2ibench.data.shapes.world import GREATEST_GRADABLE_SIDE, LEAST_GRADABLE_SIDE
         from t2ibench.evaluation.shapes_grading import ShapesGrader
 
-        exact = ShapesGrader(source.world)
-        meaning = exact.meaning
+        meaning = ShapesGrader.meaning
         if source.world.gradable:
-            grader = exact
+            grader = ShapesGrader(source.world)
         else:
-            log.warning(
-                "Shapes of %d px are not graded: the grader needs at least 32 px.",
-                source.resolution,
+            ungraded = (
+                f"shapes of {source.resolution} px are not graded, only those of "
+                f"{LEAST_GRADABLE_SIDE} to {GREATEST_GRADABLE_SIDE} px"
             )
+            log.warning("No grades: %s.", ungraded)
     return Judges(
         source=source,
         extractors=extractors,
         dual_encoders=encoders,
         grader=grader,
         meaning=meaning,
+        ungraded=ungraded,
         negatives=hard_negatives_of(source),
         cache=ArrayCache(spec.paths.cache_folder / "features"),
         prepared=cache(partial(prepared_for, spec.data.source, source)),

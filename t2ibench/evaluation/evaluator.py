@@ -35,7 +35,7 @@ from t2ibench.evaluation.real_features import CHUNK, RealFeatures
 from t2ibench.evaluation.results import Scores
 from t2ibench.evaluation.samples import SampleSet
 from t2ibench.evaluation.score_keys import check_keys, distance_key, prompts_key
-from t2ibench.metrics.bootstrap import Estimate, bootstrap_mean
+from t2ibench.metrics.bootstrap import FEWEST_PROMPTS, Estimate, bootstrap_mean
 from t2ibench.metrics.extractors.contract import FeatureExtractor
 from t2ibench.metrics.extractors.inception import InceptionV3
 from t2ibench.metrics.memorisation import nearest_training
@@ -51,6 +51,9 @@ NO_JUDGE_OF_ALIGNMENT = (
 
 NO_CAPTIONS = "the images carry no captions: prompts=FILE gives them theirs"
 """Reason for the missing alignment scores of images alone."""
+
+FEW_PROMPTS = f"fewer than {FEWEST_PROMPTS} prompts: the interval is over images"
+"""Note of a distance whose interval cannot resample prompts."""
 
 ALIGNMENT = "clip_score, r_precision"
 """Names under which missing alignment scores are filed."""
@@ -69,6 +72,7 @@ class Evaluator:
         grader: exact grader, or None for data without one.
         meaning: maps a caption to its meaning, so that paraphrases are never distractors of one
             another in R-precision; None: the caption itself, without case.
+        ungraded: why a grader that was asked for is not there; else empty.
         negatives: nearly true captions for R-precision among hard negatives, or None.
         cache: keeps reference features between processes; None: in memory only.
         train: the training split, where the protocol asks for memorisation; else None.
@@ -88,6 +92,7 @@ class Evaluator:
         dual_encoders: Sequence[ImageTextEncoder] = (),
         grader: ExactGrader | None = None,
         meaning: Callable[[str], Hashable] | None = None,
+        ungraded: str = "",
         negatives: HardNegatives | None = None,
         cache: FeatureCache | None = None,
         train: PreparedSplit | None = None,
@@ -98,6 +103,7 @@ class Evaluator:
         self.dual_encoders = tuple(dual_encoders)
         self.grader = grader
         self.meaning = meaning or str.casefold
+        self.ungraded = ungraded
         self.negatives = negatives
         self.train = train
         protocol.check_extractors([extractor.key for extractor in self.extractors])
@@ -136,6 +142,10 @@ class Evaluator:
                 evaluation, dual_encoder, aligned[dual_encoder.key], prompts.keys
             )
         self._skills(evaluation, skills, prompts)
+        if len(set(prompts.keys)) < FEWEST_PROMPTS:
+            evaluation.annotate(evaluation.halves, FEW_PROMPTS)
+        if self.ungraded:
+            evaluation.absent["grader_exact"] = self.ungraded
         self._absences(evaluation)
         return evaluation
 
@@ -256,7 +266,19 @@ class Evaluator:
             left.append(f"{len(order)} of {split.name}")
         raise ScoreError(
             f"the real-against-real floor needs {count} images outside the reference, "
-            f"{' and '.join(left)} are left; lower protocol.test.num_images, or prepare more data."
+            f"{' and '.join(left)} are left; {self._floor_remedy()}."
+        )
+
+    def _floor_remedy(self) -> str:
+        """Advice that leaves N real images outside the reference."""
+        whole, count = len(self.reference.records), self.protocol.num_images
+        if len(self._indices) < whole or whole < 2:
+            return "lower protocol.test.num_images, or prepare more data"
+        floor = min(count, whole // 2)
+        lower = f" and protocol.test.num_images={floor}" if floor < count else ""
+        return (
+            f"the reference is all {whole} images of {self.reference.name}: set "
+            f"protocol.test.reference_size={whole - floor}{lower}, or bring more"
         )
 
     def _compared(self, split: PreparedSplit) -> PreparedSplit:

@@ -29,11 +29,11 @@ from torch import Tensor
 from t2ibench.core.errors import DataError, ScoreError
 from t2ibench.core.hashing import derive_seed
 from t2ibench.data.caption_cells import captions_in_cell
-from t2ibench.data.captioned_files import Reading, list_captioned_files
+from t2ibench.data.captioned_files import CaptionedFile, Reading, list_captioned_files
 from t2ibench.data.decode import Decoder, DecodeReport
 from t2ibench.data.folder import FolderSource
 from t2ibench.data.folder_files import key_of
-from t2ibench.data.pictures import PictureSizes, pictures_in, sizes_in
+from t2ibench.data.pictures import PictureSizes, grids_in, pictures_in, sizes_in
 from t2ibench.data.prompts import Prompt, read_prompts
 from t2ibench.data.resize import ResizeRecipe
 from t2ibench.evaluation.protocol import Protocol
@@ -73,8 +73,18 @@ class ExternalImages:
     left_out: tuple[str, ...] = ()
 
 
+class GeneratedFolder(FolderSource):
+    """A captioned folder that somebody gives to be scored; no configuration holds it."""
+
+    refused_key = ""
+
+
 def read_external(
-    path: str | Path, recipe: ResizeRecipe, cache_dir: Path, prompts: Sequence[Prompt] = ()
+    path: str | Path,
+    recipe: ResizeRecipe,
+    cache_dir: Path,
+    prompts: Sequence[Prompt] = (),
+    whole: bool = False,
 ) -> ExternalImages | ExternalFeatures:
     """Images or features, whichever the path holds.
 
@@ -83,13 +93,14 @@ def read_external(
         recipe: by which images are brought to the size at which they are compared.
         cache_dir: where decoded folders are kept.
         prompts: of images that carry no captions.
+        whole: True to read every picture of a folder, also where some have no caption.
 
     Raises:
         DataError: neither, or a file that cannot be read.
     """
     path = Path(path)
     if path.is_dir():
-        return read_folder(path, recipe, cache_dir, prompts)
+        return read_folder(path, recipe, cache_dir, prompts, whole)
     arrays, extractor = _arrays(path)
     if "features" in arrays:
         features = arrays["features"]
@@ -123,9 +134,16 @@ def external_sizes(path: str | Path) -> PictureSizes | None:
 
 
 def read_folder(
-    folder: Path, recipe: ResizeRecipe, cache_dir: Path, prompts: Sequence[Prompt] = ()
+    folder: Path,
+    recipe: ResizeRecipe,
+    cache_dir: Path,
+    prompts: Sequence[Prompt] = (),
+    whole: bool = False,
 ) -> ExternalImages:
     """A folder's images: with their captions, with the prompts of a file, or without any.
+
+    Where some pictures have no caption, those that have one are read; under ``whole`` all
+    pictures are, and then without any caption.
 
     Raises:
         DataError: no image, a count that prompts do not divide, or an image that cannot be read.
@@ -133,9 +151,15 @@ def read_folder(
     parts = sorted(
         p.parent for p in folder.glob("*/metadata.jsonl") if (p.parent / "samples").is_dir()
     )
-    if not prompts and not parts and list_captioned_files(folder, Reading()).files:
-        return _captioned_folder(folder, recipe, cache_dir)
+    told: tuple[str, ...] = ()
+    if not prompts and not parts and (listed := list_captioned_files(folder, Reading()).files):
+        lacking = _without_caption(folder, listed) if whole else []
+        if not lacking:
+            return _captioned_folder(folder, recipe, cache_dir, whole)
+        told = (_lacking_text(folder, lacking),)
     keys: list[str] | None = None
+    if not parts:
+        told += tuple(grids_in(folder))
     if prompts or not parts:
         files = pictures_in(folder)
         captions = _spread(prompts, len(files), folder) if prompts else [""] * len(files)
@@ -148,21 +172,45 @@ def read_folder(
     if not files:
         raise DataError(f"{folder} holds no picture; give a folder of PNG or JPEG files.")
     decoder, report = Decoder(policy="raise"), DecodeReport()
-    images = [decoder(file, key_of(file, folder), report) for file in files]
+    images = [decoder(file, str(file), report) for file in files]
     squares = np.stack([recipe(image) for image in images if image is not None])
     samples = _sample_set(torch.from_numpy(squares), captions, folder, keys)
     sizes = PictureSizes.of([image.size for image in images if image is not None])
-    return ExternalImages(samples, bool(prompts or parts), sizes)
+    return ExternalImages(samples, bool(prompts or parts), sizes, told)
 
 
-def _captioned_folder(folder: Path, recipe: ResizeRecipe, cache_dir: Path) -> ExternalImages:
-    """The images of a captioned data set, and what of it is left out."""
-    source = FolderSource(
+def _without_caption(folder: Path, listed: Sequence[CaptionedFile]) -> list[Path]:
+    """Pictures of a folder that no caption is given for."""
+    captioned = {file.path for file in listed if file.captions and not file.refused}
+    return [file for file in pictures_in(folder) if file not in captioned]
+
+
+def _lacking_text(folder: Path, lacking: Sequence[Path]) -> str:
+    """Sentence on pictures without a caption, the first three of them told."""
+    names = [key_of(file, folder) for file in lacking]
+    more = ", …" if len(names) > 3 else ""
+    return (
+        f"{len(names)} images have no caption ({', '.join(names[:3])}{more}): distances alone, of "
+        "all images"
+    )
+
+
+def _captioned_folder(
+    folder: Path, recipe: ResizeRecipe, cache_dir: Path, whole: bool
+) -> ExternalImages:
+    """The images of a captioned data set, and what of it is left out.
+
+    Raises:
+        DataError: too many images cannot be used, under ``whole`` any.
+    """
+    source = GeneratedFolder(
         root=folder, resolution=recipe.resolution, filter=recipe.filter, cache_dir=cache_dir
     )
-    whole = source.everything()
-    captions = [record.captions[0] for record in whole.records]
-    pixels, keys = whole.pixels(slice(None)), [record.key for record in whole.records]
+    split = source.everything()
+    if whole:
+        source.report.decoding.check_share(str(folder), 0.0, source.refused_key)
+    captions = [record.captions[0] for record in split.records]
+    pixels, keys = split.pixels(slice(None)), [record.key for record in split.records]
     samples = _sample_set(pixels, captions, folder, keys)
     return ExternalImages(samples, True, sizes_in(folder), tuple(source.left_out()))
 

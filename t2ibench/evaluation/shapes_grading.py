@@ -49,7 +49,8 @@ class ShapesGrader:
         """
         return [sum(kind.count for kind in parse(caption).objects) for caption in captions]
 
-    def meaning(self, caption: str) -> str:
+    @staticmethod
+    def meaning(caption: str) -> str:
         """Meaning of a caption, the same for all its paraphrases.
 
         Raises:

@@ -31,6 +31,9 @@ HALF_SAMPLES = {
 }
 """Half-samples behind the interval of each set statistic: its degrees of freedom and one."""
 
+FEWEST_PROMPTS = 4
+"""Prompts from which half-samples keep a prompt's images together."""
+
 
 class Estimate(NamedTuple):
     """A value with its 95% interval.
@@ -66,11 +69,23 @@ def cluster_ids(n: int, clusters: Sequence[Hashable] | None) -> tuple[np.ndarray
     return ids, len(numbers)
 
 
+def resampling_units(
+    n: int, clusters: Sequence[Hashable] | None, fewest: int
+) -> tuple[np.ndarray, int]:
+    """The unit that each of n values is drawn with, and their count.
+
+    Whole clusters; below ``fewest`` of them, which say nothing on how clusters differ, each value
+    alone: the interval is then that of other images of the same prompts.
+    """
+    ids, k = cluster_ids(n, clusters)
+    return (ids, k) if k >= fewest else (np.arange(n), n)
+
+
 def _resampled_means(
     values: np.ndarray, clusters: Sequence[Hashable] | None, replicates: int, seed: int
 ) -> np.ndarray:
     """Means of ``replicates`` resamplings of whole clusters with replacement."""
-    ids, k = cluster_ids(len(values), clusters)
+    ids, k = resampling_units(len(values), clusters, 2)
     sums = np.bincount(ids, weights=values, minlength=k)
     sizes = np.bincount(ids, minlength=k).astype(np.float64)
     rng = np.random.default_rng(seed)
@@ -93,8 +108,8 @@ def bootstrap_mean(
 
     Args:
         values: (N,) one value an image.
-        clusters: N prompt keys; images of one prompt are resampled together. None: every
-            image is its own cluster.
+        clusters: N prompt keys; images of one prompt are resampled together. None, or one
+            prompt alone: every image is its own cluster.
         replicates: how many resamplings.
         seed: of the resampling; the same inputs give the same interval.
 
@@ -125,14 +140,15 @@ def half_samples(
         n: how many images.
         replicates: R, how many halves.
         seed: of the draw.
-        clusters: n prompt keys; a prompt's images stay together. None: each image alone.
+        clusters: n prompt keys; a prompt's images stay together. None, or fewer than
+            ``FEWEST_PROMPTS``: each image alone.
 
     Raises:
-        ScoreError: fewer than four clusters.
+        ScoreError: fewer than four images.
     """
-    ids, k = cluster_ids(n, clusters)
+    ids, k = resampling_units(n, clusters, FEWEST_PROMPTS)
     if k < 4:
-        raise ScoreError(f"half-samples need at least 4 prompts, got {k}; score more images.")
+        raise ScoreError(f"half-samples need at least 4 images, got {k}; score more images.")
     rng = np.random.default_rng(seed)
     keep = np.zeros((replicates, k), dtype=bool)
     for row in keep:

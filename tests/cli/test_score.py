@@ -9,15 +9,17 @@ import torch
 from PIL import Image
 
 import t2ibench
+from t2ibench.api import folder_of, given_images
 from t2ibench.cli.compose import compose_spec, config_dir, rescored
 from t2ibench.cli.main import main
 from t2ibench.cli.score_lines import skills_text
 from t2ibench.cli.verbs.score import take_protocols
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.files import read_json
-from t2ibench.core.knobs import Knob
+from t2ibench.core.knobs import Knob, resolve_knobs
 from t2ibench.engine import judges
 from t2ibench.engine.assemble import read_spec
+from t2ibench.engine.generator import as_prompts, check_whole
 from t2ibench.engine.sampling import timed_sampling
 from t2ibench.engine.scoring_plan import fixed_knobs, front_settings
 from t2ibench.evaluation.results import RunScores
@@ -113,6 +115,34 @@ def test_options_of_pictures_are_refused_for_a_run(run, capsys):
         assert f"its own data; {name}= is for images" in capsys.readouterr().err
         with pytest.raises(ConfigError, match=f"is a run.* {name}= is for images"):
             t2ibench.score(run, **{name: value})
+
+
+def test_from_python_what_is_no_image_or_prompt_is_refused_in_a_sentence(tmp_path):
+    bad = {
+        "no images to score": [],
+        "images=None cannot be scored": None,
+        "have 3 axes": np.zeros((8, 8, 3), np.uint8),
+    }
+    for words, images in bad.items():
+        with pytest.raises(ConfigError, match=words):
+            t2ibench.score(images, reference=tmp_path)
+    image = Image.new("RGB", (8, 8))
+    assert given_images(image) == [image] and given_images(i for i in [image]) == [image]
+    with pytest.raises(ConfigError, match="prompts hold None"):
+        as_prompts([None])
+    with pytest.raises(ConfigError, match="prompts=5 must be"):
+        as_prompts(5)
+    with pytest.raises(ConfigError, match=r"knobs\.num_steps='x' must be a number"):
+        resolve_knobs(KNOBS, {"num_steps": "x"})
+    with pytest.raises(ConfigError, match="5 is neither"):
+        folder_of(5)
+    with pytest.raises(ConfigError, match=r"seed=1\.5 must be a whole number"):
+        check_whole(batch_size=8, seed=1.5)
+
+
+def test_one_metric_may_be_a_word(run):
+    one, several = (t2ibench.compare(run, metrics=names) for names in ("fd", ["fd"]))
+    assert str(one) == str(several)
 
 
 def test_held_out_compositions_stand_beside_the_iid_skills(run, capsys):

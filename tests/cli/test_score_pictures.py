@@ -1,5 +1,7 @@
 """Somebody's pictures: rows of their own, a reference of their own, sizes said aloud."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -48,6 +50,10 @@ def test_two_folders_are_compared_whole_at_their_own_size_which_is_said(tmp_path
     assert key in told.out and str(made / "scores.json") in told.out
     assert "no clip_score, r_precision: the images carry no captions" in told.out
     assert "no floor: the real-against-real floor needs 24 images outside the reference" in told.out
+    smaller = ["protocol.test.reference_size=16", "protocol.test.num_images=15"]
+    assert f"all 31 images of {real.name}/test: set {' and '.join(smaller)}" in told.out
+    assert main(["score", str(made), f"reference={real}", *words, *smaller]) == 0
+    assert "no floor" not in capsys.readouterr().out
     value = found["chosen"]["scores"][key]["value"]
     network = EfficientNetLite0()
     expected = frechet_distance(*(network.features(squares(f, 32)) for f in (made, real)))
@@ -178,3 +184,58 @@ def test_pictures_without_captions_join_a_data_sets_table(tmp_path, words, capsy
     told = capsys.readouterr().out
     assert "clip_score[shapes-clip-v1" in told
     assert "no r_precision: it ranks each caption among 99 others, here are 6 captions" in told
+
+
+def test_a_reference_is_compared_with_every_picture_whatever_the_captions(tmp_path, words, capsys):
+    made, real = pictures(tmp_path / "made", 20), pictures(tmp_path / "real", 24, seed=1)
+    (made / "grid.png").write_bytes((made / "0.png").read_bytes())
+    rows = [json.dumps({"file_name": f"{i}.png", "text": "a red ring"}) for i in range(20)]
+    (made / "metadata.jsonl").write_text("\n".join(rows[:15]))
+    assert main(["score", str(made), f"reference={real}", *words]) == 0
+    told = capsys.readouterr()
+    assert "5 images have no caption (15.png, 16.png, 17.png, …): distances alone" in told.err
+    assert "grid.png is taken for an overview and left out" in told.err
+    assert "|20/24]" in told.out
+    (made / "metadata.jsonl").write_text("\n".join(rows))
+    assert main(["score", str(made), f"reference={real}", *words]) == 0
+    assert "no caption" not in capsys.readouterr().err
+
+
+def test_images_of_one_prompt_have_scores_with_intervals_over_images(tmp_path, words):
+    made, real = pictures(tmp_path / "made", 20), pictures(tmp_path / "real", 24, seed=1)
+    opened = [Image.open(made / f"{i}.png") for i in range(20)]
+    scores = t2ibench.score(opened, ["a red ring"] * 20, *words, reference=real)
+    found = by_metric(scores.chosen.scores)
+    assert found["fd"].ci_low < found["fd"].value < found["fd"].ci_high
+    assert "fewer than 4 prompts: the interval is over images" in found["fd"].note
+    assert found["density"].ci_low < found["density"].ci_high
+
+
+@pytest.mark.parametrize("captioned", [True, False])
+def test_a_broken_picture_is_named_with_what_to_do(tmp_path, words, capsys, captioned):
+    made, real = pictures(tmp_path / "made", 20), pictures(tmp_path / "real", 24, seed=1)
+    (made / "7.png").write_bytes((made / "7.png").read_bytes()[:200])
+    if captioned:
+        rows = [json.dumps({"file_name": f"{i}.png", "text": f"thing {i}"}) for i in range(20)]
+        (made / "metadata.jsonl").write_text("\n".join(rows))
+    assert main(["score", str(made), f"reference={real}", *words]) == 2
+    told = capsys.readouterr().err
+    assert "7.png: " in told and "eplace or remove" in told
+    assert "policy" not in told and "max_refused" not in told
+
+
+def test_a_folder_with_an_equals_sign_is_scored_and_home_is_where_scores_go(
+    tmp_path, words, capsys, monkeypatch
+):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    pictures(tmp_path / "gen=1", 20), pictures(tmp_path / "real", 24, seed=1)
+    assert main(["score", "gen=1", "reference=real", "out=~/theirs", *words]) == 0
+    assert (tmp_path / "home" / "theirs" / "scores.json").is_file() and not (
+        tmp_path / "~"
+    ).exists()
+    assert main(["compare", "home/theirs", "out=~/tables"]) == 0
+    assert main(["report", "home/theirs", "out=~/page.html"]) == 0
+    assert (tmp_path / "home" / "page.html").is_file() and not (tmp_path / "~").exists()
+    assert main(["score", "gen=2", "reference=real"]) == 2
+    assert "Names with = stand after --: t2ibench score … -- gen=2" in capsys.readouterr().err

@@ -131,6 +131,8 @@ def test_a_larger_sweep_trains_only_what_is_new(runs, capsys):
     assert main(["status", f"runs={runs}"]) == 0
     assert capsys.readouterr().out == "larger\ns\n"
     assert main(["status", "larger", f"runs={runs}"]) == 0
+    assert main(["status", "larger", f"runs={runs}", "json=yes"]) == 2
+    assert main(["status", f"runs={runs}/none"]) == 2
     told = capsys.readouterr().out
     assert told.count("100%") == 2 and "seed=0" in told and "seed=1" in told
     assert told.endswith("larger: 2 finished\n")

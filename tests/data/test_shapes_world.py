@@ -176,7 +176,7 @@ def test_a_cascades_base_draws_the_same_scenes_with_fewer_pixels():
 
 
 def test_bad_worlds_are_refused():
-    for level, side in (("L9", 32), ("L1+L1", 32), ("L1", 7)):
+    for level, side in (("L9", 32), ("L1+L1", 32), ("L1", 7), ("L1", 100_000)):
         with pytest.raises(ConfigError):
             ShapesWorld(level, side)
 

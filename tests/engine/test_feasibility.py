@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from t2ibench.cli.compose import compose_spec
@@ -11,6 +12,8 @@ from t2ibench.data.folder import FolderSource
 from t2ibench.engine import feasibility
 from t2ibench.engine.context import Context
 from t2ibench.engine.feasibility import check_scoring, declared_knobs
+from t2ibench.engine.judges import make_judges
+from t2ibench.metrics.grader import Grader
 
 MODEL = ["model=gan/fast_painter", "trainer=cpu"]
 
@@ -68,6 +71,19 @@ def pictures(tmp_path):
 def test_what_scoring_would_refuse_is_refused_first(overrides, words):
     with pytest.raises(T2IBenchError, match=words):
         check_scoring(Context(compose_spec([*MODEL, *overrides])))
+
+
+def test_shapes_too_large_for_the_grader_are_judged_without_it(monkeypatch):
+    monkeypatch.setattr(Grader, "__init__", None)
+    context = Context(compose_spec([*MODEL, "data.resolution=256"]))
+    judges = make_judges(context.spec, context.source, torch.device("cpu"))
+    assert judges.grader is None and judges.meaning("a red ring") == judges.meaning("the red ring")
+    assert judges.ungraded == "shapes of 256 px are not graded, only those of 32 to 128 px"
+
+
+def test_a_base_that_nothing_stands_on_is_refused(capsys):
+    assert main(["train", *MODEL, "base=nope", "--dry-run"]) == 2
+    assert "base=nope: model=gan/fast_painter stands on no other run" in capsys.readouterr().err
 
 
 def test_a_floor_that_cannot_be_measured_is_told_first(caplog):

@@ -101,6 +101,13 @@ def test_paired_halves_test_the_difference_alone():
     assert halves_p_value(2.0, 1.0, tuple(a), tuple(a)) == 0.0
 
 
+def test_few_prompts_are_no_units_of_their_own():
+    few = ["a"] * 20 + ["b"] * 20
+    assert np.array_equal(half_samples(40, 5, clusters=few), half_samples(40, 5))
+    values = np.arange(40.0)
+    assert bootstrap_mean(values, ["a"] * 40) == bootstrap_mean(values)
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [

@@ -42,7 +42,7 @@ def run(arguments: Sequence[str]) -> int:
     out, project = given.options["out"], given.options["wandb"]
     if not (out or project):
         return 0
-    folder = Path(out) if out else runs_folder(given.options) / "wandb_comparisons"
+    folder = Path(out).expanduser() if out else runs_folder(given.options) / "wandb_comparisons"
     files = write_results(found, folder, f"t2ibench: {given.options['study'] or 'comparison'}")
     if not can_draw_figures():
         sys.stderr.write(
@@ -78,7 +78,7 @@ def analyse_runs(words: Sequence[str], options: dict[str, str]) -> tuple[Any, An
 def runs_folder(options: dict[str, str]) -> Path:
     """Folder of runs: ``runs=``, or the configuration's ``paths.runs``."""
     if options["runs"]:
-        return Path(options["runs"])
+        return Path(options["runs"]).expanduser()
     from t2ibench.cli.compose import compose_config
 
     return Path(compose_config([])["paths"]["runs"])

@@ -47,7 +47,7 @@ def run(arguments: Sequence[str]) -> int:
         train_and_score(spec)
         folders.append(named_run(Context.of(spec)).path)
     name = next(a for a in overrides if a.startswith("experiment=")).removeprefix("experiment=")
-    target = Path(out) if out else study.paths.runs_folder / name / "report.html"
+    target = Path(out).expanduser() if out else study.paths.runs_folder / name / "report.html"
     write_tables(folders, target.parent)
     write_report(folders, target, title=f"t2ibench: {name}")
     minutes = (time.monotonic() - began) / 60

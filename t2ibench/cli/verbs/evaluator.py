@@ -55,7 +55,7 @@ def run(arguments: Sequence[str]) -> int:
         from t2ibench.evaluation import dual_encoder_recipes
 
         steps = whole_number("steps", options["steps"]) if options["steps"] else None
-        folder = Path(options["out"]) if options["out"] else None
+        folder = Path(options["out"]).expanduser() if options["out"] else None
         train, place = {
             "shapes": (dual_encoder_recipes.train_shapes_encoder, data / "shapes_evaluator"),
             "emoji_styles": (dual_encoder_recipes.train_emoji_encoder, data / "emoji_styles"),

@@ -31,7 +31,7 @@ def run(arguments: Sequence[str]) -> int:
     out, kind = given.options["out"], given.options["format"]
     if kind not in FORMATS:
         raise ConfigError(f"format={kind} is unknown; choose {', '.join(FORMATS)}.")
-    if not out or Path(out).exists():
+    if not out or Path(out).expanduser().exists():
         raise ConfigError(f"out={out} must name a folder that does not exist yet.")
 
     from t2ibench.core.files import whole_folder
@@ -41,7 +41,7 @@ def run(arguments: Sequence[str]) -> int:
     from t2ibench.interop.diffusers_writer import write_folder
 
     loaded = open_folder(given.words[0])
-    with whole_folder(Path(out)) as aside:
+    with whole_folder(Path(out).expanduser()) as aside:
         if kind == "diffusers":
             write_folder(diffusers_model(loaded.module, loaded.spec.config()), aside)
         else:

@@ -32,7 +32,7 @@ def run(arguments: Sequence[str]) -> int:
     overrides = [f"{name}={value}" for name, value in given.items() if name not in OPTIONS]
     chosen = OPTIONS | {name: value for name, value in given.items() if name in OPTIONS}
     check_words(words, chosen)
-    source, out = Path(words[0]).expanduser(), Path(chosen["out"])
+    source, out = Path(words[0]).expanduser(), Path(chosen["out"]).expanduser()
 
     from t2ibench.cli.compose import compose_spec
     from t2ibench.core.files import whole_folder
@@ -68,7 +68,7 @@ def check_words(words: Sequence[str], options: dict[str, str]) -> None:
         )
     if not options["out"]:
         raise ConfigError("import needs the run folder to write: out=runs/NAME.")
-    if Path(options["out"]).exists():
+    if Path(options["out"]).expanduser().exists():
         raise ConfigError(f"out={options['out']} exists already; name a new run folder.")
     if options["use_ema"] not in ("true", "false"):
         raise ConfigError(f"use_ema={options['use_ema']} must be true or false.")

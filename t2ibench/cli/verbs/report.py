@@ -21,7 +21,7 @@ OPTIONS |= {"where": "", "sort": "", "by": ""}
 def run(arguments: Sequence[str]) -> int:
     """Writes the page and prints its path."""
     given = parse_arguments("report", arguments, OPTIONS)
-    target = Path(given.options["out"])
+    target = Path(given.options["out"]).expanduser()
     folders = [Path(word) for word in given.words]
     names = ("title", "protocol", "where", "sort", "by")
     write_report(folders, target, *(given.options[name] for name in names))

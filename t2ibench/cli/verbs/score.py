@@ -24,6 +24,7 @@ out=FOLDER takes scores.json.
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -53,6 +54,8 @@ def run(arguments: Sequence[str]) -> int:
     for name, value, whole in (o.groups() + (o[0],) for a in arguments if (o := OPTION.match(a))):
         if name in options:
             options[name] = value
+        elif Path(whole).exists() and not is_setting(name):
+            folders.append(whole)
         else:
             overrides.append(whole)
     for named in filter(is_run, folders):
@@ -60,13 +63,23 @@ def run(arguments: Sequence[str]) -> int:
     if len(folders) > 1 and options["out"]:
         raise ConfigError("out= takes the scores of one folder; leave it out for several.")
     if not folders:
-        raise ConfigError("score needs a run folder or a folder of images: t2ibench score RUN.")
+        raise ConfigError(
+            "score needs a run folder or a folder of images: t2ibench score RUN. Names with = "
+            f"stand after {END}: t2ibench score … {END} {shlex.quote((overrides or ['a=b'])[0])}."
+        )
     for folder in map(Path, folders):
         if is_run(folder):
             score_run_folder(folder, overrides, protocols)
         else:
             score_pictures(folder, overrides, protocols, options)
     return 0
+
+
+def is_setting(name: str) -> bool:
+    """True where a word of this name before its ``=`` sets something of the configuration."""
+    from t2ibench.cli.compose import compose_config
+
+    return re.split(r"[./]", name)[0] in compose_config([])
 
 
 def refuse_for_run(folder: str | Path, options: Mapping[str, object]) -> None:
@@ -155,8 +168,9 @@ def score_pictures(
         options["name"],
         tuple(read_prompts(options["prompts"])) if options["prompts"] else (),
         options["extractor"],
-        Path(options["out"]) if options["out"] else None,
+        Path(options["out"]).expanduser() if options["out"] else None,
         context.spec.seed if seeded else None,
+        whole=bool(options["reference"]),
     )
     if protocols:
         samples = read_images(folder, context, given)

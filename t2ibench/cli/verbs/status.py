@@ -47,9 +47,17 @@ def run(arguments: Sequence[str]) -> int:
     given = parse_arguments("status", arguments, OPTIONS)
     if len(given.words) > 1:
         raise ConfigError(f"status takes the name of one study, got {len(given.words)}.")
-    root = Path(given.options["runs"] or compose_config([])["paths"]["runs"])
+    if given.options["json"] not in ("true", "false"):
+        raise ConfigError(f"json={given.options['json']} must be true or false.")
+    typed = given.options["runs"]
+    if typed and not Path(typed).expanduser().is_dir():
+        raise ConfigError(f"runs={typed} is no folder; give the folder of a study's runs.")
+    root = Path(typed or compose_config([])["paths"]["runs"]).expanduser()
     if not given.words:
-        sys.stdout.write("\n".join(studies(root)) + "\n")
+        names = studies(root)
+        sys.stdout.writelines(f"{name}\n" for name in names)
+        if not names:
+            sys.stderr.write(f"{root} holds no study.\n")
         return 0
     ledger = Ledger(root, given.words[0])
     cells = ledger.cells()

@@ -38,7 +38,8 @@ class ShapesSource:
 
     Args:
         level: one level or several: ``"L1"``, ``"L1+L2"`` or ``["L1", "L2"]``.
-        resolution: side of the images in pixels, 8 or more; graded from 32 (``ShapesWorld``).
+        resolution: side of the images in pixels, 8 to 1024; graded at 32 to 128
+            (``ShapesWorld``).
         num_train: images of ``train``.
         num_val: images of ``val``.
         num_test: images of ``test``, and of ``test_heldout`` where there is one.

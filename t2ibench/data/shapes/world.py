@@ -22,8 +22,11 @@ LEVELS = ("L1", "L2", "L3", "L4")
 SHAPES_32 = ("circle", "square", "triangle", "cross", "ring", "heart", "diamond", "moon")
 SHAPES_64 = (*SHAPES_32, "star", "pentagon")
 
-LEAST_SIDE, LEAST_GRADABLE_SIDE = 8, 32
-"""Pixels a side that can be rendered, and graded."""
+LEAST_SIDE, GREATEST_SIDE = 8, 1024
+"""Pixels a side that can be rendered."""
+
+LEAST_GRADABLE_SIDE, GREATEST_GRADABLE_SIDE = 32, 128
+"""Pixels a side that can be graded: the grader's templates take 0.5 GB at 128, 4 GB at 256."""
 
 COLOURS: dict[str, tuple[float, float, float]] = {
     "red": (0.86, 0.12, 0.12),
@@ -179,11 +182,11 @@ class ShapesWorld:
     Args:
         level: one level or several, ``"L1"`` or ``"L1+L2"``; a scene's level is drawn
             uniformly among them.
-        resolution: 8 or more; below 48 px the 32 px rules hold, above the 64 px rules. Below
-            32 px, where the base of a cascade works, nothing is gradable.
+        resolution: 8 to 1024; below 48 px the 32 px rules hold, above the 64 px rules. Below
+            32 px, where the base of a cascade works, and above 128 px nothing is gradable.
 
     Raises:
-        ConfigError: a level is unknown, or the resolution is below 8.
+        ConfigError: a level is unknown, or the resolution is out of its range.
     """
 
     level: str = "L1"
@@ -202,10 +205,10 @@ class ShapesWorld:
                 f"data.level={self.level!r} is not made of distinct levels of "
                 f"{', '.join(LEVELS)} joined by '+', for example 'L1' or 'L1+L2'."
             )
-        if self.resolution < LEAST_SIDE:
+        if not LEAST_SIDE <= self.resolution <= GREATEST_SIDE:
             raise ConfigError(
-                f"data.resolution={self.resolution}: the shapes world needs at least {LEAST_SIDE} "
-                "pixels."
+                f"data.resolution={self.resolution}: the shapes world is drawn at {LEAST_SIDE} to "
+                f"{GREATEST_SIDE} pixels a side."
             )
         coarse = self.resolution < 48
         put = object.__setattr__
@@ -221,8 +224,8 @@ class ShapesWorld:
 
     @property
     def gradable(self) -> bool:
-        """True where a shape has enough pixels to be distinguished from the others."""
-        return self.resolution >= LEAST_GRADABLE_SIDE
+        """True where a shape has enough pixels to be told from others, and few enough to match."""
+        return LEAST_GRADABLE_SIDE <= self.resolution <= GREATEST_GRADABLE_SIDE
 
     @property
     def colours(self) -> dict[str, tuple[float, float, float]]:
