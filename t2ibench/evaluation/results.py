@@ -186,6 +186,7 @@ def _from_dict(fields: Mapping[str, Any]) -> RunScores:
         _check(f"cost.{name}", value, COST_KINDS.get(name, NUMBER) + NOTHING)
         for part, number in (value or {}).items() if name in COST_BY_PART else ():
             _check(f"cost.{name}.{part}", number, NUMBER)
+    _check("protocol.num_images", fields["protocol"].get("num_images", 0), (int,))
     if fields["knob"]:
         _check("knob.name", fields["knob"]["name"], TEXT)
     return RunScores(

@@ -129,6 +129,12 @@ class ScoredRun:
         folder = self._sample_folder()
         return None if folder is None else load_values(folder)
 
+    @cached_property
+    def scorings(self) -> list[str]:
+        """Labels under which its folder is scored, that of these scores first."""
+        others = sorted(file.stem for file in (self.path / "scores").glob("*.json"))
+        return [label for label in dict.fromkeys([self.scores.scoring, *others]) if label]
+
     def samples(self) -> SampleSet | None:
         """Reads the chosen operating point's sample set; None where it was not kept.
 
