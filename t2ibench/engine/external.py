@@ -154,7 +154,8 @@ def scores_of(
         found = (evaluator.evaluate if theirs.prompted else evaluator.unprompted)(samples)
         if out is not None:
             samples.save(out / "samples" / name)
-            save_values(out / "samples" / name, samples, found.columns)
+            if theirs.prompted:  # names of files are no prompts, by which sets might be paired
+                save_values(out / "samples" / name, samples, found.columns)
     else:
         found = _of_features(theirs, evaluator, rows, options.extractor)
     kept = out is not None and isinstance(theirs, ExternalImages)

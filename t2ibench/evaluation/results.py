@@ -19,6 +19,16 @@ Scores = dict[str, Score]
 
 MODEL_FIELDS = ("name", "family", "data", "seed", "run")
 
+Kinds = tuple[type, ...]
+NUMBER, TEXT, NOTHING = (int, float), (str,), (type(None),)
+
+COST_BY_PART = ("parameters", "train_flops_by_part", "frozen_flops")
+"""Entries of ``cost`` that hold a number a part."""
+
+COST_KINDS: dict[str, Kinds] = dict.fromkeys(("hardware", "latency", "throughput"), (dict,))
+COST_KINDS |= dict.fromkeys(COST_BY_PART, (dict,)) | {"busy": TEXT}
+"""Types of the entries of ``cost`` that are no numbers."""
+
 
 @dataclass(frozen=True)
 class OperatingPoint:
@@ -48,12 +58,12 @@ class OperatingPoint:
     @staticmethod
     def from_dict(fields: Mapping[str, Any]) -> OperatingPoint:
         """The inverse of ``to_dict``."""
-        return OperatingPoint(
-            dict(fields["knobs"]),
-            scores_from_dict(fields["scores"]),
-            fields.get("value"),
-            fields.get("samples", ""),
-        )
+        knobs, value, samples = fields["knobs"], fields.get("value"), fields.get("samples", "")
+        for name, number in knobs.items():
+            _check(f"knobs.{name}", number, NUMBER)
+        _check("value", value, NUMBER + NOTHING)
+        _check("samples", samples, TEXT)
+        return OperatingPoint(dict(knobs), scores_from_dict(fields["scores"]), value, samples)
 
 
 @dataclass(frozen=True)
@@ -170,6 +180,15 @@ def _from_dict(fields: Mapping[str, Any]) -> RunScores:
     missing = [name for name in MODEL_FIELDS if name not in fields["model"]]
     if missing:
         raise KeyError(f"model.{missing[0]}")
+    for name in MODEL_FIELDS:
+        _check(f"model.{name}", fields["model"][name], (int, *NOTHING) if name == "seed" else TEXT)
+    for name, value in fields["cost"].items():
+        _check(f"cost.{name}", value, COST_KINDS.get(name, NUMBER) + NOTHING)
+        for part, number in (value or {}).items() if name in COST_BY_PART else ():
+            _check(f"cost.{name}.{part}", number, NUMBER)
+    _check("protocol.num_images", fields["protocol"].get("num_images", 0), (int,))
+    if fields["knob"]:
+        _check("knob.name", fields["knob"]["name"], TEXT)
     return RunScores(
         model=dict(fields["model"]),
         protocol=dict(fields["protocol"]),
@@ -188,6 +207,16 @@ def _from_dict(fields: Mapping[str, Any]) -> RunScores:
         absent={str(name): str(why) for name, why in fields.get("absent", {}).items()},
         scoring=str(fields.get("scoring", "")),
     )
+
+
+def _check(name: str, value: object, kinds: Kinds) -> None:
+    """Refuses a value of another type; True and False are no numbers.
+
+    Raises:
+        TypeError: names the value.
+    """
+    if not isinstance(value, kinds) or isinstance(value, bool):
+        raise TypeError(f"{name}={value!r}")
 
 
 def _objects_point(fields: Mapping[str, Any]) -> AtomicityPoint:

@@ -107,6 +107,8 @@ def test_folders_of_one_name_are_rows_of_their_own(tmp_path, words, capsys):
     assert main(["score", *map(str, models), f"reference={real}", *words]) == 0
     capsys.readouterr()
     assert main(["compare", *map(str, models), f"out={tmp_path}/tables"]) == 0
+    told = capsys.readouterr().out
+    assert "intervals" in told and "paired by prompt" not in told, "equal names are no prompts"
     groups = read_json(next((tmp_path / "tables").glob("*.json")))["models"]
     assert sorted(g["label"] for g in groups) == [
         f"images (external) [{m}/images]" for m in ("A", "B", "C")

@@ -48,6 +48,19 @@ def test_absent_scores_name_the_verb(tmp_path):
         (lambda f: f["model"].pop("family"), r"model\.family"),
         (lambda f: f["chosen"]["scores"]["kid[a|b]"].pop("n"), "'n'"),
         (lambda f: f["chosen"]["scores"]["kid[a|b]"].update(key="kid[c]"), r"filed under kid\[a"),
+        (
+            lambda f: f["chosen"]["knobs"].update(truncation_psi="high"),
+            "knobs.truncation_psi='high'",
+        ),
+        (lambda f: f["front"][0].update(value="3"), "value='3'"),
+        (lambda f: f["cost"].update(parameters="x"), "cost.parameters='x'"),
+        (lambda f: f["cost"].update(parameters={"network": "x"}), "cost.parameters.network='x'"),
+        (lambda f: f["cost"].update(train_flops="x"), "cost.train_flops='x'"),
+        (lambda f: f["cost"].update(hardware=[1]), r"cost.hardware=\[1\]"),
+        (lambda f: f["model"].update(name=["x"]), r"model.name=\['x'\]"),
+        (lambda f: f["model"].update(seed="zero"), "model.seed='zero'"),
+        (lambda f: f["model"].update(seed=True), "model.seed=True"),
+        (lambda f: f.update(knob={"chosen_by": "fd"}), "'name'"),
     ],
 )
 def test_malformed_scores_are_named(tmp_path, change, message):

@@ -3,6 +3,7 @@
 Nothing else than ``T2IBenchError`` may come out. Readers with a checksum return what was written.
 """
 
+import math
 import random
 
 import numpy as np
@@ -12,11 +13,14 @@ import yaml
 
 from t2ibench.core.errors import ContentError, T2IBenchError
 from t2ibench.core.files import read_json, write_json
+from t2ibench.core.knobs import Knob, resolve_knobs
 from t2ibench.core.tensors import read_safetensors, write_safetensors
 from t2ibench.core.types import Score
 from t2ibench.engine.parts.text import read_vocabulary
 from t2ibench.evaluation.results import OperatingPoint, RunScores
 from t2ibench.evaluation.samples import SampleSet, load_values, save_values
+from t2ibench.reporting.read.runs import ScoredRun
+from t2ibench.reporting.statistics.groups import group_runs
 from t2ibench.runs.clock import Clock
 from t2ibench.runs.curves import MetricsFile, read_curves
 from t2ibench.runs.folder import Run
@@ -88,7 +92,9 @@ def run(tmp_path):
     scores = {KEY: Score(12.5, 4, 11.9, 13.1, KEY)}
     point = OperatingPoint({"guidance_scale": 2.0}, scores, 2.0, "samples/chosen")
     facts = {"name": "ldm", "family": "diffusion", "data": "shapes", "seed": 0, "run": "ldm"}
-    RunScores(facts, {"name": "dev"}, point, front=(point,)).write(run.scores)
+    cost = {"parameters": {"network": 10}, "train_flops": 1e9, "hardware": {"device": "cpu"}}
+    knob = {"name": "guidance_scale", "default": 2.0, "chosen_by": "fd"}
+    RunScores(facts, {"name": "dev"}, point, {}, cost, knob, (point,)).write(run.scores)
     samples = SampleSet(
         torch.arange(2 * 3 * 4 * 4, dtype=torch.uint8).view(2, 3, 4, 4),
         ("a red ring", "a blue moon, left"), ("k0", "k1"), (7, 8), {"knobs": {"w": 2.0}},
@@ -132,8 +138,15 @@ def valid_scores(run):
     found = RunScores.read(run.scores)
     for score in found.chosen.scores.values():
         assert isinstance(score.value + score.ci_low + score.ci_high, (int, float))
-    assert all(isinstance(v, (int, float)) for v in found.chosen.knobs.values())
-    assert isinstance(found.chosen.samples, str) and isinstance(found.model["name"], str)
+    assert isinstance(found.chosen.samples, str)
+    assert isinstance(found.model["name"], str) and isinstance(found.model["seed"] or 0, int)
+    for point in (found.chosen, *found.front):
+        knobs = [Knob(name, 1.0, -math.inf, math.inf) for name in point.knobs]
+        assert resolve_knobs(knobs, point.knobs) == pytest.approx(point.knobs, nan_ok=True)
+    (group,) = group_runs([ScoredRun(run.path, found)])
+    assert isinstance(group.parameters or 0.0, float)
+    assert isinstance(group.training_flops or 0.0, float) and group.encoding_flops is None
+    assert group.runs[0].facts["name"] == group.label
 
 
 def same_samples(run):

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from t2ibench.core.errors import printable
-from t2ibench.reporting.read.runs import ScoredRun, configuration_key, read_precision
+from t2ibench.reporting.read.runs import ScoredRun, identifying, read_content, read_precision
 from t2ibench.runs.folder import Run
 
 ABSENT = "missing"
@@ -37,6 +36,7 @@ class MissingRun:
         reason: first line of its error, or empty.
         config: its ``config.yaml``; empty where there is none.
         precision: of its training; empty where it is unknown.
+        content: of its data and frozen networks, by dotted key; empty where it is unknown.
     """
 
     name: str
@@ -44,6 +44,7 @@ class MissingRun:
     reason: str = ""
     config: dict[str, Any] = field(default_factory=dict)
     precision: str = ""
+    content: dict[str, str] = field(default_factory=dict)
 
     @property
     def seed(self) -> str:
@@ -55,16 +56,12 @@ class MissingRun:
         """Its model's short name, or the folder's."""
         return str((self.config.get("model") or {}).get("name", self.name)).rsplit("/", 1)[-1]
 
-    @cached_property
-    def configuration_key(self) -> str:
-        """A hash that is equal for runs whose configurations differ in the seed alone."""
-        return configuration_key(self.config)
-
     def belongs_to(self, run: ScoredRun) -> bool:
         """Whether it differs from a scored run in nothing that is known but the seed."""
         known = {self.precision, run.precision} - {""}
-        same = self.configuration_key == run.configuration_key and len(known) < 2
-        return bool(self.config) and same
+        told = bool(self.content and run.content)
+        own, theirs = (identifying(one.config, one.content if told else {}) for one in (self, run))
+        return bool(self.config) and own == theirs and len(known) < 2
 
     @property
     def sentence(self) -> str:
@@ -92,4 +89,5 @@ def read_missing(path: str | Path) -> MissingRun | None:
         return None
     reason = str(progress.get("reason") or "").strip()
     state, reason = str(progress["state"]), printable(reason.split("\n", 1)[0])
-    return MissingRun(path.name, state, reason, found, read_precision(path, found))
+    precision, content = read_precision(path, found), read_content(path)
+    return MissingRun(path.name, state, reason, found, precision, content)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,6 +19,9 @@ from t2ibench.runs.folder import Run
 
 RESULT_INDEPENDENT = ("seed", "paths", "logger", "hydra", "trainer", "study", "launcher")
 """Parts of a configuration in which two runs of one group may differ."""
+
+PATHS = re.compile(r"(data|text|parts|evaluator)\.(.+\.)?(root|cache_dir|path|folder)")
+"""Settings that say where content lies, and not which it is."""
 
 OF_SCORING = ("protocol", "evaluator", "knobs")
 """Parts of a configuration that say how a run is scored."""
@@ -45,6 +49,7 @@ class ScoredRun:
         config: its ``config.yaml`` (empty for a scored folder of external images).
         curves: column of ``metrics.csv`` -> values, NaN where a row lacks it.
         precision: of training, as its device resolved it: ``bf16-mixed``; empty where unknown.
+        content: of its data and frozen networks, by dotted key; empty where unknown.
     """
 
     path: Path
@@ -52,6 +57,7 @@ class ScoredRun:
     config: dict[str, Any] = field(default_factory=dict)
     curves: dict[str, list[float]] = field(default_factory=dict)
     precision: str = ""
+    content: dict[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -97,8 +103,7 @@ class ScoredRun:
         model = {k: v for k, v in self.scores.model.items() if k not in DESCRIPTIVE}
         return hash_json(
             [
-                self.configuration_key,
-                self.precision,
+                self.settings,
                 model,
                 self.scores.protocol,
                 self.scores.budget,
@@ -107,27 +112,28 @@ class ScoredRun:
         )
 
     @cached_property
-    def configuration_key(self) -> str:
-        """A hash that is equal for runs whose configurations differ in the seed alone."""
-        return configuration_key(self.config)
-
-    @cached_property
     def settings(self) -> dict[str, str]:
-        """The configuration that can change a result: dotted key -> value as text."""
-        kept = {k: v for k, v in self.config.items() if k not in RESULT_INDEPENDENT}
-        return flat(kept) | ({PRECISION: self.precision} if self.precision else {})
+        """What can change a result: dotted key -> value as text."""
+        found = identifying(self.config, self.content)
+        return found | ({PRECISION: self.precision} if self.precision else {})
 
     @cached_property
     def facts(self) -> dict[str, str]:
-        """Its settings, facts of its model before them, each as text."""
+        """Its settings, paths among them, facts of its model before them, each as text."""
         model = {name: str(value) for name, value in self.scores.model.items()}
-        return self.settings | model | {"name": self.name}
+        return identifying(self.config, {}) | self.settings | model | {"name": self.name}
 
     @cached_property
     def image_values(self) -> ImageValues | None:
         """Per-image scores of the chosen operating point, read once; None without any."""
         folder = self._sample_folder()
         return None if folder is None else load_values(folder)
+
+    @cached_property
+    def scorings(self) -> list[str]:
+        """Labels under which its folder is scored, that of these scores first."""
+        others = sorted(file.stem for file in (self.path / "scores").glob("*.json"))
+        return [label for label in dict.fromkeys([self.scores.scoring, *others]) if label]
 
     def samples(self) -> SampleSet | None:
         """Reads the chosen operating point's sample set; None where it was not kept.
@@ -153,9 +159,16 @@ class ScoredRun:
         return self.path / relative if relative else None
 
 
-def configuration_key(config: Mapping[str, Any]) -> str:
-    """Hashes a configuration without what cannot change a result, and without the seed."""
-    return hash_json({k: v for k, v in config.items() if k not in RESULT_INDEPENDENT})
+def identifying(config: Mapping[str, Any], content: Mapping[str, str]) -> dict[str, str]:
+    """A configuration without what cannot change a result, and without the seed, as text.
+
+    Args:
+        config: the configuration.
+        content: what a run was trained on, which stands in place of paths; empty: paths stay.
+    """
+    found = flat({k: v for k, v in config.items() if k not in RESULT_INDEPENDENT})
+    kept = {k: v for k, v in found.items() if not (content and PATHS.fullmatch(k))}
+    return kept | dict(content)
 
 
 def read_run(path: str | Path, file: Path | None = None) -> ScoredRun:
@@ -175,8 +188,8 @@ def read_run(path: str | Path, file: Path | None = None) -> ScoredRun:
     config = {} if external else Run(path, "").config()
     if file is not None:  # a chosen scoring stands in place of what the configuration asked for
         config = {name: value for name, value in config.items() if name not in OF_SCORING}
-    precision = read_precision(path, config)
-    return ScoredRun(path, scores, config, _read_curves(path / "metrics.csv"), precision)
+    precision, content = read_precision(path, config), {} if external else read_content(path)
+    return ScoredRun(path, scores, config, _read_curves(path / "metrics.csv"), precision, content)
 
 
 def read_precision(path: Path, config: Mapping[str, Any]) -> str:
@@ -192,6 +205,25 @@ def read_precision(path: Path, config: Mapping[str, Any]) -> str:
         return str(device["training_precision"])
     asked = str(trainer.get("precision") or "") if isinstance(trainer, Mapping) else ""
     return "" if asked == "auto" else asked
+
+
+def read_content(path: Path) -> dict[str, str]:
+    """Fingerprints of what a run was trained on, as its manifest tells; empty where it does not.
+
+    None of them changes with the training seed: of an encoder that is trained along, it is that
+    of the layout and the vocabulary.
+
+    Raises:
+        ContentError: the manifest cannot be read.
+    """
+    run = Run(path, "")
+    manifest = run.manifest()
+    data, networks = manifest.get("data"), manifest.get("content")
+    if not isinstance(data, str) or not isinstance(networks, Mapping):
+        return {}
+    encoder = run.fingerprint("text_encoder")
+    known = {"data": data, **networks} | ({"text_encoder": encoder} if encoder else {})
+    return {f"{name}.content": str(content) for name, content in known.items()}
 
 
 def _check_model(path: Path, model: Mapping[str, Any]) -> None:

@@ -9,6 +9,9 @@ from t2ibench.core.errors import ScoreError
 from t2ibench.reporting.statistics.groups import Group
 from t2ibench.reporting.statistics.metrics import metric_of
 
+FOLDERS = "folders"
+"""Protocol of two folders of pictures, which ``reference=`` chooses and nobody types."""
+
 
 def keys_of(group: Group, metric: str = "") -> list[str]:
     """Score keys of any run of a group; of one metric (its name or a whole key) if named."""
@@ -75,7 +78,38 @@ def _remedy(first: Group, second: Group) -> str:
         if mine.get(name) != theirs.get(name)
     ]
     where = f" (their protocols have {'; '.join(differing)})" if differing else ""
+    paths = [str(group.runs[0].path).removesuffix(".scored") for group in (first, second)]
+    if label := _shared_scoring(first, second):
+        return (
+            f"both are scored under {label} as well: `t2ibench compare "
+            f"{first.runs[0].path} {second.runs[0].path} protocol={label}`."
+        )
+    folders = [protocol.get("name") == FOLDERS for protocol in (mine, theirs)]
+    if all(folders):
+        counts = [protocol.get("num_images", 0) for protocol in (mine, theirs)]
+        fewer = f" protocol.test.num_images={min(counts)}" if len(set(counts)) > 1 else ""
+        reference = first.runs[0].scores.model["data"]
+        return (
+            f"score both against one reference{where}, for example `t2ibench score {paths[1]} "
+            f"reference=FOLDER{fewer}`, FOLDER being {reference}, which {first.label} was scored "
+            f"against{f', and {first.label} likewise' if fewer else ''}."
+        )
+    path, wanted = (paths[0], theirs) if folders[0] else (paths[1], mine)
     return (
         f"score both with one protocol and evaluator{where}, for example `t2ibench score "
-        f"{second.runs[0].path} protocol={mine.get('name', 'NAME')}`."
+        f"{path} protocol={wanted.get('name', 'NAME')}`."
+    )
+
+
+def _shared_scoring(first: Group, second: Group) -> str:
+    """Label of another scoring that every run of both groups has; empty without one."""
+    runs = [*first.runs, *second.runs]
+    return next(
+        (
+            label
+            for label in runs[0].scorings
+            if all(label in run.scorings for run in runs)
+            and any(label != run.scores.scoring for run in runs)
+        ),
+        "",
     )

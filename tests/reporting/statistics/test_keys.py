@@ -1,7 +1,7 @@
 """Scores measured in different ways are never in one column, and asking for it is refused."""
 
 import pytest
-from run_folders import KEYS, write_run
+from run_folders import KEYS, rewritten, write_run
 
 from t2ibench.cli.main import main
 from t2ibench.core.errors import ScoreError
@@ -88,3 +88,50 @@ def test_a_row_without_the_metric_is_named(tmp_path, study):
     bare = rekeyed(write_run(tmp_path, "diffusion/ldm", 9, config={"x": 1}), ("kid[", "other["))
     with pytest.raises(ScoreError, match=r"has no kid, which the others have; score it again"):
         build_leaderboard(gather([*study, bare])[0], metrics=["kid"])
+
+
+def against(root, name, reference, count=96):
+    """A folder of images that was scored against a folder of pictures."""
+    run = write_run(root, "diffusion/ldm", 0, model={"family": "external", "seed": None})
+    run = run.rename(root / name)
+    (run / "config.yaml").unlink()
+
+    def change(scores):
+        scores["model"] |= {"name": name, "data": reference}
+        scores["protocol"] |= {"name": "folders", "num_images": count}
+        scores["scoring"] = f"folders-{reference}-{count}"
+
+    at = f"{reference}/test:{reference}|{count}"
+    changes = (("shapes/test:9f8e7d6c|96", at), ("prompts:1a2b3c4d", f"prompts:{name}"))
+    return rekeyed(rewritten(run, change), *changes)
+
+
+def test_folders_against_two_references_are_scored_against_one(tmp_path, capsys):
+    gen, other = against(tmp_path, "gen", "one"), against(tmp_path, "gen2", "two")
+
+    def said():
+        assert main(["compare", str(gen), str(other)]) == 2
+        return capsys.readouterr().err
+
+    advice = f"`t2ibench score {other} reference=FOLDER`, FOLDER being one, which gen"
+    assert advice in said()
+    more = against(tmp_path / "more", "gen2", "one", 48)
+    (other / "scores").mkdir()
+    (more / "scores.json").rename(other / "scores" / "folders-one-96.json")
+    command = f"t2ibench compare {gen} {other} protocol=folders-one-96"
+    assert f"both are scored under folders-one-96 as well: `{command}`" in said()
+
+
+def test_folders_of_other_sizes_are_scored_at_the_smaller(tmp_path):
+    runs = [against(tmp_path, "gen", "one"), against(tmp_path, "gen2", "one", 48)]
+    with pytest.raises(
+        ScoreError, match=r"reference=FOLDER protocol\.test\.num_images=48`.*gen .*likewise"
+    ):
+        build_leaderboard(*gather(runs))
+
+
+def test_a_folder_beside_a_run_is_scored_under_its_protocol(tmp_path):
+    gen, run = against(tmp_path, "gen", "one"), write_run(tmp_path, "gan/gan_int_cls", 0)
+    for runs in ([gen, run], [run, gen]):
+        with pytest.raises(ScoreError, match=f"`t2ibench score {gen} protocol=dev`"):
+            build_leaderboard(*gather(runs))
