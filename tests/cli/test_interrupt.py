@@ -20,7 +20,7 @@ from t2ibench.training.preemption import SIGNALS
 
 @pytest.fixture
 def run(tmp_path):
-    return Run.of(tmp_path, "toy", {}, {})
+    return Run.named(tmp_path, "toy", {}).begin({})
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -164,3 +164,14 @@ def test_a_gpu_that_is_not_there_is_said_before_any_run_is_made(tmp_path, monkey
     assert main(["train", *CELL, *words]) == 2
     assert "this process sees 0" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refused_command_changes_nothing_of_the_run(tmp_path, shared_cache, capsys):
+    words = [*CELL, f"paths.runs={tmp_path}", f"paths.cache={shared_cache}"]
+    run = run_of(words)
+    with run.locked():
+        run.begin(compose_spec(words).config())
+        kept = {path: path.read_bytes() for path in run.path.iterdir()}
+        assert main(["train", *words, "protocol.test.num_images=12"]) == 2
+        assert "is being worked on by" in capsys.readouterr().err
+        assert {path: path.read_bytes() for path in run.path.iterdir()} == kept

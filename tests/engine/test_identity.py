@@ -212,11 +212,11 @@ def test_a_frozen_encoder_that_changed_since_is_noticed(root):
 
 def test_a_run_begun_on_other_data_is_not_gone_on_with(root, folders):
     from t2ibench.engine.assemble import restore_parts
-    from t2ibench.engine.identity import find_or_make_run
+    from t2ibench.engine.identity import resolved
     from t2ibench.engine.train import write_manifest
 
     context = Context(compose_spec(on_folder(root, folders[0], "seed=9")))
-    run = find_or_make_run(context)
+    run = named_run(context).begin(resolved(context).config())
     restore_parts(context, None)
     run.write_manifest(data="another", content={})
     run.checkpoint.parent.mkdir()
