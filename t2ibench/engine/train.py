@@ -27,6 +27,7 @@ from t2ibench.engine.interrupt import Interrupted, interruptible, outcome
 from t2ibench.engine.load import LoadedRun, open_run
 from t2ibench.engine.parts.part import Prepared
 from t2ibench.engine.parts.start import initial_weights, load_initial_weights
+from t2ibench.engine.scorings import keep_scoring
 from t2ibench.evaluation.flops import count_flops
 from t2ibench.families.contract import TextToImageModule
 from t2ibench.runs.clock import Clock
@@ -95,8 +96,14 @@ def held_run(context: Context) -> Iterator[Run]:
         context.start = None if start is None else start.find(context)
         run = named_run(context)
         with run.locked(), outcome(run):
-            from_first(run.begin, resolved(context).config())
+            from_first(configure, context, run)
             yield run
+
+
+def configure(context: Context, run: Run) -> None:
+    """Writes the configuration of a run that is held; a scoring under another one is kept."""
+    keep_scoring(run, context)
+    run.begin(resolved(context).config())
 
 
 def train_run(context: Context, run: Run) -> LoadedRun:

@@ -14,6 +14,8 @@ from t2ibench.engine import sampling
 from t2ibench.engine.identity import named_run
 from t2ibench.engine.interrupt import Interrupted, interruptible, outcome
 from t2ibench.engine.study import train_and_score, worker_message
+from t2ibench.evaluation.results import RunScores
+from t2ibench.evaluation.samples import SampleSet
 from t2ibench.runs.folder import Run
 from t2ibench.training.preemption import SIGNALS
 
@@ -175,3 +177,25 @@ def test_a_refused_command_changes_nothing_of_the_run(tmp_path, shared_cache, ca
         assert main(["train", *words, "protocol.test.num_images=12"]) == 2
         assert "is being worked on by" in capsys.readouterr().err
         assert {path: path.read_bytes() for path in run.path.iterdir()} == kept
+
+
+def test_training_again_with_other_words_of_scoring_keeps_both(tmp_path, shared_cache):
+    words = [*CELL, f"paths.runs={tmp_path}", f"paths.cache={shared_cache}"]
+    run, found = run_of(words), {}
+    for more in ([], ["protocol.test.num_images=8"], ["knobs.truncation_psi=0.5"]):
+        assert main(["train", *words, *more]) == 0
+        own = RunScores.read(run.scores)
+        found[own.scoring] = own
+        others = {path.stem: RunScores.read(path) for path in run.path.glob("scores/*.json")}
+        assert others.keys() == found.keys() - {own.scoring}
+        for label, scores in others.items():
+            assert scores.chosen.scores == found[label].chosen.scores
+            kept = SampleSet.load(run.path / scores.chosen.samples)
+            assert kept.meta["knobs"] == found[label].chosen.knobs
+    assert len(found) == 3
+    assert main(["train", *words]) == 0
+    again = RunScores.read(run.scores)
+    assert again.chosen.scores == found[again.scoring].chosen.scores
+    assert sorted(p.stem for p in run.path.glob("scores/*")) == sorted(
+        found.keys() - {again.scoring}
+    )
