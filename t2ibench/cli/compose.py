@@ -37,6 +37,13 @@ MODEL_GROUPS = ("autoencoder", "clip", "prior", "cascade")
 """Groups whose choices belong to one model."""
 
 
+ABSOLUTE = (
+    "paths.cache", "paths.data", "data.root", "data.source.root", "data.source.cache_dir",
+    "text.path", "text.encoder.path",
+)  # fmt: skip
+"""Keys of files and folders that runs read later, from any working folder."""
+
+
 class PluginConfigs(SearchPathPlugin):
     """Appends the ``conf/`` folders of installed plugins to Hydra's search path."""
 
@@ -129,13 +136,16 @@ def rescored(run: Run, overrides: Sequence[str]) -> RunSpec:
         ConfigError: an override that belongs to the training.
     """
     from t2ibench.engine.assemble import read_spec
-    from t2ibench.engine.rescore import rescored_spec
+    from t2ibench.engine.rescore import ROOTS, rescored_spec
 
     named = [o.split("=", 1)[0].lstrip("+") for o in overrides]
     # The run's own model, so that its keys are known.
     ours = any(name.startswith("model.") for name in named)
-    model = [f"model={read_spec(run).model.name}"] if ours else []
-    return rescored_spec(run, compose_config([*model, *overrides]), named)
+    own = [f"model={read_spec(run).model.name}"] if ours else []
+    if any(name in ROOTS for name in named):  # as not every data set has a folder
+        own += [f"data={read_spec(run).data.name}"]
+        overrides = [o.replace("data.source.root=", "data.root=", 1) for o in overrides]
+    return rescored_spec(run, compose_config([*own, *overrides]), named)
 
 
 def untrained_context(overrides: Sequence[str]) -> Context:
@@ -235,8 +245,8 @@ def to_container(cfg: DictConfig) -> dict[str, Any]:
         raise ConfigError(f"model={cfg.get('model')} must be a file of conf/model.")
     check_size(cfg)
     plain = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
-    expand_home(plain.paths)
     try:
+        make_absolute(plain)
         found: Any = OmegaConf.to_container(plain, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise ConfigError(one_sentence(error)) from error
@@ -245,11 +255,14 @@ def to_container(cfg: DictConfig) -> dict[str, Any]:
     return found
 
 
-def expand_home(paths: DictConfig) -> None:
-    """Replaces a leading ``~`` of folders, which the environment may name so."""
-    for key in paths:
-        if not OmegaConf.is_missing(paths, key) and str(paths[key]).startswith("~"):
-            paths[key] = os.path.expanduser(paths[key])
+def make_absolute(cfg: DictConfig) -> None:
+    """Replaces paths relative to the working folder or the home, as runs outlive both."""
+    for key in ABSOLUTE:
+        value = OmegaConf.select(cfg, key)
+        if isinstance(value, str) and value:
+            OmegaConf.update(cfg, key, os.path.abspath(os.path.expanduser(value)))
+    if str(cfg.paths.runs).startswith("~"):
+        cfg.paths.runs = os.path.expanduser(cfg.paths.runs)
 
 
 class ResolvedTask:

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from filelock import FileLock, SoftFileLock
@@ -28,6 +28,8 @@ STORAGE = {
     errno.EACCES: "this user may not write there: choose another folder (paths.runs, paths.cache)",
     errno.EPERM: "this user may not write there: choose another folder (paths.runs, paths.cache)",
     errno.ENOTDIR: "a part of the path is a file: choose another folder (paths.runs, paths.cache)",
+    errno.EISDIR: "a folder has that name: choose another name",
+    errno.ENAMETOOLONG: "a name in the path is too long: choose a shorter one",
 }
 """Meaning and remedy of each system error of storage."""
 
@@ -85,7 +87,7 @@ def atomic_path(path: str | Path, former: Path | None = None) -> Iterator[Path]:
     path = Path(path)
     aside = path.with_name(f".{path.name}.{_owner()}-{uuid.uuid4().hex[:8]}{path.suffix}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder_of(path)
         aside.touch()
         mode = stat.S_IMODE(aside.stat().st_mode)
         yield aside
@@ -99,13 +101,41 @@ def atomic_path(path: str | Path, former: Path | None = None) -> Iterator[Path]:
         os.replace(aside, path)
         flush(path.parent)
     except OSError as error:
-        sentence = storage_error(error, path)
-        if sentence is None:
-            raise
-        raise RunError(sentence) from error
+        raise_named(error, path)
     finally:
         with suppress(OSError):
             aside.unlink(missing_ok=True)
+
+
+def make_folder_of(path: Path) -> None:
+    """Makes the folder of a file that is about to be written, and those above it.
+
+    Raises:
+        RunError: it cannot be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:  # a system's folder (/proc) makes none
+        raise RunError(
+            f"{path} cannot be written, its place takes no folders: choose another folder "
+            "(paths.runs, paths.cache) and type the same command again."
+        ) from error
+    except FileExistsError as error:  # the folder is a file
+        raise_named(NotADirectoryError(errno.ENOTDIR, str(error)), path)
+    except OSError as error:
+        raise_named(error, path)
+
+
+def raise_named(error: OSError, path: Path) -> NoReturn:
+    """Raises a system's error of storage as a sentence, any other as it is.
+
+    Raises:
+        RunError: the disk is full, or the path cannot be written.
+    """
+    sentence = storage_error(error, path)
+    if sentence is None:
+        raise error
+    raise RunError(sentence) from error
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -122,13 +152,19 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """A folder beside ``folder`` that takes its name on success and is removed otherwise."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    """A folder beside ``folder`` that takes its name on success and is removed otherwise.
+
+    Raises:
+        RunError: the disk is full, or the folder cannot be written.
+    """
+    make_folder_of(folder)
     aside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
-    aside.mkdir()
     try:
+        aside.mkdir()
         yield aside
         os.replace(aside, folder)
+    except OSError as error:
+        raise_named(error, folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -190,10 +226,7 @@ def exclusive(path: Path) -> Iterator[None]:
             lock = SoftFileLock(path.with_name(f"{path.name}.owner"))
             lock.acquire()
     except OSError as error:
-        sentence = storage_error(error, path)
-        if sentence is None:
-            raise
-        raise RunError(sentence) from error
+        raise_named(error, path)
     try:
         yield
     finally:

@@ -41,14 +41,8 @@ def named_run(context: Context) -> Run:
     return Run.named(spec.paths.runs, spec.label, identity_of(context))
 
 
-def find_or_make_run(context: Context) -> Run:
-    """The run of a specification, created if new; its configuration names other runs by hash."""
-    spec = resolved(context)
-    return Run.of(spec.paths.runs, spec.label, identity_of(context), spec.config())
-
-
 def resolved(context: Context) -> RunSpec:
-    """The specification with the hashes of the runs that it names."""
+    """The specification with the hashes of the runs that it names, as a run keeps it."""
     spec, start = context.spec, initial_weights(context)
     parts = {name: part.resolved(context) for name, part in spec.parts.items()}
     changed: dict[str, Any] = {"parts": parts, "text": spec.text.resolved(context)}

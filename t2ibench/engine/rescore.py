@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from t2ibench.core.errors import ConfigError
@@ -22,6 +23,12 @@ GROUPS = ("protocol", "evaluator", "logger", "trainer", "paths")
 TEST_SIZES = ("data.source.num_val", "data.source.num_test")
 """Data options that do not change the training split: the sizes of the other splits."""
 
+ROOTS = ("data.root", "data.source.root")
+"""Keys of where the data lie: their content is checked against that of the training."""
+
+CACHE = "data.source.cache_dir"
+"""Key of where prepared data are kept."""
+
 
 def rescored_spec(run: Run, config: Mapping[str, Any], named: Sequence[str]) -> RunSpec:
     """Specification of a run with the user's changes of sampling and scoring.
@@ -40,19 +47,32 @@ def rescored_spec(run: Run, config: Mapping[str, Any], named: Sequence[str]) -> 
     own = spec.config()
     own["trainer"] |= {"devices": 1, "num_nodes": 1, "accelerator": "auto"}
     own["paths"] = config["paths"]
+    if "cache_dir" in own["data"]["source"]:
+        own["data"]["source"]["cache_dir"] = config["paths"]["cache"]
     effects = effects_by_key(spec)
     keys = [SUBGROUPS.get(key, key) for key in named]
     for key in sorted(keys, key=lambda key: "." in key):  # groups first, then what is in them
         head = key.split(".")[0]
-        if head in GROUPS or key in TEST_SIZES or head == "knobs" or sampled_by(effects, key):
+        if key in ROOTS:
+            move_data(own["data"], value_at(config, key))
+        elif head in (*GROUPS, "knobs") or key in (*TEST_SIZES, CACHE) or sampled_by(effects, key):
             set_value_at(own, key, value_at(config, key))
         else:
+            can_be = [*GROUPS, "knobs", *TEST_SIZES, ROOTS[0]]
             raise ConfigError(
                 f"{key} cannot be changed when a trained run is scored: it belongs to the "
-                f"training. What can be: {', '.join([*GROUPS, 'knobs', *TEST_SIZES])}, and of the "
-                f"model {', '.join(sampling_keys(effects)) or 'nothing'}."
+                f"training. What can be: {', '.join(can_be)}, and of the model "
+                f"{', '.join(sampling_keys(effects)) or 'nothing'}."
             )
     return RunSpec.read(own)
+
+
+def move_data(data: dict[str, Any], root: str) -> None:
+    """Sets where data lie; they keep their name, which the folder gave where none was typed."""
+    source = data["source"]
+    if "name" in source:
+        source["name"] = source["name"] or Path(source["root"]).name
+    data["root"] = source["root"] = root
 
 
 def effects_by_key(spec: RunSpec) -> dict[str, Effect]:

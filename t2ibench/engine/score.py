@@ -100,6 +100,8 @@ def score_run(loaded: LoadedRun) -> RunScores:
         scores.write(scoring.scores(run.path))
     if not scoring.own:
         return scores
+    if rank() == 0:  # where it was filed while the run was scored otherwise
+        replace(scoring, own=False).scores(run.path).unlink(missing_ok=True)
     clock = loaded.clock.state_dict()
     run.set_status("finished", clock=clock, scored=inputs, asked=sampling_key(spec))
     track_scores(spec.config()["logger"]["wandb"], run)

@@ -2,21 +2,32 @@
 
 ``scores.json`` is the run's own scoring, that of its ``config.yaml``; another one lies in
 ``scores/PROTOCOL-HASH.json`` and its images in ``samples/PROTOCOL-HASH/``, so that nothing takes
-the place of what a run was trained to show. Models that are scored alike share the label.
+the place of what a run was trained to show. Models that are scored alike share the label. A run
+that is trained again with other words of scoring has these as its own, and keeps both.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from t2ibench.core.errors import ConfigError, ContentError, RunError
+from t2ibench.core.files import link_or_copy
 from t2ibench.core.hashing import hash_json
 from t2ibench.data.records import DataSource
 from t2ibench.engine.assemble import read_spec
+from t2ibench.engine.context import Context
 from t2ibench.engine.identity import SCORES_VERSION, sampling_key, sampling_settings
 from t2ibench.engine.spec import RunSpec
 from t2ibench.evaluation.results import RunScores
 from t2ibench.runs.folder import Run
+
+log = logging.getLogger(__name__)
+
+PLACES = ("root", "cache_dir")
+"""Options of data that say where they lie; what they are, their content says."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +54,10 @@ class Scoring:
     def of_run(run: Run, spec: RunSpec, source: DataSource) -> Scoring:
         """The scoring of a trained run under a specification."""
         first = read_spec(run)
-        same_data = first.data.model_dump(mode="json") == spec.data.model_dump(mode="json")
-        own = same_data and sampling_key(first) == sampling_key(spec)
-        trained_with = sampling_settings(first)
-        settings = {k: v for k, v in sampling_settings(spec).items() if trained_with.get(k) != v}
-        return Scoring(label_of(spec, source, settings), own)
+        own = data_options(first) == data_options(spec) and sampling_key(first) == sampling_key(
+            spec
+        )
+        return Scoring(label_of(spec, source, settings_besides(spec, first)), own)
 
     @staticmethod
     def of_folder(folder: Path | None, spec: RunSpec, source: DataSource) -> Scoring:
@@ -56,6 +66,59 @@ class Scoring:
         file = None if folder is None else folder / "scores.json"
         own = file is None or not file.exists() or RunScores.read(file).scoring in ("", label)
         return Scoring(label, own)
+
+
+def data_options(spec: RunSpec) -> dict[str, Any]:
+    """Options of a specification's data, without the places where they lie."""
+    data = spec.data.model_dump(mode="json")
+    besides = (*PLACES, "name")  # a folder's own, where none was typed
+    source = {name: value for name, value in data["source"].items() if name not in besides}
+    return {name: v for name, v in data.items() if name not in PLACES} | {"source": source}
+
+
+def settings_besides(spec: RunSpec, first: RunSpec) -> dict[str, object]:
+    """The model's sampling settings that are not those of the run's configuration."""
+    trained_with = sampling_settings(first)
+    return {k: v for k, v in sampling_settings(spec).items() if trained_with.get(k) != v}
+
+
+def keep_scoring(run: Run, context: Context) -> None:
+    """Files a run's own scoring as another one, if the run is now scored otherwise.
+
+    Its images get a second name, as the new scoring may take some of them.
+
+    Args:
+        run: the run, held, with the configuration under which it was scored.
+        context: context of the specification that becomes the run's.
+    """
+    spec = context.spec
+    try:
+        if not run.scores.exists() or not run.trained:
+            return
+        first, scores = read_spec(run), RunScores.read(run.scores)
+    except (ConfigError, ContentError, RunError) as error:
+        log.warning("%s The scores are computed anew.", error)
+        return
+    data, asked = data_options(spec), sampling_key(spec)
+    if data_options(first) == data and sampling_key(first) == asked:
+        return
+    besides = settings_besides(first, spec)
+    if besides:  # its label said nothing of what now tells the two apart
+        source = context.source if data_options(first) == data else context.below(first).source
+        scores = replace(scores, scoring=label_of(first, source, besides))
+    filed, sets = Scoring(scores.scoring, own=False), run.path / "samples"
+    for drawn in sorted(path.parent for path in sets.glob("*/set.json")):
+        folder = sets / filed.samples(drawn.name)
+        for file in (path for path in drawn.iterdir() if path.is_file()):
+            folder.mkdir(parents=True, exist_ok=True)
+            link_or_copy(file, folder / file.name)
+    points = [
+        replace(point, samples=f"samples/{filed.samples(Path(point.samples).name)}")
+        for point in (scores.chosen, *scores.front)
+    ]
+    replace(scores, chosen=points[0], front=tuple(points[1:])).write(filed.scores(run.path))
+    run.set_status("trained", clock=run.status()["clock"])
+    run.scores.unlink()
 
 
 def scores_file(folder: Path, label: str) -> Path:

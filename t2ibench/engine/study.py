@@ -22,12 +22,12 @@ from t2ibench.engine.context import Context
 from t2ibench.engine.device import chosen_device
 from t2ibench.engine.feasibility import check_scoring
 from t2ibench.engine.identity import named_run, sampling_key
-from t2ibench.engine.interrupt import Interrupted, outcome
+from t2ibench.engine.interrupt import Interrupted
 from t2ibench.engine.load import LoadedRun
 from t2ibench.engine.ranks import rank_processes
 from t2ibench.engine.score import score_run
 from t2ibench.engine.spec import RunSpec
-from t2ibench.engine.train import check, train
+from t2ibench.engine.train import check, held_run, train_run
 from t2ibench.evaluation.results import RunScores, by_metric
 from t2ibench.runs.folder import Run
 from t2ibench.runs.ledger import Cell, Ledger, Progress
@@ -130,8 +130,8 @@ def scored_cell(spec: RunSpec) -> tuple[LoadedRun, RunScores]:
         check_scoring(context)
     with rank_processes(trainer.devices, trainer.num_nodes, partial(worker_message, context)):
         context.device = chosen_device(trainer.accelerator, trainer.devices)  # this rank's
-        loaded = train(context)
-        with loaded.run.locked(), outcome(loaded.run):
+        with held_run(context) as run:
+            loaded = train_run(context, run)
             return loaded, score_run(loaded)
 
 

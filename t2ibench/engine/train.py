@@ -6,6 +6,8 @@ import copy
 import logging
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,11 +22,12 @@ from t2ibench.engine.captions import caption_losses
 from t2ibench.engine.context import Context
 from t2ibench.engine.device import facts, prepare_device
 from t2ibench.engine.fitting import cached_targets, cached_text, options_of, validation_batch
-from t2ibench.engine.identity import find_or_make_run, resolved
+from t2ibench.engine.identity import named_run, resolved
 from t2ibench.engine.interrupt import Interrupted, interruptible, outcome
 from t2ibench.engine.load import LoadedRun, open_run
 from t2ibench.engine.parts.part import Prepared
 from t2ibench.engine.parts.start import initial_weights, load_initial_weights
+from t2ibench.engine.scorings import keep_scoring
 from t2ibench.evaluation.flops import count_flops
 from t2ibench.families.contract import TextToImageModule
 from t2ibench.runs.clock import Clock
@@ -65,7 +68,6 @@ def check(context: Context) -> None:
         )
 
 
-@interruptible()
 def train(context: Context) -> LoadedRun:
     """Finds or trains the run of a specification; its status records how that ended.
 
@@ -73,35 +75,62 @@ def train(context: Context) -> LoadedRun:
         T2IBenchError: the specification, the data or the weights cannot be used.
         Interrupted: a signal ended training; the same command resumes it.
     """
-    prepare_device(context.device)
-    check(context)
-    start = initial_weights(context)
-    context.start = None if start is None else start.find(context)
-    run = find_or_make_run(context)
-    with run.locked(), outcome(run):
-        from_first(mend_manifest, context, run)
-        if from_first(lambda: run.trained):
-            try:
-                return open_run(run, context)
-            except DamagedError as error:
-                if error.path != run.weights:
-                    raise
-                from_first(forget_training, run, error)
-        clock, facts_of_parts = Clock(), {}
-        for name, part in prepare_parts(context, run).items():
-            clock.parts_flops += part.flops
-            clock.parts_seconds += part.seconds
-            facts_of_parts[name] = part.facts
-        module = assemble(context, context.modules)
-        if context.start is not None:
-            load_initial_weights(module, context.start)
-        write_manifest(context, run, facts_of_parts)
-        if module.trains:
-            trained = train_module(context, run, module, clock)
-        else:
-            trained = index_module(context, run, module, clock)
-        run.set_status("trained", clock=clock.state_dict())
-        return LoadedRun(run, context, trained.to(context.device).eval(), clock)
+    with held_run(context) as run:
+        return train_run(context, run)
+
+
+@contextmanager
+def held_run(context: Context) -> Iterator[Run]:
+    """The run of a specification, held for this process in its context.
+
+    Its configuration is written once it is held, so that the work on it rests on its owner's.
+
+    Raises:
+        T2IBenchError: the specification cannot be used, or another process holds the run.
+        Interrupted: a signal ended the work in its context.
+    """
+    with interruptible():
+        prepare_device(context.device)
+        check(context)
+        start = initial_weights(context)
+        context.start = None if start is None else start.find(context)
+        run = named_run(context)
+        with run.locked(), outcome(run):
+            from_first(configure, context, run)
+            yield run
+
+
+def configure(context: Context, run: Run) -> None:
+    """Writes the configuration of a run that is held; a scoring under another one is kept."""
+    keep_scoring(run, context)
+    run.begin(resolved(context).config())
+
+
+def train_run(context: Context, run: Run) -> LoadedRun:
+    """Trains a run that is held, unless it is trained already."""
+    from_first(mend_manifest, context, run)
+    if from_first(lambda: run.trained):
+        try:
+            return open_run(run, context)
+        except DamagedError as error:
+            if error.path != run.weights:
+                raise
+            from_first(forget_training, run, error)
+    clock, facts_of_parts = Clock(), {}
+    for name, part in prepare_parts(context, run).items():
+        clock.parts_flops += part.flops
+        clock.parts_seconds += part.seconds
+        facts_of_parts[name] = part.facts
+    module = assemble(context, context.modules)
+    if context.start is not None:
+        load_initial_weights(module, context.start)
+    write_manifest(context, run, facts_of_parts)
+    if module.trains:
+        trained = train_module(context, run, module, clock)
+    else:
+        trained = index_module(context, run, module, clock)
+    run.set_status("trained", clock=clock.state_dict())
+    return LoadedRun(run, context, trained.to(context.device).eval(), clock)
 
 
 def mend_manifest(context: Context, run: Run) -> None:

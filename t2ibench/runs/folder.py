@@ -61,33 +61,6 @@ class Run:
     identity: str
 
     @staticmethod
-    def of(
-        root: str | Path, label: str, identifying: Mapping[str, Any], config: Mapping[str, Any]
-    ) -> Run:
-        """Finds or makes the run of a configuration.
-
-        Args:
-            root: folder of all runs.
-            label: readable part of the name of a new one.
-            identifying: JSON-ready; only what changes the result.
-            config: the whole resolved configuration, kept in ``config.yaml``.
-        """
-        run = Run.named(root, label, identifying)
-        if process_rank() != 0:
-            return run
-        path = run.path / "status.json"
-        try:
-            if is_run(run.path) and run.status()["identity"] != run.identity:
-                raise ContentError(f"{path} has the identity of another run.")
-        except ContentError as error:
-            log.warning("%s The run's state is found anew from its checkpoint.", error)
-            path.unlink(missing_ok=True)
-        if not path.exists():
-            run.set_status("created")
-        write_config(run.path / "config.yaml", config)
-        return run
-
-    @staticmethod
     def named(root: str | Path, label: str, identifying: Mapping[str, Any]) -> Run:
         """The run of a configuration, whether or not its folder is there.
 
@@ -167,6 +140,28 @@ class Run:
         """True where the weights are final, also if scoring them failed or was interrupted."""
         return "clock" in self.status()
 
+    def begin(self, config: Mapping[str, Any]) -> Run:
+        """Writes its configuration, and a status where there is no whole one; returns the run.
+
+        Only who holds the run may: another's work rests on what is there.
+
+        Args:
+            config: the whole resolved configuration, kept in ``config.yaml``.
+        """
+        if process_rank() != 0:
+            return self
+        path = self.path / "status.json"
+        try:
+            if is_run(self.path) and self.status()["identity"] != self.identity:
+                raise ContentError(f"{path} has the identity of another run.")
+        except ContentError as error:
+            log.warning("%s The run's state is found anew from its checkpoint.", error)
+            path.unlink(missing_ok=True)
+        if not path.exists():
+            self.set_status("created")
+        write_config(self.path / "config.yaml", config)
+        return self
+
     def set_status(self, state: State, **extra: Any) -> None:
         """Writes status.json, if this is the first rank; earlier failures are carried over."""
         if process_rank() != 0:
@@ -189,6 +184,7 @@ class Run:
     def locked(self, wait: Callable[[Owner], None] | None = None) -> Iterator[None]:
         """Holds the run for this process; the lock goes with the process if it dies.
 
+        Its folder is made where there is none.
         Of the processes of one distributed job the first holds it for all.
 
         Args:

@@ -28,8 +28,8 @@ from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from t2ibench.core.errors import RunBusyError, RunError, RunLostError
-from t2ibench.core.files import UNSUPPORTED, guarded, storage_error
+from t2ibench.core.errors import RunBusyError, RunLostError
+from t2ibench.core.files import UNSUPPORTED, guarded, make_folder_of, raise_named
 
 log = logging.getLogger(__name__)
 
@@ -103,21 +103,20 @@ class OwnerLock:
         self._guard = ExitStack()
 
     def acquire(self) -> None:
-        """Takes the lock now.
+        """Takes the lock now; its folder is made where there is none.
 
         Raises:
             RunBusyError: another process holds it.
+            RunError: the folder cannot be written.
         """
         me = Owner.this()
         aside = self.path.with_name(f"{self.path.name}.{me.token}")
         try:
+            make_folder_of(self.path)
             aside.write_text(json.dumps(asdict(me)), encoding="utf-8")
             self._take(aside, me)
         except OSError as error:
-            sentence = storage_error(error, self.path)
-            if sentence is None:
-                raise
-            raise RunError(sentence) from error
+            raise_named(error, self.path)
         finally:
             with suppress(OSError):
                 aside.unlink(missing_ok=True)
@@ -219,15 +218,21 @@ class OwnerLock:
         return self.holder() == owner
 
     def _age(self, path: Path) -> float:
-        """Seconds since a file was touched, by the clock of its file system."""
+        """Seconds since a file was touched, by the clock of its file system.
+
+        Where this user may write no file beside it, by this machine's clock.
+        """
         probe = self.path.with_name(f"{self.path.name}.{uuid.uuid4().hex}")
         try:
             probe.touch()
             return probe.stat().st_mtime - path.stat().st_mtime
         except FileNotFoundError:
             return 0.0
+        except OSError:
+            return time.time() - path.stat().st_mtime if path.exists() else 0.0
         finally:
-            probe.unlink(missing_ok=True)
+            with suppress(OSError):
+                probe.unlink(missing_ok=True)
 
     def _beat(self, me: Owner, ended: threading.Event) -> None:
         told = False

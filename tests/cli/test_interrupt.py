@@ -15,13 +15,15 @@ from t2ibench.engine import sampling
 from t2ibench.engine.identity import named_run
 from t2ibench.engine.interrupt import Interrupted, interruptible, outcome
 from t2ibench.engine.study import train_and_score, worker_message
+from t2ibench.evaluation.results import RunScores
+from t2ibench.evaluation.samples import SampleSet
 from t2ibench.runs.folder import Run
 from t2ibench.training.preemption import SIGNALS
 
 
 @pytest.fixture
 def run(tmp_path):
-    return Run.of(tmp_path, "toy", {}, {})
+    return Run.named(tmp_path, "toy", {}).begin({})
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -172,3 +174,36 @@ def test_a_gpu_that_is_not_there_is_said_before_any_run_is_made(tmp_path, monkey
     assert main(["train", *CELL, *words]) == 2
     assert "this process sees 0" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refused_command_changes_nothing_of_the_run(tmp_path, shared_cache, capsys):
+    words = [*CELL, f"paths.runs={tmp_path}", f"paths.cache={shared_cache}"]
+    run = run_of(words)
+    with run.locked():
+        run.begin(compose_spec(words).config())
+        kept = {path: path.read_bytes() for path in run.path.iterdir()}
+        assert main(["train", *words, "protocol.test.num_images=12"]) == 2
+        assert "is being worked on by" in capsys.readouterr().err
+        assert {path: path.read_bytes() for path in run.path.iterdir()} == kept
+
+
+def test_training_again_with_other_words_of_scoring_keeps_both(tmp_path, shared_cache):
+    words = [*CELL, f"paths.runs={tmp_path}", f"paths.cache={shared_cache}"]
+    run, found = run_of(words), {}
+    for more in ([], ["protocol.test.num_images=8"], ["knobs.truncation_psi=0.5"]):
+        assert main(["train", *words, *more]) == 0
+        own = RunScores.read(run.scores)
+        found[own.scoring] = own
+        others = {path.stem: RunScores.read(path) for path in run.path.glob("scores/*.json")}
+        assert others.keys() == found.keys() - {own.scoring}
+        for label, scores in others.items():
+            assert scores.chosen.scores == found[label].chosen.scores
+            kept = SampleSet.load(run.path / scores.chosen.samples)
+            assert kept.meta["knobs"] == found[label].chosen.knobs
+    assert len(found) == 3
+    assert main(["train", *words]) == 0
+    again = RunScores.read(run.scores)
+    assert again.chosen.scores == found[again.scoring].chosen.scores
+    assert sorted(p.stem for p in run.path.glob("scores/*")) == sorted(
+        found.keys() - {again.scoring}
+    )

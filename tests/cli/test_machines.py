@@ -27,7 +27,7 @@ def test_a_closed_pipe_is_no_traceback():
 
 
 def test_a_run_whose_output_nobody_reads_is_interrupted_and_not_failed(tmp_path):
-    run = Run.of(tmp_path, "toy", {}, {})
+    run = Run.named(tmp_path, "toy", {}).begin({})
     with pytest.raises(BrokenPipeError), outcome(run):
         raise BrokenPipeError
     assert run.state == "interrupted" and "failures" not in run.status()

@@ -152,7 +152,7 @@ def test_another_seed_of_the_generator_shares_the_clip_and_another_clip_does_not
     assert clip_of(first) == clip_of(second)
     changed = context_of(words(root, *TINY_CLIP, "parts.clip.training.seed=1"))
     assert clip_of(first) != clip_of(changed)
-    run = Run.of(root / "runs", "borrower", {}, {})
+    run = Run.named(root / "runs", "borrower", {}).begin({})
     found = [c.spec.parts["clip"].prepare(c, run) for c in (first, second)]
     assert found[0].facts == found[1].facts
     assert found[0].module.fingerprint == found[1].module.fingerprint

@@ -85,7 +85,7 @@ class Case:
 
     def train(self, root, images, interrupt_at=None):
         """The run, the module and what fitting it gave, interrupted at a batch or not."""
-        module, run = self.module(), Run.of(root, "contract", {}, {})
+        module, run = self.module(), Run.named(root, "contract", {}).begin({})
 
         def stream(images_seen, rank, world_size):
             for i, batch in enumerate(self.batches(module, images_seen)):

@@ -4,14 +4,15 @@ import errno
 import fcntl
 import os
 import stat
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from t2ibench.core import files
-from t2ibench.core.errors import CheckpointError, DamagedError
-from t2ibench.core.files import atomic_path, exclusive, write_json
+from t2ibench.core.errors import CheckpointError, DamagedError, RunError
+from t2ibench.core.files import atomic_path, exclusive, whole_folder, write_json
 from t2ibench.core.tensors import read_safetensors, write_safetensors
 from t2ibench.interop.files import read_tensors
 from t2ibench.training.checkpoint import read_whole
@@ -113,3 +114,18 @@ def test_a_user_without_a_home_has_the_working_folder(monkeypatch):
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.setattr(pwd, "getpwuid", nobody)
     assert str(files.home_folder()) == "."
+
+
+def test_what_cannot_be_written_is_said_in_a_sentence(tmp_path):
+    (tmp_path / "folder").mkdir()
+    for path, reason in (
+        (tmp_path / "folder", "a folder has that name"),
+        (tmp_path / ("n" * 300), "too long"),
+        (Path("/proc/nothing/scores.json"), "takes no folders"),
+    ):
+        with pytest.raises(RunError, match=reason):
+            write_json(path, {})
+    (tmp_path / "file").touch()
+    for folder in ("file/new", "n" * 300):
+        with pytest.raises(RunError, match="cannot be written"), whole_folder(tmp_path / folder):
+            pass

@@ -8,13 +8,14 @@ import pytest
 from PIL import Image
 from text.tiny import save_t5
 
-from t2ibench.cli.compose import compose_spec
+from t2ibench.cli.compose import compose_spec, rescored
 from t2ibench.cli.main import main
 from t2ibench.core.errors import CheckpointError, RunError
 from t2ibench.core.files import read_json
 from t2ibench.engine.context import Context
 from t2ibench.engine.identity import identity_of, named_run
 from t2ibench.engine.load import open_folder
+from t2ibench.runs.folder import Run
 
 
 def pictures(folder, seed, count=120):
@@ -212,14 +213,36 @@ def test_a_frozen_encoder_that_changed_since_is_noticed(root):
 
 def test_a_run_begun_on_other_data_is_not_gone_on_with(root, folders):
     from t2ibench.engine.assemble import restore_parts
-    from t2ibench.engine.identity import find_or_make_run
+    from t2ibench.engine.identity import resolved
     from t2ibench.engine.train import write_manifest
 
     context = Context(compose_spec(on_folder(root, folders[0], "seed=9")))
-    run = find_or_make_run(context)
+    run = named_run(context).begin(resolved(context).config())
     restore_parts(context, None)
     run.write_manifest(data="another", content={})
     run.checkpoint.parent.mkdir()
     run.checkpoint.touch()
     with pytest.raises(RunError, match="was begun with data another, which is now"):
         write_manifest(context, run, {})
+
+
+def test_a_run_is_scored_on_another_machine_and_with_pictures_that_moved(
+    root, folders, monkeypatch
+):
+    data = Path(shutil.copytree(folders[0], root / "here" / "pictures"))
+    monkeypatch.chdir(data.parent)
+    words = on_folder(root, "pictures", "seed=3")
+    assert main(["train", *words]) == 0
+    run = named_run(Context(compose_spec(words))).path
+    assert Run.at(run).config()["data"]["root"] == str(data)
+    scores = (run / "scores.json").read_bytes()
+    monkeypatch.chdir(root)
+    moved = data.rename(root / "moved")
+    there = [f"paths.runs={root}/runs", f"paths.cache={root}/there"]
+    for word in (f"data.root={moved}", "data.source.root=moved"):
+        spec = rescored(Run.at(run), [*there, word])
+        assert spec.data.source.arguments["root"] == str(moved)
+        assert spec.data.source.arguments["cache_dir"] == f"{root}/there"
+        assert main(["score", str(run), *there, word]) == 0
+        assert (run / "scores.json").read_bytes() == scores and not (run / "scores").exists()
+    assert main(["score", str(run), *there, f"data.root={folders[1]}"]) == 2

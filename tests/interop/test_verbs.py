@@ -22,7 +22,7 @@ from t2ibench.core.noise import SeededNoise
 from t2ibench.engine.assemble import content_of, untrained_module
 from t2ibench.engine.build import instantiate
 from t2ibench.engine.components import read_component
-from t2ibench.engine.identity import find_or_make_run
+from t2ibench.engine.identity import named_run, resolved
 from t2ibench.engine.load import LoadedRun, open_run
 from t2ibench.engine.parts.text import training_vocabulary
 from t2ibench.interop.diffusers_model import diffusers_model
@@ -315,7 +315,8 @@ def gan(tmp_path_factory):
         ["model=gan/fast_painter", f"paths.runs={root}", f"paths.cache={root}/cache"]
         + ["data.source.num_train=16", "data.source.num_val=8", "data.source.num_test=8"]
     )
-    found, module = find_or_make_run(context), untrained_module(context)
+    found, module = named_run(context), untrained_module(context)
+    found.begin(resolved(context).config())
     write_json(found.path / "vocabulary.json", training_vocabulary(context.source.split("train")))
     save_weights(module, found.weights)
     modules = {"text_encoder": module.text_encoder}

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import asdict, replace
@@ -249,3 +250,20 @@ def test_a_file_in_the_folders_place_is_said_in_a_sentence(tmp_path):
     (tmp_path / "run").write_text("")
     with pytest.raises(RunError, match="a part of the path is a file"):
         OwnerLock(tmp_path / "run" / ".lock").acquire()
+
+
+def test_a_folder_that_may_only_be_read_is_looked_at_all_the_same():
+    with tempfile.TemporaryDirectory() as folder:
+        lock = OwnerLock(Path(folder) / ".lock")
+        lock.acquire()
+        os.chmod(folder, 0o555)
+        me = os.geteuid()
+        if me == 0:  # who may write anywhere
+            os.seteuid(NOBODY)
+        try:
+            assert OwnerLock(lock.path).held()
+            assert 0 <= OwnerLock(lock.path)._age(lock.path) < 60
+        finally:
+            os.seteuid(me)
+            os.chmod(folder, 0o700)
+            lock.release()

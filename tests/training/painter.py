@@ -89,7 +89,7 @@ OPTIONS = TrainingOptions(
 
 
 def make_run(root, name="toy"):
-    return Run.of(root, name, {"name": name}, {"name": "toy"})
+    return Run.named(root, name, {"name": name}).begin({"name": "toy"})
 
 
 def train(split, root, budget, name="toy", module=None, options=OPTIONS, each_batch=None, **kw):

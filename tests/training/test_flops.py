@@ -106,7 +106,7 @@ def test_training_is_told_by_part(model, shared_cache, tmp_path):
         return BatchStream(train, batch_size=8, seed=0, images_seen=images_seen, targets=targets)
 
     options = options_of(context, context.spec.model.training)
-    run = Run.of(tmp_path, "flops", {}, {})
+    run = Run.named(tmp_path, "flops", {}).begin({})
     clock = fit(module, stream, run, Budget("images", 8), options, seed=0).clock
     players = {"generator", "discriminator"} if model.startswith("gan/") else {"network"}
     assert players | {"text_encoder"} <= set(clock.flops_by_part)

@@ -40,7 +40,7 @@ def random_cuts(name):
 
 def trained(make, root, options, cuts, validation, budget, monkeypatch):
     """Trains, each time with a new module as a new process would, until the budget is spent."""
-    run, seen, ends = Run.of(root, "resume", {}, {}), {}, []
+    run, seen, ends = Run.named(root, "resume", {}).begin({}), {}, []
     monkeypatch.setattr(callbacks, "time", Ticking())
     for _ in range(1 + len(cuts)):
         module, batches = make()
