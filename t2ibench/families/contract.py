@@ -22,6 +22,7 @@ import pytorch_lightning as pl
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from t2ibench.core.edits import Edit
@@ -31,7 +32,7 @@ from t2ibench.core.knobs import Knob, resolve_knobs
 from t2ibench.core.noise import Noise, SeededNoise
 from t2ibench.core.pixels import to_pixels
 from t2ibench.core.ranks import longest, own_rows
-from t2ibench.core.shards import stepped
+from t2ibench.core.shards import stepped, whole
 from t2ibench.core.types import Batch, Images, PixelImages, TextFeatures
 from t2ibench.data.records import PreparedSplit
 from t2ibench.text.contract import TextEncoder
@@ -259,15 +260,49 @@ class TextToImageModule(pl.LightningModule, ABC):
         return text.where(keep, self.text_encoder.null(len(text)).to(text.tokens.device))
 
     def optimise(
-        self, optimizer: Optimizer, loss: Tensor, parameters: Sequence[nn.Parameter]
-    ) -> None:
-        """Performs one optimiser step: zero gradients, backward, clip, step."""
+        self,
+        optimizer: Optimizer,
+        loss: Tensor | Iterable[Tensor],
+        parameters: Sequence[nn.Parameter],
+    ) -> Tensor | None:
+        """Performs one optimiser step: zero gradients, backward, clip, step.
+
+        Args:
+            optimizer: steps ``parameters``.
+            loss: a loss, or the losses of the parts of a batch, which sum up to it; each is
+                computed after the one before it has been differentiated, so that memory holds one.
+            parameters: what the optimiser steps.
+
+        Returns:
+            Norm of the gradient before clipping, a scalar on the device; None without clipping.
+        """
         optimizer.zero_grad(set_to_none=True)
-        self.manual_backward(loss)
+        for part in (loss,) if isinstance(loss, Tensor) else loss:
+            self.manual_backward(part)
+        norm = None
         if self.gradient_clip_norm > 0:
             clipped = stepped(optimizer) or parameters
-            torch.nn.utils.clip_grad_norm_(clipped, self.gradient_clip_norm)
+            norm = self.gradient_norm(clipped)
+            torch.nn.utils.clip_grads_with_norm_(clipped, self.gradient_clip_norm, norm)
         optimizer.step()
+        return None if norm is None else whole(norm)
+
+    def gradient_norm(self, parameters: Iterable[Tensor]) -> Tensor:
+        """Global norm of the gradients of a loss, whatever it was scaled by (16-mixed)."""
+        norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+        scaler = getattr(getattr(self._trainer, "precision_plugin", None), "scaler", None)
+        return norm if scaler is None else norm / scaler.scale(torch.ones_like(norm))
+
+    def alarms(self, logged: Mapping[str, float]) -> dict[str, str]:
+        """Warnings of a training that fails without an error, a sentence by its kind; none here.
+
+        Args:
+            logged: means of what ``training_step`` returned, over one logging interval.
+
+        Returns:
+            Sentences that name a setting to turn. Each kind is told once a training.
+        """
+        return {}
 
     @torch.no_grad()
     def generate(
