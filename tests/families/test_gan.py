@@ -229,9 +229,9 @@ def test_two_steps_change_every_parameter(conditioning, changes):
         logs = module.training_step(make_batch(), i)
     assert all(torch.isfinite(v) and not v.requires_grad for v in logs.values())
     assert "loss" in logs
-    # Where logits are compared with each other, one that is added to all has no gradient.
-    still = ["discriminator.logit.bias"] if changes.get("relativistic_gamma") else []
-    assert [n for n, p in module.named_parameters() if torch.equal(p, start[n])] == still
+    # Where logits are compared with each other, what is added to all has no gradient but rounding.
+    still = {"discriminator.logit.bias"} if changes.get("relativistic_gamma") else set()
+    assert {n for n, p in module.named_parameters() if torch.equal(p, start[n])} <= still
 
 
 def test_each_step_trains_only_its_own_player():
