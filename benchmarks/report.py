@@ -89,7 +89,7 @@ def write_run(root: Path, model: int, seed: int, prompts: int) -> None:
         ),
     ).write(run / "scores.json")  # fmt: skip
     config = {"seed": seed, "model": {"name": f"model{model}", "width": 64 + model}}
-    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    (run / "config.yaml").write_text(yaml.safe_dump(config, explicit_end=True))
 
 
 def check_equal(root: Path) -> None:

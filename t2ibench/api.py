@@ -14,12 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from t2ibench.cli.compose import compose_spec, rescored
-from t2ibench.cli.reference import reference_words
-from t2ibench.core.errors import ConfigError
-from t2ibench.data.pictures import PictureSizes
+from t2ibench.cli.reference import reference_words, sizes_of
+from t2ibench.cli.verbs.score import refuse_for_run
 from t2ibench.data.prompts import read_prompts
 from t2ibench.engine.context import Context
-from t2ibench.engine.edits import rgb_picture
 from t2ibench.engine.external import (
     ExternalOptions,
     comparison_recipe,
@@ -30,10 +28,9 @@ from t2ibench.engine.external import (
 from t2ibench.engine.generator import Generator, Pictures, as_prompts
 from t2ibench.engine.load import open_folder
 from t2ibench.engine.rescore import score_trained
-from t2ibench.engine.study import train_and_score
-from t2ibench.evaluation.external import external_sizes
+from t2ibench.engine.study import scored_cell
 from t2ibench.evaluation.results import RunScores
-from t2ibench.runs.folder import Run
+from t2ibench.runs.folder import Run, is_run
 
 WIDTH = 140
 """Columns of a printed comparison."""
@@ -83,19 +80,9 @@ def train(*words: str, **settings: Any) -> Generator:
         True
     """
     spec = compose_spec([*words, *as_words(settings)])
-    if spec.trainer.devices * spec.trainer.num_nodes > 1:
-        train_and_score(spec)
-        from t2ibench.engine.identity import named_run
-
-        return Generator(open_folder(named_run(Context.of(spec)).path))
-    from t2ibench.engine.interrupt import outcome
-    from t2ibench.engine.score import score_run
-    from t2ibench.engine.train import train as trained
-
-    loaded = trained(Context.of(spec))
-    with loaded.run.locked(), outcome(loaded.run):
-        score_run(loaded)
-    return Generator(loaded)
+    loaded, _ = scored_cell(spec)
+    alone = spec.trainer.devices * spec.trainer.num_nodes == 1
+    return Generator(loaded if alone else open_folder(loaded.run.path))
 
 
 def score(
@@ -138,9 +125,9 @@ def score(
     """
     overrides = [*words, *as_words(settings)]
     images = images.path if isinstance(images, Generator) else images
-    if isinstance(images, (str, Path)) and (Path(images) / "status.json").exists():
-        if prompts is not None:
-            raise ConfigError("a run is scored on the prompts of its protocol; leave prompts out.")
+    if isinstance(images, (str, Path)) and is_run(images):
+        given = {"name": name, "extractor": extractor, "out": out, "reference": reference}
+        refuse_for_run(images, given | {"prompts": prompts is not None})
         run = Run.at(images)
         return score_trained(run, rescored(run, overrides))
     if reference is not None:
@@ -157,20 +144,6 @@ def score(
         captions = [p.text for p in read_prompts_or_words(prompts)]
     theirs = in_memory(images, captions, comparison_recipe(context))
     return scores_of(theirs, context, options, name or "images", options.out)
-
-
-def sizes_of(images: Any) -> PictureSizes:
-    """Number and sizes of images, of a path or in memory.
-
-    Raises:
-        ConfigError: the path holds features.
-    """
-    if not isinstance(images, (str, Path)):
-        return PictureSizes.of([rgb_picture(image).size for image in images])
-    found = external_sizes(images)
-    if found is None:
-        raise ConfigError(f"{images} holds features; reference= needs the images.")
-    return found
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ COMPOSED_WITH = {
 
 NEEDED = {
     "folder": ["data.root=pictures"],
+    "folders": ["protocol.test.num_images=1"],
     "pictures": ["data.root=pictures"],
     "run": ["text.run=runs/x"],
     "on_run": ["base=runs/x"],

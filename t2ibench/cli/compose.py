@@ -23,6 +23,7 @@ import t2ibench
 from t2ibench.cli.overrides import for_hydra, several_values, unreadable
 from t2ibench.core.errors import ConfigError
 from t2ibench.engine.plugins import plugins
+from t2ibench.engine.spec import SUBGROUPS
 
 if TYPE_CHECKING:
     from t2ibench.engine.context import Context
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
 
 MODEL_KEYS = ("model", "parts", "base", "start", "text", "conditioning", "data.resolution")
 """Keys and groups of a cascade's stage that do not apply to the model of its base."""
-
-SUBGROUPS = ("evaluator/extractor", "evaluator/dual_encoder")
-"""Groups within a group, of which several files are chosen as a list."""
 
 MODEL_GROUPS = ("autoencoder", "clip", "prior", "cascade")
 """Groups whose choices belong to one model."""

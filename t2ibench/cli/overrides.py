@@ -23,6 +23,9 @@ PATHS = (
 )  # fmt: skip
 """Keys whose values are files, folders, or names and hashes of runs."""
 
+JUDGES = re.compile(r"evaluator\.(extractors|dual_encoders)\.\w+\.(folder|weights)")
+"""Keys of the files of judging networks, whose names depend on what is chosen."""
+
 NAMES = (
     "study.name", "data.source.name", "data.source.encoding", "data.source.group_column",
     "data.source.split_column", "logger.wandb.project", "logger.wandb.group",
@@ -59,7 +62,7 @@ def with_quotes(override: str) -> str:
         "start='12345678','1e234567'"
     """
     found = OVERRIDE.match(override)
-    if found is None or found[2] not in (*PATHS, *NAMES):
+    if found is None or not (is_path(found[2]) or found[2] in NAMES):
         return override
     plus, key, value = found.groups()
     if QUOTED.fullmatch(value) or SWEEP.fullmatch(value) or "${" in value:
@@ -72,9 +75,14 @@ def with_quotes(override: str) -> str:
     return f"{plus}{key}={','.join(quoted(home(key, one)) for one in values)}"
 
 
+def is_path(key: str) -> bool:
+    """True for a key whose value is a file, a folder or a run."""
+    return key in PATHS or JUDGES.fullmatch(key) is not None
+
+
 def home(key: str, value: str) -> str:
     """A path with its leading ``~`` replaced, which shells leave within a word."""
-    return os.path.expanduser(value) if key in PATHS and value.startswith("~") else value
+    return os.path.expanduser(value) if is_path(key) and value.startswith("~") else value
 
 
 def quoted(value: str) -> str:

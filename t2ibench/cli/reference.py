@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from t2ibench.cli.compose import compose_spec
 from t2ibench.core.errors import ConfigError
 from t2ibench.data.pictures import PictureSizes
+from t2ibench.engine.edits import rgb_picture
+from t2ibench.evaluation.external import external_sizes
 
 FOLDERS = "folders"
 """The protocol of two folders; it has no number of images of its own."""
+
+
+def sizes_of(images: Any) -> PictureSizes:
+    """Number and sizes of images, of a path or in memory.
+
+    Raises:
+        ConfigError: the path holds features.
+    """
+    if not isinstance(images, (str, Path)):
+        return PictureSizes.of([rgb_picture(image).size for image in images])
+    found = external_sizes(images)
+    if found is None:
+        raise ConfigError(f"{images} holds features; reference= needs the images.")
+    return found
 
 
 def reference_words(
@@ -35,9 +51,9 @@ def reference_words(
     root = Path(reference).expanduser().resolve()
     if not root.is_dir():
         raise ConfigError(f"reference={reference} is no folder; give one with pictures.")
-    found = ["data=pictures", f"data.root={json.dumps(str(root), ensure_ascii=False)}"]
+    found = ["data=pictures", f"data.root={root}"]
     side = generated.smallest
-    if "protocol" not in typed:
+    if "protocol" not in typed or f"protocol={FOLDERS}" in words:
         found += [f"protocol={FOLDERS}", f"protocol.test.num_images={generated.count}"]
     else:
         chosen = [word for word in words if word.split("=", 1)[0].split(".")[0] == "protocol"]

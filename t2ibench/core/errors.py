@@ -28,6 +28,12 @@ def first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+def named_line(error: BaseException) -> str:
+    """Class and first line of an error that nobody foresaw."""
+    name, line = type(error).__name__, first_line(error)
+    return name if line == name else f"{name}: {line}"
+
+
 class T2IBenchError(Exception):
     """Base of every error that a user can cause and mend."""
 

@@ -21,8 +21,11 @@ from t2ibench.core.files import RESTORE
 CHECKSUM = "crc32"
 """Name of the checksum in a file's metadata."""
 
+LFS_POINTER = b"version https://git-lfs"
+"""Beginning of what Git keeps of a large file that was not fetched."""
+
 FOREIGN = {
-    b"version https://git-lfs": "is a Git LFS pointer and not the file itself: run `git lfs pull` "
+    LFS_POINTER: "is a Git LFS pointer and not the file itself: run `git lfs pull` "
     "where it comes from, or download the file",
     b"<!doctype html": "is a web page and not a file of weights: download the file itself (a page "
     "in its place often asks for a log-in)",

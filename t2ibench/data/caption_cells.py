@@ -31,7 +31,7 @@ def captions_in_cell(value: Any) -> list[str]:
         >>> captions_in_cell("['a ring', 'a moon']")
         ['a ring', 'a moon']
     """
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if is_absent(value):
         return []
     if isinstance(value, bytes):
         try:
@@ -56,6 +56,11 @@ def captions_in_cell(value: Any) -> list[str]:
         f"{_shown(value)}; a caption is a string, a list of strings, or an object with one of "
         f"{', '.join(TEXT_KEYS)}"
     )
+
+
+def is_absent(value: Any) -> bool:
+    """True for a cell without a value: None, or NaN, which pandas writes."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _listed(text: str) -> list[Any] | None:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from t2ibench.core.errors import DataError
-from t2ibench.data.caption_cells import captions_in_cell
-from t2ibench.data.folder_files import has_text_name, is_image, visible_files
+from t2ibench.data.caption_cells import captions_in_cell, is_absent
+from t2ibench.data.folder_files import NOT_TEXT, has_text_name, is_image, key_of, visible_files
 from t2ibench.data.metadata_rows import METADATA, Row, read_rows
 from t2ibench.data.records import LOST, clean_caption
 from t2ibench.data.splits import split_of_cell, split_of_name
@@ -123,7 +123,6 @@ def _read_splits(
         listing.files, listing.left_out = [], []
         paths = [path for paths in by_folder.values() for path in paths]
         _read_section(listing, root, root, "", paths, reading)
-        listing.files = [_placed(file, listing.splits) for file in listing.files]
         return
     for name in sorted(set(by_folder) - set(listing.splits)):
         paths = by_folder[name]
@@ -164,11 +163,13 @@ def _read_section(
         listing.leave_out(f"images that {where} does not name", _keys(root, unlisted))
     else:
         files, used = _from_sidecars(root, split, paths, reading)
-        texts = [p for p in paths if p.suffix.lower() == ".txt" and p not in used]
-        listing.leave_out("captions (.txt) without an image of their name", _keys(root, texts))
+        texts = {p for p in paths if p.suffix.lower() == ".txt"} - used
+        what = "captions (.txt) without an image of their name"
+        listing.leave_out(what, _keys(root, sorted(texts)))
+        used |= texts
     listing.files += files
     rest = [p for p in paths if p not in used and not is_image(p)]
-    kinds = Counter(p.suffix.lower() or p.name for p in rest if p.suffix.lower() != ".txt")
+    kinds = Counter(p.suffix.lower() or p.name for p in rest)
     if kinds:
         told = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
         listing.left_out.append(f"files of {folder.name or folder} that are not read: {told}")
@@ -195,7 +196,10 @@ def _from_rows(
     )
     merged: dict[str, CaptionedFile] = {}
     for place, row in rows:
-        file = _from_row(root, folder, split, f"{metadata}: {place}", row, captions, reading)
+        where = f"{metadata}: {place}"
+        key, path = _located(root, folder, row, where)
+        lies_in = split or listing.splits.get(key.split("/")[0], "")
+        file = _from_row(key, path, lies_in, where, row, captions, reading)
         if (first := merged.get(file.key)) is not None:  # one row a caption
             if first.split != file.split or first.group != file.group:
                 raise DataError(
@@ -208,18 +212,15 @@ def _from_rows(
 
 
 def _from_row(
-    root: Path,
-    folder: Path,
+    key: str,
+    path: Path,
     split: str,
     where: str,
     row: Row,
     columns: Sequence[str],
     reading: Reading,
 ) -> CaptionedFile:
-    name = row.get("file_name")
-    if not isinstance(name, str) or not name:
-        raise DataError(f"{where} has no file_name; its columns are {', '.join(map(str, row))}.")
-    key, path = _located(root, folder, name, where)
+    """One row's image; ``split`` is that of its folder, with which the row's own must agree."""
     found: list[str] = []
     for column in columns:
         try:
@@ -228,7 +229,7 @@ def _from_row(
             raise DataError(f"{where} has {column}={error}.") from error
     group = key
     if reading.group_column is not None:
-        if _absent(value := row.get(reading.group_column)):
+        if (value := row.get(reading.group_column)) == "" or is_absent(value):
             raise DataError(f"{where} has no {reading.group_column}.")
         group = str(value)
     if reading.split_column is not None and reading.split_column in row:
@@ -244,12 +245,15 @@ def _from_row(
     return CaptionedFile(key, path, tuple(found), group, split, meta)
 
 
-def _located(root: Path, folder: Path, name: str, where: str) -> tuple[str, Path]:
-    """Key and path of an image that metadata name.
+def _located(root: Path, folder: Path, row: Row, where: str) -> tuple[str, Path]:
+    """Key and path of the image that a row names.
 
     What lies behind a link is not asked (the hub keeps all files behind links); a name must not
     climb out of the root by itself. A file system may hold the name composed or decomposed.
     """
+    name = row.get("file_name")
+    if not isinstance(name, str) or not name:
+        raise DataError(f"{where} has no file_name; its columns are {', '.join(map(str, row))}.")
     key = Path(os.path.normpath(folder.relative_to(root) / name)).as_posix()
     if key.startswith("..") or key.startswith("/"):
         raise DataError(f"{where} names {name!r}, outside of {root}.")
@@ -257,11 +261,6 @@ def _located(root: Path, folder: Path, name: str, where: str) -> tuple[str, Path
         raise DataError(f"{where} names {name!r}, which is not valid text; rename the file.")
     forms = (key, unicodedata.normalize("NFC", key), unicodedata.normalize("NFD", key))
     return key, next((root / form for form in forms if (root / form).exists()), root / key)
-
-
-def _placed(file: CaptionedFile, splits: Mapping[str, str]) -> CaptionedFile:
-    """The file with the split of its folder, where its metadata name none."""
-    return replace(file, split=file.split or splits.get(file.key.split("/")[0], ""))
 
 
 # ---- a text beside each image ----
@@ -283,10 +282,9 @@ def _from_sidecars(
                 captions = [caption for line in lines if (caption := clean_caption(line))]
             except DataError as error:
                 refused = str(error)
-        key = path.relative_to(root).as_posix()
-        if not has_text_name(path):
-            key = key.encode("utf-8", "backslashreplace").decode()
-            refused = "its name is not UTF-8; rename it"
+        key = key_of(path, root)
+        if not has_text_name(path.relative_to(root)):
+            refused = NOT_TEXT
         files.append(CaptionedFile(key, path, tuple(captions), key, split, refused=refused))
     return files, used
 
@@ -295,12 +293,7 @@ def _from_sidecars(
 
 
 def _keys(root: Path, paths: Iterable[Path]) -> list[str]:
-    names = (path.relative_to(root).as_posix() for path in paths)
-    return [name.encode("utf-8", "backslashreplace").decode() for name in names]
-
-
-def _absent(value: Any) -> bool:
-    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+    return [key_of(path, root) for path in paths]
 
 
 def _is_plain(value: Any) -> bool:

@@ -29,6 +29,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from t2ibench.core.errors import DataError
+from t2ibench.core.tensors import LFS_POINTER
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +130,7 @@ class Decoder:
         if not raw:
             raise _Refused("the file is empty")
         treatments = []
-        if raw.startswith(_LFS):
+        if raw.startswith(LFS_POINTER):
             raise _Refused("a pointer of Git LFS and not the image itself; run `git lfs pull`")
         try:
             Image.init()
@@ -187,7 +188,6 @@ def _is_animated(image: Image.Image) -> bool:
         return True
 
 
-_LFS = b"version https://git-lfs"
 _ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

@@ -34,6 +34,7 @@ from t2ibench.core.hashing import derive_seed, hash_json
 from t2ibench.data.captioned_files import CaptionedFile, Listing, Reading, list_captioned_files
 from t2ibench.data.decode import Decoder, DecodeReport
 from t2ibench.data.file_hashes import file_hashes
+from t2ibench.data.folder_files import has_text_name
 from t2ibench.data.records import PreparedSplit, Record, read_records, unknown_split, write_records
 from t2ibench.data.resize import Box, Filter, ResizeRecipe
 from t2ibench.data.text_files import check_encoding
@@ -56,14 +57,6 @@ class FolderReport:
     decoding: DecodeReport = field(default_factory=DecodeReport)
     without_caption: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready mapping."""
-        return {
-            **self.decoding.to_dict(),
-            "without_caption": self.without_caption,
-            "missing": self.missing,
-        }
 
 
 class FolderSource:
@@ -90,7 +83,7 @@ class FolderSource:
 
     Raises:
         ConfigError: impossible shares or resolution.
-        DataError: the folder does not exist.
+        DataError: the folder does not exist, or its name is no text.
     """
 
     splits: tuple[str, ...] = ("train", "val", "test")
@@ -117,6 +110,11 @@ class FolderSource:
         self.root = Path(root).expanduser()
         if not self.root.is_dir():
             raise DataError(f"there is no folder {self.root}; set data.source.root.")
+        if not has_text_name(self.root):
+            raise DataError(
+                f"data.source.root={ascii(str(self.root))} is not UTF-8, and no run could note "
+                "it; rename the folder."
+            )
         if min(val_share, test_share) < 0 or val_share + test_share >= 1:
             raise ConfigError(
                 f"data.source.val_share={val_share} and data.source.test_share={test_share} must "
@@ -171,9 +169,7 @@ class FolderSource:
         Raises:
             DataError: there is no such split.
         """
-        if name not in self.splits:
-            raise unknown_split(self.name, name, self.splits)
-        return len(self._assigned[name])
+        return len(self._files_of(name))
 
     def left_out(self) -> list[str]:
         """Sentences on all that is not used and why; refused images once they were decoded."""
@@ -181,11 +177,10 @@ class FolderSource:
         told = [f"{folder}/ is {split}" for folder, split in sorted(listing.splits.items())]
         if any(folder != split for folder, split in listing.splits.items()):
             noted.left_out.insert(0, f"splits by folder: {', '.join(told)}")
-        report = FolderReport()
-        self._assign(report)
-        noted.leave_out("images without a caption", report.without_caption)
-        noted.leave_out("images that the metadata names and that do not exist", report.missing)
-        refused = self.report.decoding.refused | report.decoding.refused
+        _, left = self._assignment
+        noted.leave_out("images without a caption", left.without_caption)
+        noted.leave_out("images that the metadata names and that do not exist", left.missing)
+        refused = self.report.decoding.refused | left.decoding.refused
         noted.leave_out(
             "images that cannot be used", [f"{key}: {why}" for key, why in sorted(refused.items())]
         )
@@ -210,19 +205,22 @@ class FolderSource:
         Raises:
             DataError: there is no such split.
         """
-        if name not in self.splits:
-            raise unknown_split(self.name, name, self.splits)
         listing = [
             [file.key, file.captions, self._hashes[file.key]]
             + ([file.meta.get("bbox")] if self.recipe.needs_box else [])
-            for file in self._assigned[name]
+            for file in self._files_of(name)
         ]
         return hash_json(["folder", _VERSION, self.recipe.name, self.decoder.background, listing])
 
-    @cached_property
-    def _assigned(self) -> dict[str, list[CaptionedFile]]:
-        """The usable files by split."""
-        return self._assign(FolderReport())
+    def _files_of(self, name: str) -> list[CaptionedFile]:
+        """The usable files of a split.
+
+        Raises:
+            DataError: there is no such split.
+        """
+        if name not in self.splits:
+            raise unknown_split(self.name, name, self.splits)
+        return self._assignment[0].get(name, [])
 
     @cached_property
     def _hashes(self) -> dict[str, str]:
@@ -272,11 +270,18 @@ class FolderSource:
         with exclusive(folder / ".lock"):
             if not (folder / "dataset.json").exists():
                 self._write(folder)
+        # Kept is what the decoded images met alone: the folder may since have got files that no
+        # split holds, which change no fingerprint.
         noted = read_json(folder / "dataset.json")["report"]
+        assigned, left = self._assignment
+        keys = {file.key for files in assigned.values() for file in files}
+        refused = {key: why for key, why in noted["refused"].items() if key in keys}
         self.report = FolderReport(
-            DecodeReport(noted["decoded"], Counter(noted["treated"]), noted["refused"]),
-            noted["without_caption"],
-            noted["missing"],
+            DecodeReport(
+                noted["decoded"], Counter(noted["treated"]), refused | left.decoding.refused
+            ),
+            left.without_caption,
+            left.missing,
         )
         self._check_refused(self.report)
         return folder
@@ -292,16 +297,16 @@ class FolderSource:
         unusable.check_share(str(self.root), self.max_refused)
 
     def _write(self, folder: Path) -> None:
-        report = FolderReport()
-        assigned = self._assign(report)
+        report = DecodeReport()
         for name in self.splits:
-            self._write_split(folder, name, assigned[name], report)
+            self._write_split(folder, name, self._files_of(name), report)
         facts = {"name": self.name, "recipe": self.recipe.name, "report": report.to_dict()}
         write_json(folder / "dataset.json", facts)
 
-    def _assign(self, report: FolderReport) -> dict[str, list[CaptionedFile]]:
-        """Files of each split, by folder where there is one, else by hash of the group."""
-        usable = []
+    @cached_property
+    def _assignment(self) -> tuple[dict[str, list[CaptionedFile]], FolderReport]:
+        """Usable files by split, of their folder or by hash of the group, and what is left out."""
+        usable, report = [], FolderReport()
         for file in self.files:
             if file.refused:
                 report.decoding.refused[file.key] = file.refused
@@ -323,24 +328,24 @@ class FolderSource:
                 elif "val" not in given and draw >= 1 - self.val_share:
                     name = "val"
             assigned[name].append(file)
-        return assigned
+        return assigned, report
 
     def _write_split(
-        self, folder: Path, name: str, files: list[CaptionedFile], report: FolderReport
+        self, folder: Path, name: str, files: list[CaptionedFile], report: DecodeReport
     ) -> None:
         side = self.resolution
         records: list[Record] = []
         aside = folder / f".{name}.raw"
         with open(aside, "wb") as raw:
             for file in files:
-                image = self.decoder(file.path, file.key, report.decoding)
+                image = self.decoder(file.path, file.key, report)
                 if image is None:
                     continue
                 box = box_of(file) if self.recipe.needs_box else None
                 try:
                     square = self.recipe(image, box)
                 except DataError as error:  # a box outside of its image
-                    report.decoding.refuse(file.key, str(error))
+                    report.refuse(file.key, str(error))
                     continue
                 raw.write(square.tobytes())
                 meta = {"file": file.path.relative_to(self.root).as_posix(), **file.meta}

@@ -62,6 +62,15 @@ def image_files(root: Path) -> list[Path]:
     return [path for path in visible_files(root) if is_image(path)]
 
 
+NOT_TEXT = "its name is not UTF-8; rename it"
+"""Reason for refusing a file whose name cannot be stored as text."""
+
+
 def has_text_name(path: Path) -> bool:
     """True where a path can be written as UTF-8 text, as data sets store it."""
     return not any("\ud800" <= character <= "\udfff" for character in str(path))
+
+
+def key_of(path: Path, root: Path) -> str:
+    """A file's path below the root, with ``/``; bytes that are not text are spelled out."""
+    return path.relative_to(root).as_posix().encode("utf-8", "backslashreplace").decode()

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from t2ibench.core.errors import DataError
-from t2ibench.data.text_files import read_text_file
+from t2ibench.data.text_files import json_lines, read_text_file
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
@@ -34,13 +33,7 @@ def read_rows(path: Path, encoding: str) -> list[tuple[str, Row]]:
 
 
 def _json_rows(path: Path, text: str) -> Iterator[tuple[str, Row]]:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}: line {number} cannot be read: {error}.") from error
+    for number, row in json_lines(text, path):
         if not isinstance(row, dict):
             raise DataError(f"{path}: line {number} is no JSON object with file_name.")
         yield f"line {number}", row
@@ -49,13 +42,11 @@ def _json_rows(path: Path, text: str) -> Iterator[tuple[str, Row]]:
 def _csv_rows(path: Path, text: str) -> Iterator[tuple[str, Row]]:
     # The reader finds the ends of lines itself: quoted cells may hold breaks of every kind.
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    number = 1
     try:
         header = next(reader, [])
         if len(set(header)) != len(header):
             raise DataError(f"{path}: its header names a column twice ({', '.join(header)}).")
-        for cells in _numbered(reader):
-            number, row = cells
+        for number, row in _numbered(reader):
             if len(row) > len(header):
                 raise DataError(
                     f"{path}: line {number} has {len(row)} cells and the header {len(header)}; "

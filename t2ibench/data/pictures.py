@@ -14,7 +14,7 @@ from PIL import Image
 from t2ibench.core.errors import DataError
 from t2ibench.data.captioned_files import CaptionedFile, Listing
 from t2ibench.data.folder import FolderSource
-from t2ibench.data.folder_files import image_files
+from t2ibench.data.folder_files import NOT_TEXT, has_text_name, image_files, key_of
 from t2ibench.data.resize import Filter
 
 
@@ -32,7 +32,7 @@ class PictureSource(FolderSource):
 
     Raises:
         ConfigError: impossible resolution or background.
-        DataError: the folder does not exist.
+        DataError: the folder does not exist, or its name is no text.
     """
 
     splits: tuple[str, ...] = ("test",)
@@ -63,8 +63,9 @@ class PictureSource(FolderSource):
         """Every picture, in the order of names, with an empty caption."""
         found = []
         for path in pictures_in(self.root):
-            key = path.relative_to(self.root).as_posix()
-            found.append(CaptionedFile(key, path, ("",), key, "test"))
+            key = key_of(path, self.root)
+            refused = "" if has_text_name(path.relative_to(self.root)) else NOT_TEXT
+            found.append(CaptionedFile(key, path, ("",), key, "test", refused=refused))
         if not found:
             raise DataError(f"{self.root} holds no picture; give a folder of PNG or JPEG files.")
         return Listing(found)
@@ -75,7 +76,7 @@ def pictures_in(folder: Path) -> list[Path]:
 
     def order(path: Path) -> list[Any]:
         parts = re.split(r"(\d+)", str(path.relative_to(folder)))
-        return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts]
+        return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
 
     return sorted((p for p in image_files(folder) if p.name != "grid.png"), key=order)
 
@@ -88,43 +89,46 @@ class PictureSizes:
         count: how many pictures.
         smallest: the smallest of their shorter sides, in pixels.
         largest: the largest of their shorter sides, in pixels.
+        unreadable: how many more there are whose size cannot be read.
     """
 
     count: int
     smallest: int
     largest: int
+    unreadable: int = 0
 
     def __str__(self) -> str:
         many = f"{self.count} image{'s' if self.count != 1 else ''}"
-        if self.smallest == self.largest:
-            return f"{many} of {self.smallest} px"
-        return f"{many} of {self.smallest} to {self.largest} px"
+        to = "" if self.smallest == self.largest else f" to {self.largest}"
+        broken = f" and {self.unreadable} that cannot be read" if self.unreadable else ""
+        return f"{many} of {self.smallest}{to} px{broken}"
 
     @staticmethod
-    def of(sizes: Sequence[tuple[int, int]]) -> PictureSizes:
+    def of(sizes: Sequence[tuple[int, int]], unreadable: int = 0) -> PictureSizes:
         """Sizes of pictures from their widths and heights.
 
         Example:
-            >>> str(PictureSizes.of([(64, 48), (80, 64)]))
-            '2 images of 48 to 64 px'
+            >>> str(PictureSizes.of([(64, 48), (80, 64)], unreadable=1))
+            '2 images of 48 to 64 px and 1 that cannot be read'
         """
         short = [min(size) for size in sizes]
-        return PictureSizes(len(short), min(short), max(short))
+        return PictureSizes(len(short), min(short), max(short), unreadable)
 
 
 def sizes_in(folder: Path) -> PictureSizes:
     """Sizes of a folder's pictures, from their headers alone.
 
     Raises:
-        DataError: there is no picture, or one that cannot be read.
+        DataError: there is no picture that can be read.
     """
-    sizes = []
+    sizes, broken = [], []
     for path in pictures_in(folder):
         try:
             with Image.open(path) as picture:
                 sizes.append(picture.size)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise DataError(f"{path} cannot be read as a picture ({error}).") from error
+            broken.append(f"{key_of(path, folder)}: {error}")
     if not sizes:
-        raise DataError(f"{folder} holds no picture; give a folder of PNG or JPEG files.")
-    return PictureSizes.of(sizes)
+        first = f" that can be read ({broken[0]})" if broken else ""
+        raise DataError(f"{folder} holds no picture{first}; give a folder of PNG or JPEG files.")
+    return PictureSizes.of(sizes, len(broken))

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +28,7 @@ from typing import Any
 from t2ibench.core.errors import DataError
 from t2ibench.data.folder_files import visible_files
 from t2ibench.data.records import clean_caption
-from t2ibench.data.text_files import read_text_file, split_lines
+from t2ibench.data.text_files import json_lines, read_text_file, split_lines
 
 PROMPT_COLUMNS = ("Prompt", "Prompts", "prompt_en", "prompt_cn")
 """Columns of tables that hold prompts."""
@@ -210,13 +209,7 @@ def _prompt_of(row: dict[str, Any], where: str) -> Prompt:
 
 
 def _objects(text: str, path: Path) -> Iterable[Prompt]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}: line {number} is not JSON ({error}).") from error
+    for number, row in json_lines(text, path):
         if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
             raise DataError(f"{path}: line {number} has no prompt; GenEval's lines have one each.")
         atoms = f"atomicity {row['atom_count']}" if "atom_count" in row else ""

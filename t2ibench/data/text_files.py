@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import codecs
+import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from t2ibench.core.errors import ConfigError, DataError
 
@@ -64,6 +67,26 @@ def split_lines(text: str) -> list[str]:
         ['one', 'two\u2028still two']
     """
     return BREAK.split(text)
+
+
+def json_lines(text: str, path: Path) -> Iterator[tuple[int, Any]]:
+    """Values of a text with a JSON value a line, each with the number of its line.
+
+    Args:
+        text: what the file holds; empty lines are passed over.
+        path: the file, for messages.
+
+    Raises:
+        DataError: a line is not JSON.
+    """
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}: line {number} is not JSON ({error}).") from error
+        yield number, value
 
 
 def check_encoding(name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from t2ibench.core.errors import DataError
 from t2ibench.data.records import DataSource
-from t2ibench.text.contract import TextEncoder, warn_of_losses
+from t2ibench.text.contract import TextEncoder, losses_of, warn_of_losses
 
 
 def caption_losses(encoder: TextEncoder, source: DataSource) -> dict[str, str]:
@@ -24,6 +24,7 @@ def caption_losses(encoder: TextEncoder, source: DataSource) -> dict[str, str]:
         except DataError:  # a split without images, which only a protocol that asks for it refuses
             continue
         captions = [caption for record in split.records for caption in record.captions]
-        if losses := warn_of_losses(encoder, captions, name):
+        if losses := losses_of(encoder, captions):
+            warn_of_losses(encoder, losses, name)
             found[name] = losses
     return found

@@ -49,8 +49,9 @@ def cost_facts(loaded: LoadedRun, knobs: Mapping[str, float], folder: Path) -> d
 
     seconds, known = loaded.spec.protocol.cost_seconds, timed_sampling(folder, device)
     report = measure_cost(sample, module.parts(), device, seconds=seconds, known=known)
-    if report.to_dict()["busy"]:
-        log.warning("%s: %s.", loaded.run.path.name, report.to_dict()["busy"])
+    measured = report.to_dict()
+    if measured["busy"]:
+        log.warning("%s: %s.", loaded.run.path.name, measured["busy"])
     return {
         "train_images": clock.images_seen,
         "train_flops": clock.flops,
@@ -61,4 +62,4 @@ def cost_facts(loaded: LoadedRun, knobs: Mapping[str, float], folder: Path) -> d
         "train_seconds": clock.seconds,
         "parts_flops": clock.parts_flops,
         "parts_seconds": clock.parts_seconds,
-    } | report.to_dict()
+    } | measured

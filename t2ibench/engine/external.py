@@ -12,23 +12,22 @@ import numpy as np
 import torch
 
 from t2ibench.core.errors import ScoreError
+from t2ibench.data.pictures import PictureSizes
 from t2ibench.data.prompts import Prompt
-from t2ibench.data.records import DataSource
 from t2ibench.data.resize import ResizeRecipe
 from t2ibench.engine.context import Context
 from t2ibench.engine.edits import rgb_picture
-from t2ibench.engine.judges import make_judges, prepared_for, test_protocol
+from t2ibench.engine.judges import floor_of, make_judges, prepared_for, test_protocol
 from t2ibench.engine.scorings import Scoring
 from t2ibench.evaluation.evaluator import Evaluator
 from t2ibench.evaluation.external import (
     ExternalFeatures,
     ExternalImages,
-    external_sizes,
     fitted_rows,
     read_external,
 )
 from t2ibench.evaluation.measures import Evaluation
-from t2ibench.evaluation.results import OperatingPoint, RunScores, Scores
+from t2ibench.evaluation.results import OperatingPoint, RunScores
 from t2ibench.evaluation.samples import SampleSet, save_values
 
 
@@ -88,7 +87,8 @@ def in_memory(images: Any, captions: Sequence[str] | None, recipe: ResizeRecipe)
     keys = [caption or str(row) for row, caption in enumerate(texts)]
     rows = tuple(range(len(pictures)))
     samples = SampleSet(pixels, tuple(texts), tuple(keys), rows, {"from": "memory"})
-    return ExternalImages(samples, captions is not None)
+    sizes = PictureSizes.of([picture.size for picture in pictures])
+    return ExternalImages(samples, captions is not None, sizes)
 
 
 def score_external(path: Path, context: Context, options: ExternalOptions) -> RunScores:
@@ -143,7 +143,8 @@ def scores_of(
     rows = fitted_rows(count, protocol)
     if rows is not None:
         sys.stderr.write(f"{where}: the protocol scores {len(rows)} of {count}, chosen by a hash\n")
-    evaluator = make_judges(spec, source, context.device).evaluator(protocol)
+    judges = make_judges(spec, source, context.device)
+    evaluator = judges.evaluator(protocol)
     scoring = Scoring.of_folder(out, spec, source)
     name = scoring.samples("chosen")
     if isinstance(theirs, ExternalImages):
@@ -155,6 +156,7 @@ def scores_of(
     else:
         found = _of_features(theirs, evaluator, rows, options.extractor)
     kept = out is not None and isinstance(theirs, ExternalImages)
+    reference, without = floor_of(evaluator, judges.compared(protocol))
     scores = RunScores(
         model={
             "name": options.name or name_of(Path(where)),
@@ -165,8 +167,8 @@ def scores_of(
         },
         protocol=evaluator.protocol.to_dict(),
         chosen=OperatingPoint({}, found.scores, samples=f"samples/{name}" if kept else ""),
-        reference=_floor(evaluator, source),
-        absent=found.absent,
+        reference=reference,
+        absent=found.absent | without,
         scoring=scoring.label,
     )
     if out is not None:
@@ -197,18 +199,10 @@ def _read(
     path: Path, context: Context, options: ExternalOptions
 ) -> ExternalImages | ExternalFeatures:
     cache, recipe = context.spec.paths.cache_folder, comparison_recipe(context)
-    sizes = external_sizes(path)
     theirs = read_external(path, recipe, cache, options.prompts)
-    if sizes is not None and (sizes.smallest, sizes.largest) != (recipe.resolution,) * 2:
-        sys.stderr.write(f"{path}: {sizes}, compared at {recipe.resolution} px ({recipe.name})\n")
-    if isinstance(theirs, ExternalImages) and theirs.left_out:
-        sys.stderr.write(f"{path}: left out: {theirs.left_out}\n")
+    if isinstance(theirs, ExternalImages):
+        told, sizes = list(theirs.left_out), theirs.sizes
+        if (sizes.smallest, sizes.largest) != (recipe.resolution,) * 2:
+            told.insert(0, f"{sizes}, compared at {recipe.resolution} px ({recipe.name})")
+        sys.stderr.writelines(f"{path}: {sentence}\n" for sentence in told)
     return theirs
-
-
-def _floor(evaluator: Evaluator, source: DataSource) -> dict[str, Scores]:
-    """Scores of real against real images at the same N, where the training split has so many."""
-    if "train" not in source.splits:
-        return {}
-    train = source.split("train")
-    return {"floor": evaluator.floor(train)} if len(train) >= evaluator.protocol.num_images else {}

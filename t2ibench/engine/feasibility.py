@@ -6,6 +6,7 @@ are there) and of the model (knobs and their ranges) is known without an image o
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import torch
@@ -13,15 +14,24 @@ import torch
 from t2ibench.core.errors import ConfigError, ScoreError
 from t2ibench.core.hashing import hash_json
 from t2ibench.core.knobs import Knob, front_knob, resolve_knobs
+from t2ibench.core.ranks import rank
 from t2ibench.data.records import DataSource
 from t2ibench.engine.build import build_module
 from t2ibench.engine.context import Context
-from t2ibench.engine.judges import front_protocol, heldout_protocol, make_judges, test_protocol
+from t2ibench.engine.judges import (
+    front_protocol,
+    heldout_protocol,
+    make_judges,
+    prepared_for,
+    test_protocol,
+)
 from t2ibench.engine.parts.clip import TrainedClip
 from t2ibench.engine.parts.text import ConfiguredTextEncoder
 from t2ibench.engine.scoring_plan import fixed_knobs, front_settings
 from t2ibench.engine.spec import RunSpec
 from t2ibench.evaluation.protocol import WHOLE_SPLIT, Protocol
+
+log = logging.getLogger(__name__)
 
 SIZES = {"shapes": "data.source.num_{split}", "folder": "data.source.{split}_share"}
 """Keys by which a data set's splits grow, by its configuration."""
@@ -38,16 +48,18 @@ def check_scoring(context: Context) -> None:
     """
     spec, source = context.spec, context.source
     check_flips(spec, source)
+    test = test_protocol(spec.protocol)
     parts = {
-        "test": test_protocol(spec.protocol),
+        "test": test,
         "front": front_protocol(spec.protocol),
         "heldout": heldout_protocol(spec.protocol, source),
     }
     for part, protocol in parts.items():
         if protocol is not None:
-            protocol.check_source(source)
+            protocol.check_source(prepared_for(spec.data.source, source, protocol))
             check_splits(spec, f"protocol.{part}", protocol, source)
-    check_judges(context, parts["test"])  # type: ignore[arg-type]
+    warn_of_floor(test, source)
+    check_judges(context, test)
     check_knobs(context)
 
 
@@ -78,6 +90,28 @@ def check_splits(spec: RunSpec, key: str, protocol: Protocol, source: DataSource
             f"{key}.reference_size={WHOLE_SPLIT} (all of them, a column of its own){remedy}, or "
             "give more images."
         )
+    # Refuses a disjoint reference beside which the split has no room for the prompts.
+    protocol.first_place(f"{source.name}/{protocol.reference_split}", count)
+
+
+def warn_of_floor(protocol: Protocol, source: DataSource) -> None:
+    """Warns where neither the prompts' split nor train has N real images beside the reference.
+
+    No refusal: published protocols draw more images than their data sets have (CUB's 30,000).
+    """
+    left = {name: source.count(name) for name in dict.fromkeys((protocol.split, "train"))}
+    size = left.get(protocol.reference_split, 0)
+    if protocol.reference_size != WHOLE_SPLIT:
+        left |= {protocol.reference_split: size - protocol.reference_size} if size else {}
+    elif size:
+        left[protocol.reference_split] = protocol.first_place(protocol.reference_split, size)
+    if rank() == 0 and max(left.values()) < protocol.num_images:
+        counts = " and ".join(f"{count} of {name}" for name, count in left.items())
+        log.warning(
+            "Distances of data %s will stand without their real-against-real floor, which needs "
+            "protocol.test.num_images=%d images outside the reference: %s are left.",
+            *(source.name, protocol.num_images, counts),
+        )
 
 
 def check_flips(spec: RunSpec, source: DataSource) -> None:
@@ -101,18 +135,21 @@ def check_flips(spec: RunSpec, source: DataSource) -> None:
 
 
 def check_judges(context: Context, protocol: Protocol) -> None:
-    """Loads the evaluator's networks once a process and lets them go.
+    """Refuses judges that cannot give what the protocol promises; loads each once a process.
 
     Raises:
-        MissingWeightsError: a network's weights are not on this machine.
-        ScoreError: the network is missing that the protocol's distance is named for.
+        MissingWeightsError: weights of networks are not on this machine.
+        ScoreError: the network is missing that the protocol's distance is named for, or
+            R-precision is promised and nothing judges alignment.
     """
     spec = context.spec
     evaluator = spec.evaluator.model_dump(mode="json")
-    known = hash_json([evaluator, spec.data.name, context.source.name, protocol.extractor])
+    promised = [protocol.extractor, protocol.r_precision_folds > 0]
+    known = hash_json([evaluator, spec.data.name, context.source.name, *promised])
     if known not in _loadable:
         judges = make_judges(spec, context.source, torch.device("cpu"))
         protocol.check_extractors([extractor.key for extractor in judges.extractors])
+        protocol.check_alignment(bool(judges.dual_encoders))
         _loadable.add(known)
 
 

@@ -21,7 +21,7 @@ from t2ibench.engine.load import LoadedRun
 from t2ibench.evaluation.layouts import Layout, choose_layout, write_images
 from t2ibench.evaluation.results import RunScores
 from t2ibench.families.contract import generate_pixels
-from t2ibench.text.contract import warn_of_losses
+from t2ibench.text.contract import losses_of, warn_of_losses
 
 Progress = Callable[[int], None]
 
@@ -197,7 +197,8 @@ class Generator:
             )
         module = self.loaded.module
         texts = [prompt.text for prompt in prompt_list for _ in range(images_per_prompt)]
-        warn_of_losses(module.text_encoder, [prompt.text for prompt in prompt_list], "prompts")
+        losses = losses_of(module.text_encoder, [prompt.text for prompt in prompt_list])
+        warn_of_losses(module.text_encoder, losses, "prompts")
         seeds = sample_seeds(seed_names(texts), seed)
         changed = make_edit(edit, options, module, len(texts), size, seed)
         pixels = generate_pixels(

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from t2ibench.core.errors import RunError, T2IBenchError
+from t2ibench.core.errors import ContentError, RunError, T2IBenchError
 from t2ibench.core.files import remove_leftovers, storage_error
 from t2ibench.runs.folder import Run
 from t2ibench.training.preemption import signal_handler
@@ -98,5 +98,5 @@ def record_outcome(run: Run, state: str, reason: str | None = None) -> None:
         if reason is not None:
             extra |= {"reason": reason, "failures": status.get("failures", 0) + 1}
         run.set_status(state, **extra)  # type: ignore[arg-type]
-    except (OSError, RunError):
+    except (OSError, ContentError, RunError):  # how the work ended is what is raised
         return

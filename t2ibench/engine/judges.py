@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from t2ibench.core.errors import MissingWeightsError
+from t2ibench.core.errors import MissingWeightsError, ScoreError
 from t2ibench.core.files import read_json
 from t2ibench.core.ranks import rank
 from t2ibench.data.cache import ArrayCache
@@ -23,6 +23,7 @@ from t2ibench.evaluation.evaluator import NO_JUDGE_OF_ALIGNMENT, Evaluator
 from t2ibench.evaluation.interfaces import ExactGrader, ImageTextEncoder
 from t2ibench.evaluation.measures import HardNegatives
 from t2ibench.evaluation.protocol import Protocol
+from t2ibench.evaluation.results import Scores
 from t2ibench.metrics.dual_encoder import WEIGHTS, DualEncoder
 from t2ibench.metrics.extractors.contract import FeatureExtractor
 from t2ibench.metrics.extractors.published import PublishedWeights
@@ -60,7 +61,7 @@ class Judges:
         Raises:
             ScoreError: the data set or the networks do not fit the protocol.
         """
-        source = self.source if self.prepared is None else self.prepared(protocol)
+        source = self.compared(protocol)
         protocol.check_source(source)
         return Evaluator(
             protocol=protocol,
@@ -73,6 +74,10 @@ class Judges:
             cache=self.cache,
             train=source.split("train") if self._memorised(protocol) else None,
         )
+
+    def compared(self, protocol: Protocol) -> DataSource:
+        """The data set as a protocol compares it: every image that is scored as real is of it."""
+        return self.source if self.prepared is None else self.prepared(protocol)
 
     def _memorised(self, protocol: Protocol) -> bool:
         """True where images are compared with training images, and there are any."""
@@ -146,8 +151,26 @@ def make_judges(spec: RunSpec, source: DataSource, device: torch.device) -> Judg
         meaning=meaning,
         negatives=hard_negatives_of(source),
         cache=ArrayCache(spec.paths.cache_folder / "features"),
-        prepared=partial(prepared_for, spec.data.source, source),
+        prepared=cache(partial(prepared_for, spec.data.source, source)),
     )
+
+
+def floor_of(evaluator: Evaluator, real: DataSource) -> tuple[dict[str, Scores], dict[str, str]]:
+    """Scores of real against real images at the same N; without so many, why there are none.
+
+    Args:
+        evaluator: the evaluator of a protocol.
+        real: the data set as that protocol compares it.
+
+    Returns:
+        ``floor`` -> scores, and ``floor`` -> reason; one of them is empty.
+    """
+    names = dict.fromkeys((evaluator.protocol.split, "train"))
+    splits = [real.split(name) for name in names if name in real.splits and real.count(name)]
+    try:
+        return {"floor": evaluator.floor(*splits)}, {}
+    except ScoreError as error:
+        return {}, {"floor": str(error)}
 
 
 def prepared_for(component: Component, source: DataSource, protocol: Protocol) -> DataSource:
@@ -162,25 +185,6 @@ def prepared_for(component: Component, source: DataSource, protocol: Protocol) -
     if same or side > source.resolution or not {"resolution", "filter"} <= set(takes):
         return source
     return instantiate(component, resolution=side, filter=protocol.resize or own)
-
-
-def check_judges(spec: RunSpec, source: DataSource) -> None:
-    """Refuses judges that cannot give what the protocol promises, before any work.
-
-    Raises:
-        MissingWeightsError: weights of networks are not on this machine.
-        ScoreError: R-precision is promised and nothing judges alignment, or the data set is
-            prepared in another way than the protocol compares.
-    """
-    check_weights(spec)
-    protocol = test_protocol(spec.protocol)
-    judged = any(
-        component.cls is not EmbeddedEncoder
-        or EmbeddedEncoder(**component.arguments).chosen(spec.data.name, source.name) is not None
-        for component in spec.evaluator.dual_encoders.values()
-    )
-    protocol.check_alignment(judged)
-    protocol.check_source(prepared_for(spec.data.source, source, protocol))
 
 
 def check_weights(spec: RunSpec) -> None:

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
-from t2ibench.core.files import atomic_path, write_json
+from t2ibench.core.files import write_json
 from t2ibench.core.hashing import hash_json
 from t2ibench.engine.assemble import assemble, content_of, folder_of_part
 from t2ibench.engine.build import instantiate
@@ -20,7 +19,7 @@ from t2ibench.families.contract import TextToImageModule
 from t2ibench.interop.published import Published
 from t2ibench.interop.text_folder import save_tensors, text_network, text_width, write_text_folder
 from t2ibench.runs.clock import Clock
-from t2ibench.runs.folder import Run
+from t2ibench.runs.folder import Run, write_config
 
 
 def import_run(published: Published, context: Context, folder: Path) -> int:
@@ -51,8 +50,7 @@ def import_run(published: Published, context: Context, folder: Path) -> int:
         context.modules["first_stage"] = spec.parts["first_stage"].restore(context, run)
         module = assemble(context, context.modules)
     save_tensors(run_weights(published, module), run.weights, own=True)
-    with atomic_path(folder / "config.yaml") as aside:
-        aside.write_text(yaml.safe_dump(spec.config(), sort_keys=False), encoding="utf-8")
+    write_config(folder / "config.yaml", spec.config())
     encoder: Any = context.modules["text_encoder"]
     run.write_manifest(
         imported=published.facts,

@@ -12,18 +12,12 @@ from t2ibench.engine.context import Context
 from t2ibench.engine.load import open_run
 from t2ibench.engine.ranks import rank_processes
 from t2ibench.engine.score import score_run
-from t2ibench.engine.spec import RunSpec
+from t2ibench.engine.spec import SUBGROUPS, RunSpec
 from t2ibench.evaluation.results import RunScores
 from t2ibench.runs.folder import Run
 
 GROUPS = ("protocol", "evaluator", "logger", "trainer", "paths")
 """Configuration groups that can be chosen anew when a trained run is scored."""
-
-SUBGROUPS = {
-    "evaluator/extractor": "evaluator.extractors",
-    "evaluator/dual_encoder": "evaluator.dual_encoders",
-}
-"""Groups within a group, and the key that they fill."""
 
 TEST_SIZES = ("data.source.num_val", "data.source.num_test")
 """Data options that do not change the training split: the sizes of the other splits."""

@@ -67,7 +67,7 @@ def sampled(loaded: LoadedRun, protocol: Protocol, knobs: Mapping[str, float], n
     return folder
 
 
-def adopt_drawn(sets: Path, folder: Path, meta: Mapping[str, Any], prompts: Prompts) -> None:
+def adopt_drawn(sets: Path, folder: Path, meta: dict[str, Any], prompts: Prompts) -> None:
     """Takes the same images from another scoring of the run, where it has drawn them."""
     if (folder / "set.json").exists():
         return
@@ -77,8 +77,9 @@ def adopt_drawn(sets: Path, folder: Path, meta: Mapping[str, Any], prompts: Prom
             folder.mkdir(parents=True, exist_ok=True)
             for name in ("pixels.npy", "manifest.jsonl"):
                 link_or_copy(drawn / name, folder / name)
-            described = read_json_object(drawn / "set.json", "hash")
-            write_json(folder / "set.json", described | {"meta": dict(meta)})
+            described = read_json_object(drawn / "set.json", "hash", "meta")
+            times = {"timing": described["meta"].get("timing", [])}
+            write_json(folder / "set.json", described | {"meta": meta | times})
             return
 
 

@@ -13,12 +13,11 @@ from t2ibench.core.errors import ContentError, RunError
 from t2ibench.core.pixels import from_pixels, to_pixels
 from t2ibench.core.ranks import from_first, rank, spread
 from t2ibench.core.types import PixelImages
+from t2ibench.data.records import DataSource
 from t2ibench.engine.costs import cost_facts
 from t2ibench.engine.identity import sampling_key
-from t2ibench.engine.judges import (
-    Judges,
-    make_judges,
-)
+from t2ibench.engine.interrupt import LASTING
+from t2ibench.engine.judges import Judges, floor_of, make_judges
 from t2ibench.engine.likelihood import likelihood_scores
 from t2ibench.engine.load import LoadedRun
 from t2ibench.engine.parts.first_stage import reconstructions
@@ -36,9 +35,6 @@ from t2ibench.runs.folder import Run
 from t2ibench.training.tracking import track_scores
 
 log = logging.getLogger(__name__)
-
-LASTING = ("clock", "scored", "asked")
-"""Entries of a scored run's status on its training and its scores."""
 
 
 def score_run(loaded: LoadedRun) -> RunScores:
@@ -68,13 +64,13 @@ def score_run(loaded: LoadedRun) -> RunScores:
     chosen = sampled(loaded, plan.test, knobs, chosen_name)
     jobs: list[Callable[[], Any]] = [
         partial(evaluate_folder, evaluator.evaluate, chosen),
-        partial(references, loaded, evaluator, plan.test),
+        partial(references, loaded, evaluator, judges.compared(plan.test)),
         partial(likelihood_scores, loaded, plan.test),
     ]
     if plan.heldout is not None:
         folder = sampled(loaded, plan.heldout, knobs, scoring.samples("heldout"))
         jobs.append(partial(heldout_scores, judges.evaluator(plan.heldout), folder))
-    evaluation, reference, *others = spread(jobs)
+    evaluation, (reference, without), *others = spread(jobs)
     found = dict(evaluation.scores)
     for more in others:
         found |= more
@@ -97,7 +93,7 @@ def score_run(loaded: LoadedRun) -> RunScores:
         leakage=tuple(leak.to_dict() for leak in leaks),
         size_curves={k: [asdict(p) for p in ps] for k, ps in evaluation.curves.items()},
         atomicity=tuple(asdict(point) for point in evaluation.atomicity),
-        absent=evaluation.absent,
+        absent=evaluation.absent | without,
         scoring=scoring.label,
     )
     if rank() == 0:
@@ -179,8 +175,7 @@ def chosen_knobs(
             "some to protocol.knob_sweep.",
             *(loaded.run.path.name, knob.name, knobs[knob.name], choice.edge),
         )
-    facts = {"lowest": choice.lowest, "reason": choice.reason, "edge": choice.edge}
-    return knobs, facts
+    return knobs, {"reason": choice.reason, "edge": choice.edge}
 
 
 def evaluation_of(evaluator: Evaluator, folder: Path) -> Evaluation:
@@ -216,16 +211,26 @@ def shared_for_want(asked: ProtocolSpec, protocol: Protocol) -> bool:
     return asked.test.reference_records == "auto" and protocol.reference_records == "shared"
 
 
-def references(loaded: LoadedRun, evaluator: Evaluator, protocol: Protocol) -> dict[str, Scores]:
-    """Reference scores: floor, ground truth and, with a first stage, its ceiling."""
-    source = loaded.source
-    split = source.split(protocol.split)
-    found = {
-        "floor": evaluator.floor(split, source.split("train")),
-        "ground_truth": evaluator.ground_truth(split),
-    }
+def references(
+    loaded: LoadedRun, evaluator: Evaluator, real: DataSource
+) -> tuple[dict[str, Scores], dict[str, str]]:
+    """Reference scores: floor, ground truth and, with a first stage, its ceiling.
+
+    Args:
+        loaded: the run.
+        evaluator: the evaluator of its protocol.
+        real: the data set as the protocol compares it.
+
+    Returns:
+        The scores by the name of the reference, and why one is absent by its name.
+    """
+    protocol = evaluator.protocol
+    found, without = floor_of(evaluator, real)
+    found["ground_truth"] = evaluator.ground_truth(real.split(protocol.split))
     stage: Any = loaded.context.modules.get("first_stage")
     if stage is not None:
+        # As the stage was trained on it, which may be larger than what is compared.
+        split = loaded.source.split(protocol.split)
         prompts = protocol.prompts(split)
 
         def rebuilt(rows: slice) -> PixelImages:
@@ -233,7 +238,7 @@ def references(loaded: LoadedRun, evaluator: Evaluator, protocol: Protocol) -> d
             return to_pixels(reconstructions(stage, images))
 
         found["ceiling"] = evaluator.answers(prompts, rebuilt).scores
-    return found
+    return found, without
 
 
 def model_facts(loaded: LoadedRun) -> dict[str, Any]:

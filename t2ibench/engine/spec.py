@@ -47,6 +47,12 @@ PrecisionName = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "64-true"]
 LONGEST_NAME = 200
 """Bytes of a name that becomes a folder's; file systems end at 255."""
 
+SUBGROUPS = {
+    "evaluator/extractor": "evaluator.extractors",
+    "evaluator/dual_encoder": "evaluator.dual_encoders",
+}
+"""Groups within a group, of which several files are chosen as a list, and the key they fill."""
+
 DecayName = Literal["constant", "cosine", "linear"]
 
 

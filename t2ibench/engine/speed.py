@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +14,7 @@ from t2ibench.engine.assemble import untrained_module
 from t2ibench.engine.context import Context
 from t2ibench.engine.device import prepare_device, training_precision
 from t2ibench.evaluation.flops import count_flops
-from t2ibench.evaluation.timing import FEWEST_CALLS
+from t2ibench.evaluation.timing import FEWEST_CALLS, Call, Latency, timed_call
 
 MATRIX = 1024
 """Side of the matrices whose product measures the device's rate."""
@@ -81,18 +79,10 @@ def measure_speed(context: Context, rounds: int) -> Speed:
 
 def timed(call: Callable[[], object], rounds: int, device: torch.device) -> tuple[float, float]:
     """Median seconds and spread between quartiles of a call, after one warm-up."""
-
-    def wait() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
     call()
-    took = []
+    calls: list[Call] = []
     for _ in range(max(rounds, FEWEST_CALLS)):
-        wait()
-        start = time.perf_counter()
-        call()
-        wait()
-        took.append(time.perf_counter() - start)
-    low, median, high = statistics.quantiles(took, n=4)
-    return median, high - low
+        with timed_call(calls, device):
+            call()
+    found = Latency.of(1, calls)
+    return found.median, found.iqr

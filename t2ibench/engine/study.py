@@ -10,12 +10,20 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from t2ibench.core.errors import ConfigError, ContentError, RunBusyError, T2IBenchError
+from t2ibench.core.errors import (
+    ConfigError,
+    ContentError,
+    RunBusyError,
+    T2IBenchError,
+    named_line,
+)
 from t2ibench.core.launch import process_rank
 from t2ibench.engine.context import Context
+from t2ibench.engine.device import chosen_device
 from t2ibench.engine.feasibility import check_scoring
 from t2ibench.engine.identity import named_run, sampling_key
 from t2ibench.engine.interrupt import Interrupted, outcome
+from t2ibench.engine.load import LoadedRun
 from t2ibench.engine.ranks import rank_processes
 from t2ibench.engine.score import score_run
 from t2ibench.engine.spec import RunSpec
@@ -103,32 +111,43 @@ def given_up(progress: Progress, retries: int) -> bool:
 
 def train_and_score(spec: RunSpec) -> RunScores:
     """Trains, samples and scores one cell; steps that are done already are skipped."""
-    trainer, context = spec.trainer, Context.of(spec)
-    if process_rank() == 0:
-        check(context)
-        check_scoring(context)
-    with rank_processes(trainer.devices, trainer.num_nodes, partial(worker_message, spec)):
-        loaded = train(Context.of(spec))
-        with loaded.run.locked(), outcome(loaded.run):
-            scores = score_run(loaded)
+    loaded, scores = scored_cell(spec)
     if process_rank() == 0:
         sys.stdout.write(f"{loaded.run.path}\n")
     return scores
 
 
-def worker_message(spec: RunSpec) -> dict[str, object] | None:
-    """Message with a cell's work for other processes; None where the cell is finished.
+def scored_cell(spec: RunSpec) -> tuple[LoadedRun, RunScores]:
+    """Run of one cell, trained and scored, with its scores.
 
     Raises:
-        ConfigError: the cell is impossible, before any process is started.
+        T2IBenchError: the cell is impossible, before any process is started, or has failed.
+        Interrupted: a signal ended it; the same command resumes it.
     """
-    context = Context.of(spec)
+    trainer, context = spec.trainer, Context.of(spec)
+    if process_rank() == 0:
+        check(context)
+        check_scoring(context)
+    with rank_processes(trainer.devices, trainer.num_nodes, partial(worker_message, context)):
+        context.device = chosen_device(trainer.accelerator, trainer.devices)  # this rank's
+        loaded = train(context)
+        with loaded.run.locked(), outcome(loaded.run):
+            return loaded, score_run(loaded)
+
+
+def worker_message(context: Context) -> dict[str, object] | None:
+    """Message with a cell's work for other processes; None where the cell is finished.
+
+    A run whose status is damaged is not: training finds its state anew.
+    """
     run = named_run(context)
-    check(context)
-    check_scoring(context)
-    if (run.path / "status.json").exists() and run.status().get("asked") == sampling_key(spec):
-        return None
-    return {"train": spec.config()}
+    work: dict[str, object] = {"train": context.spec.config()}
+    if not (run.path / "status.json").exists():
+        return work
+    try:
+        return None if run.status().get("asked") == sampling_key(context.spec) else work
+    except ContentError:
+        return work
 
 
 def run_cell(ledger: Ledger, cell: Cell, compose: Compose) -> None:
@@ -140,7 +159,7 @@ def run_cell(ledger: Ledger, cell: Cell, compose: Compose) -> None:
     except RunBusyError as error:
         sys.stderr.write(f"t2ibench train: {error}\n")
     except Exception as error:
-        reason = str(error) if isinstance(error, T2IBenchError) else first_line(error)
+        reason = str(error) if isinstance(error, T2IBenchError) else named_line(error)
         sys.stderr.write(f"t2ibench train: {cell.run}: {reason}\n")
         if ledger.progress(cell).failures == before:  # it failed before its run was made
             run.set_status("failed", reason=reason, failures=before + 1)
@@ -175,12 +194,6 @@ def objective_of(scores: RunScores, name: str) -> float:
     if name not in found:
         raise ConfigError(f"study.objective={name} is no score; choose one of {', '.join(found)}.")
     return found[name].value
-
-
-def first_line(error: BaseException) -> str:
-    """Class and first line of an error's message."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 # ---- estimated cost ----

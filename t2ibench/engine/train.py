@@ -22,7 +22,6 @@ from t2ibench.engine.device import facts, prepare_device
 from t2ibench.engine.fitting import cached_targets, cached_text, options_of, validation_batch
 from t2ibench.engine.identity import find_or_make_run, resolved
 from t2ibench.engine.interrupt import Interrupted, interruptible, outcome
-from t2ibench.engine.judges import check_judges
 from t2ibench.engine.load import LoadedRun, open_run
 from t2ibench.engine.parts.part import Prepared
 from t2ibench.engine.parts.start import initial_weights, load_initial_weights
@@ -46,13 +45,18 @@ def check(context: Context) -> None:
     """
     spec = context.spec
     check_parts(spec)
+    family = spec.model.module.cls
+    if not family.trains and family.build_index is TextToImageModule.build_index:
+        raise ConfigError(
+            f"model={spec.model.name}: {family.__name__} has trains=False and no build_index, so "
+            "nothing would be learnt; give it one, or set trains=True."
+        )
     sizes = [spec.model.training.batch_size]
     sizes += [p.training.batch_size for p in spec.parts.values() if hasattr(p, "training")]
     check_devices(spec.trainer, sizes)
     start = initial_weights(context)
     for part in [*spec.parts.values(), spec.text, *([] if start is None else [start])]:
         part.check(context)
-    check_judges(spec, context.source)
     multiple = spec.model.resolution_multiple
     if spec.data.resolution % multiple:
         raise ConfigError(
@@ -124,8 +128,11 @@ def mend_manifest(context: Context, run: Run) -> None:
 def forget_training(run: Run, damage: DamagedError) -> None:
     """Sets a run whose weights are gone back to its last checkpoint, or to its beginning."""
     log.warning("%s They are made anew, from the checkpoint where there is one.", damage)
-    if newest_whole(run.checkpoint) is None and (run.path / "samples").exists():
-        shutil.rmtree(run.path / "samples")  # of weights that are not made again bit by bit
+    if newest_whole(run.checkpoint) is None:  # the weights are not made again bit by bit
+        for folder in (run.path / "samples", run.path / "scores"):
+            if folder.exists():
+                shutil.rmtree(folder)
+        run.scores.unlink(missing_ok=True)
     run.set_status("interrupted")
 
 

@@ -87,12 +87,14 @@ def measure_cost(
         device: where the sampler runs.
         best_batches: batch sizes tried for the throughput, ascending.
         seconds: time for more than the fewest calls, a batch size.
-        known: what was timed while the set was sampled on this machine; that batch size is not
-            timed again.
+        known: what was timed while the set was sampled on this machine; that batch size is timed
+            again only where the machine was busy then.
     """
     device = torch.device(device)
     flops = count_flops(lambda: sample(1))
     latency = time_sampling(sample, 1, device, seconds=seconds)
+    if known is not None and known.busy:
+        known = time_sampling(sample, known.batch_size, device, seconds=seconds)
     best = latency
     for batch_size in best_batches:
         if known is not None and batch_size == known.batch_size:

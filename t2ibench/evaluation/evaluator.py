@@ -7,7 +7,6 @@ caption), and with an exact grader where the data set has one.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cached_property
 
@@ -19,6 +18,7 @@ from t2ibench.core.errors import ScoreError
 from t2ibench.core.types import PixelImages
 from t2ibench.data.records import PreparedSplit
 from t2ibench.evaluation.atomicity import EXACT, atomicity_curve
+from t2ibench.evaluation.caption_features import CaptionFeatures
 from t2ibench.evaluation.interfaces import ExactGrader, FeatureCache, ImageTextEncoder
 from t2ibench.evaluation.measures import (
     Evaluation,
@@ -30,10 +30,11 @@ from t2ibench.evaluation.measures import (
     memorisation,
     prompt_alignment,
 )
-from t2ibench.evaluation.protocol import Prompts, Protocol, hashed_order
+from t2ibench.evaluation.protocol import Prompts, Protocol, bare_name, hashed_order
 from t2ibench.evaluation.real_features import CHUNK, RealFeatures
 from t2ibench.evaluation.results import Scores
 from t2ibench.evaluation.samples import SampleSet
+from t2ibench.evaluation.score_keys import check_keys, distance_key, prompts_key
 from t2ibench.metrics.bootstrap import Estimate, bootstrap_mean
 from t2ibench.metrics.extractors.contract import FeatureExtractor
 from t2ibench.metrics.extractors.inception import InceptionV3
@@ -47,6 +48,12 @@ NO_JUDGE_OF_ALIGNMENT = (
     "(`t2ibench fetch clip_336 open_clip`), or one of evaluator/dual_encoder=[NAME]"
 )
 """Reason that an evaluator without a dual encoder gives for its missing alignment scores."""
+
+NO_CAPTIONS = "the images carry no captions: prompts=FILE gives them theirs"
+"""Reason for the missing alignment scores of images alone."""
+
+ALIGNMENT = "clip_score, r_precision"
+"""Names under which missing alignment scores are filed."""
 
 
 class Evaluator:
@@ -99,7 +106,7 @@ class Evaluator:
         check_keys([*self.extractors, *self.dual_encoders])
         self._indices = protocol.reference(reference)
         self._real = RealFeatures(cache, reference.resolution, protocol.filter)
-        self._caption_features: dict[tuple[str, str], Tensor] = {}
+        self._captions = CaptionFeatures()
 
     def evaluate(self, samples: SampleSet) -> Evaluation:
         """Every score of a set made under the protocol.
@@ -152,9 +159,8 @@ class Evaluator:
             samples.keys, samples.pixels.__getitem__, self.train is not None
         )
         self._absences(evaluation)
-        evaluation.absent["clip_score, r_precision"] = (
-            "the images carry no captions: prompts=FILE gives them theirs"
-        )
+        reasons = [NO_CAPTIONS, *filter(None, [evaluation.absent.get(ALIGNMENT)])]
+        evaluation.absent[ALIGNMENT] = "; and ".join(reasons)
         return evaluation
 
     def of_features(self, extractor: str, features: Tensor, keys: Sequence[str]) -> Evaluation:
@@ -199,7 +205,7 @@ class Evaluator:
     def _absences(self, evaluation: Evaluation) -> None:
         """Says which kinds of scores this evaluator has no network for."""
         if not self.dual_encoders:
-            evaluation.absent["clip_score, r_precision"] = NO_JUDGE_OF_ALIGNMENT
+            evaluation.absent[ALIGNMENT] = NO_JUDGE_OF_ALIGNMENT
         if self.protocol.memorisation and self.train is None:
             evaluation.absent["authpct"] = "the data have no training split to compare with"
 
@@ -234,15 +240,16 @@ class Evaluator:
 
         Args:
             real: splits that the N images may come from: the first with N images outside the
-                reference gives them.
+                reference gives them. The reference's own split stands for itself in whatever
+                preparation it is given.
 
         Raises:
-            ScoreError: none has N.
+            ScoreError: none has N, or one was prepared at another size than the reference.
         """
         count, reference, left = self.protocol.num_images, set(self._indices), []
-        for split in real:
+        for split in map(self._compared, real):
             order = hashed_order(split)
-            if split.fingerprint == self.reference.fingerprint:
+            if split is self.reference:
                 order = [index for index in order if index not in reference]
             if len(order) >= count:
                 return self._floor_of(split, order[:count])
@@ -251,6 +258,22 @@ class Evaluator:
             f"the real-against-real floor needs {count} images outside the reference, "
             f"{' and '.join(left)} are left; lower protocol.test.num_images, or prepare more data."
         )
+
+    def _compared(self, split: PreparedSplit) -> PreparedSplit:
+        """The split as the reference is prepared.
+
+        Another preparation of the reference's records has other pixels and another fingerprint,
+        and would hold the reference's own images unnoticed.
+        """
+        if bare_name(split.name) == bare_name(self.reference.name):
+            return self.reference
+        if split.resolution != self.reference.resolution:
+            raise ScoreError(
+                f"{split.name} has {split.resolution} px and the reference {self.reference.name} "
+                f"{self.reference.resolution} px; give the split of the data set that the "
+                "reference is from."
+            )
+        return split
 
     def _floor_of(self, split: PreparedSplit, chosen: Sequence[int]) -> Scores:
         keys = [split.records[index].key for index in chosen]
@@ -263,7 +286,12 @@ class Evaluator:
 
         What is below 100% here is the error of the dual encoder and the grader; no model can beat
         it.
+
+        Raises:
+            ScoreError: another split than that of the prompts, or one prepared at another size
+                than the reference.
         """
+        split = self._compared(split)
         prompts = self.protocol.prompts(split)
         return self._prompted(prompts, lambda rows: split.pixels(prompts.indices[rows])).scores
 
@@ -295,16 +323,6 @@ class Evaluator:
     def _reference_of(self, key: str, fingerprint: str, extract: Callable[..., Tensor]) -> Tensor:
         """The reference's features."""
         return self._real.of(self.reference, self._indices, key, fingerprint, extract)
-
-    def _encoded(self, dual_encoder: ImageTextEncoder, captions: Sequence[str]) -> Tensor:
-        """Caption features (len(captions), D); each distinct caption is encoded once."""
-        kept = self._caption_features
-        missing = sorted({c for c in captions if (dual_encoder.key, c) not in kept})
-        for start in range(0, len(missing), CHUNK):
-            chunk = missing[start : start + CHUNK]
-            features = dual_encoder.text_features(chunk).float().cpu()
-            kept.update(zip(((dual_encoder.key, c) for c in chunk), features, strict=True))
-        return torch.stack([kept[dual_encoder.key, caption] for caption in captions])
 
     # ---- scores ----
 
@@ -377,14 +395,16 @@ class Evaluator:
     ) -> None:
         """Alignment scores of one dual encoder for images and their own captions."""
         before = set(evaluation.scores)
-        text = self._encoded(dual_encoder, samples.captions)
-        inner = f"{dual_encoder.key}|{dual_encoder.fingerprint[:8]}|{self._prompt_key(samples)}"
+        text = self._captions.of(dual_encoder, samples.captions)
+        inner = f"{dual_encoder.key}|{dual_encoder.fingerprint[:8]}|{prompts_key(samples.captions)}"
         meanings = [self.meaning(caption) for caption in samples.captions]
         folds = self.protocol.r_precision_folds
         prompt_alignment(evaluation, inner, image, text, meanings, samples.keys, folds)
         if self.negatives is not None:
-            self._hard_alignment(evaluation, self.negatives, dual_encoder, inner, image, samples)
-        if note := cut_note(dual_encoder, samples.captions):
+            self._hard_alignment(
+                evaluation, self.negatives, dual_encoder, inner, image, text, samples
+            )
+        if note := self._captions.cut_note(dual_encoder, samples.captions):
             evaluation.annotate(evaluation.scores.keys() - before, note)
 
     def _hard_alignment(
@@ -394,15 +414,15 @@ class Evaluator:
         dual_encoder: ImageTextEncoder,
         inner: str,
         image: Tensor,
+        text: Tensor,
         samples: Prompts | SampleSet,
     ) -> None:
         """R-precision of one dual encoder among nearly true captions."""
-        text = self._encoded(dual_encoder, samples.captions)
         changed = [tuple(negatives.of(c))[: negatives.count] for c in samples.captions]
         complete = np.array([len(found) == negatives.count for found in changed])
         if complete.any():
             flat = [c for found, keep in zip(changed, complete, strict=True) if keep for c in found]
-            features = self._encoded(dual_encoder, flat).unflatten(0, (-1, negatives.count))
+            features = self._captions.of(dual_encoder, flat).unflatten(0, (-1, negatives.count))
             name = negatives.name
             hard_alignment(evaluation, inner, image, text, features, complete, name, samples.keys)
 
@@ -415,7 +435,7 @@ class Evaluator:
         """The grader's skills, each over the images whose captions ask for it."""
         for skill, values in skills.items():
             if self.grader is not None and not np.isnan(values).all():
-                key = f"grader_{skill}[{self.grader.key}|{self._prompt_key(samples)}]"
+                key = f"grader_{skill}[{self.grader.key}|{prompts_key(samples.captions)}]"
                 evaluation.add_mean(key, values, samples.keys)
         if self.grader is not None and EXACT in skills:
             objects = self.grader.objects(samples.captions)
@@ -425,57 +445,7 @@ class Evaluator:
         name = f"{self.reference.name}[{self._first}:]" if self._first else self.reference.name
         return distance_key(network, fingerprint, name, self.reference, n, len(self._indices))
 
-    @staticmethod
-    def _prompt_key(samples: Prompts | SampleSet) -> str:
-        """The identity of the prompts themselves, and N."""
-        digest = hashlib.sha256("\n".join(sorted(samples.captions)).encode()).hexdigest()
-        return f"prompts:{digest[:8]}|{len(samples)}"
-
-
-def cut_note(dual_encoder: ImageTextEncoder, captions: Sequence[str]) -> str:
-    """Number of captions that are longer than a dual encoder reads, in words; empty for none."""
-    distinct = list(dict.fromkeys(captions))
-    most = dual_encoder.context_length
-    lengths = zip(distinct, dual_encoder.caption_lengths(distinct), strict=True)
-    long = {caption for caption, length in lengths if length > most}
-    count = sum(caption in long for caption in captions)
-    return f"{count} of {len(captions)} captions cut to {most} tokens" if count else ""
-
-
-def check_keys(networks: Sequence[FeatureExtractor | ImageTextEncoder]) -> None:
-    """Refuses two networks of one key, whose scores would be told apart by nothing.
-
-    Raises:
-        ScoreError: two have one key.
-    """
-    keys = [network.key for network in networks]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise ScoreError(
-                f"two networks of the evaluator are called {key}; give one of them another name "
-                "(evaluator.dual_encoders.NAME.name or .tag)."
-            )
-
 
 def device_of(extractor: FeatureExtractor) -> torch.device:
     """Device of the weights; the CPU for an extractor without weights."""
     return next((p.device for p in extractor.parameters()), torch.device("cpu"))
-
-
-def distance_key(
-    network: str, fingerprint: str, name: str, reference: PreparedSplit, n: int, m: int
-) -> str:
-    """Text between the brackets of a distance's key: network, weights, reference, N and M.
-
-    Args:
-        network: key of the network.
-        fingerprint: of its weights.
-        name: of the real images: a split, or ``shapes/test[500:]`` where they begin after the
-            prompts' records in hashed order.
-        reference: the split.
-        n: number of images scored.
-        m: number of real images.
-    """
-    split = f"{name}:{reference.fingerprint[:8]}"
-    size = str(n) if n == m else f"{n}/{m}"
-    return f"{network}|{fingerprint[:8]}|{split}|{size}"

@@ -13,14 +13,17 @@ Nothing is unpickled.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from PIL import Image
+from safetensors import safe_open
 from torch import Tensor
 
 from t2ibench.core.errors import DataError, ScoreError
@@ -29,11 +32,15 @@ from t2ibench.data.caption_cells import captions_in_cell
 from t2ibench.data.captioned_files import Reading, list_captioned_files
 from t2ibench.data.decode import Decoder, DecodeReport
 from t2ibench.data.folder import FolderSource
+from t2ibench.data.folder_files import key_of
 from t2ibench.data.pictures import PictureSizes, pictures_in, sizes_in
 from t2ibench.data.prompts import Prompt, read_prompts
 from t2ibench.data.resize import ResizeRecipe
 from t2ibench.evaluation.protocol import Protocol
 from t2ibench.evaluation.samples import SampleSet
+
+Headers = dict[str, tuple[np.dtype, tuple[int, ...]]]
+"""Type and shape of each array of a file."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +63,14 @@ class ExternalImages:
     Attributes:
         samples: the set; its captions are empty where they are unknown.
         prompted: whether the captions are known.
-        left_out: how many images of the folder are left out and why; empty for none.
+        sizes: of the images before they were brought to the size at which they are compared.
+        left_out: sentences on what of the folder is not used, and why.
     """
 
     samples: SampleSet
     prompted: bool
-    left_out: str = ""
+    sizes: PictureSizes
+    left_out: tuple[str, ...] = ()
 
 
 def read_external(
@@ -89,14 +98,16 @@ def read_external(
                 f"{path}: features must be (N, D) floats, not {features.dtype} {features.shape}."
             )
         return ExternalFeatures(torch.from_numpy(features.astype(np.float32)), extractor)
-    captions = _captions(path, arrays, prompts)
-    pixels = _squares(path, arrays, recipe)
-    samples = _sample_set(pixels, captions or [""] * len(pixels), path)
-    return ExternalImages(samples, captions is not None)
+    _check_images(path, {name: (array.dtype, array.shape) for name, array in arrays.items()})
+    images = arrays["arr_0"]
+    captions = _captions(path, arrays, len(images), prompts)
+    pixels = np.stack([recipe(Image.fromarray(image)) for image in images])
+    samples = _sample_set(torch.from_numpy(pixels), captions or [""] * len(images), path)
+    return ExternalImages(samples, captions is not None, _sizes_of(images.shape))
 
 
 def external_sizes(path: str | Path) -> PictureSizes | None:
-    """Number and sizes of the images that a path holds; None for features.
+    """Number and sizes of the images that a path holds, from headers alone; None for features.
 
     Raises:
         DataError: a file that cannot be read.
@@ -104,11 +115,11 @@ def external_sizes(path: str | Path) -> PictureSizes | None:
     path = Path(path)
     if path.is_dir():
         return sizes_in(path)
-    arrays, _ = _arrays(path)
-    if "features" in arrays:
+    headers = _headers(path)
+    if "features" in headers:
         return None
-    images = _images(path, arrays)
-    return PictureSizes.of([(images.shape[2], images.shape[1])] * len(images))
+    _check_images(path, headers)
+    return _sizes_of(headers["arr_0"][1])
 
 
 def read_folder(
@@ -128,7 +139,7 @@ def read_folder(
     if prompts or not parts:
         files = pictures_in(folder)
         captions = _spread(prompts, len(files), folder) if prompts else [""] * len(files)
-        keys = None if prompts else [file.relative_to(folder).as_posix() for file in files]
+        keys = None if prompts else [key_of(file, folder) for file in files]
     else:
         found = [
             (file, read_prompts(p / "metadata.jsonl")[0]) for p in parts for file in pictures_in(p)
@@ -137,28 +148,23 @@ def read_folder(
     if not files:
         raise DataError(f"{folder} holds no picture; give a folder of PNG or JPEG files.")
     decoder, report = Decoder(policy="raise"), DecodeReport()
-    images = [decoder(file, str(file.relative_to(folder)), report) for file in files]
+    images = [decoder(file, key_of(file, folder), report) for file in files]
     squares = np.stack([recipe(image) for image in images if image is not None])
     samples = _sample_set(torch.from_numpy(squares), captions, folder, keys)
-    return ExternalImages(samples, bool(prompts or parts))
+    sizes = PictureSizes.of([image.size for image in images if image is not None])
+    return ExternalImages(samples, bool(prompts or parts), sizes)
 
 
 def _captioned_folder(folder: Path, recipe: ResizeRecipe, cache_dir: Path) -> ExternalImages:
-    """The images of a captioned data set, and how many of them are left out."""
+    """The images of a captioned data set, and what of it is left out."""
     source = FolderSource(
         root=folder, resolution=recipe.resolution, filter=recipe.filter, cache_dir=cache_dir
     )
     whole = source.everything()
     captions = [record.captions[0] for record in whole.records]
     pixels, keys = whole.pixels(slice(None)), [record.key for record in whole.records]
-    report = source.report
-    left = {
-        "without a caption": len(report.without_caption),
-        "missing": len(report.missing),
-        "unreadable": len(report.decoding.refused),
-    }
-    left_out = ", ".join(f"{count} {why}" for why, count in left.items() if count)
-    return ExternalImages(_sample_set(pixels, captions, folder, keys), True, left_out)
+    samples = _sample_set(pixels, captions, folder, keys)
+    return ExternalImages(samples, True, sizes_in(folder), tuple(source.left_out()))
 
 
 def fitted_rows(count: int, protocol: Protocol) -> list[int] | None:
@@ -182,32 +188,59 @@ def fitted_rows(count: int, protocol: Protocol) -> list[int] | None:
 
 def _arrays(path: Path) -> tuple[dict[str, np.ndarray], str]:
     """A file's arrays, and the extractor that it names."""
-    if not path.is_file() or path.suffix not in (".npz", ".safetensors"):
-        raise DataError(
-            f"{path} is neither a run, a folder of images nor a .npz or .safetensors file."
-        )
-    try:
+    with _plain_arrays(path):
         if path.suffix == ".safetensors":
-            from safetensors import safe_open
-
             with safe_open(path, framework="pt") as file:
                 arrays = {name: file.get_tensor(name).float().numpy() for name in file.keys()}  # noqa: SIM118
                 return arrays, str((file.metadata() or {}).get("extractor", ""))
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
+        return arrays, str(arrays["extractor"]) if "extractor" in arrays else ""
+
+
+def _headers(path: Path) -> Headers:
+    """Type and shape of a file's arrays, as ``_arrays`` reads them."""
+    with _plain_arrays(path):
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                names = list(file.keys())
+                shapes = [tuple(file.get_slice(name).get_shape()) for name in names]
+            return {n: (np.dtype(np.float32), s) for n, s in zip(names, shapes, strict=True)}
+        found: Headers = {}
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                with archive.open(name) as array:
+                    first = np.lib.format.read_magic(array) == (1, 0)
+                    read = "read_array_header_1_0" if first else "read_array_header_2_0"
+                    shape, _, dtype = getattr(np.lib.format, read)(array)
+                found[name.removesuffix(".npy")] = (dtype, shape)
+        return found
+
+
+@contextmanager
+def _plain_arrays(path: Path) -> Iterator[None]:
+    """Turns errors of reading a file of arrays into one sentence.
+
+    Raises:
+        DataError: a file of another kind, or one that cannot be read.
+    """
+    if not path.is_file() or path.suffix not in (".npz", ".safetensors"):
+        raise DataError(
+            f"{path} is neither a run, a folder of images nor a .npz or .safetensors file."
+        )
+    try:
+        yield
     except Exception as error:  # zipfile, numpy and safetensors each have errors of their own
         raise DataError(
             f"{path} cannot be read without unpickling ({error}); save plain arrays with "
             "numpy.savez or safetensors."
         ) from error
-    return arrays, str(arrays["extractor"]) if "extractor" in arrays else ""
 
 
 def _captions(
-    path: Path, arrays: dict[str, np.ndarray], prompts: Sequence[Prompt]
+    path: Path, arrays: dict[str, np.ndarray], count: int, prompts: Sequence[Prompt]
 ) -> list[str] | None:
     """The images' captions: of the file, of the prompts, or None."""
-    count = len(_images(path, arrays))
     if prompts:
         return _spread(prompts, count, path)
     if "captions" not in arrays:
@@ -222,27 +255,25 @@ def _captions(
     return [" ".join(cell) for cell in cells]
 
 
-def _images(path: Path, arrays: dict[str, np.ndarray]) -> UInt8[np.ndarray, "N H W 3"]:
-    """The images of a file's arrays."""
-    if "arr_0" not in arrays:
+def _check_images(path: Path, headers: Headers) -> None:
+    """Refuses a file whose arrays hold no images.
+
+    Raises:
+        DataError: no ``arr_0``, or one that is not (N, H, W, 3) uint8.
+    """
+    if "arr_0" not in headers:
         raise DataError(
-            f"{path} holds {', '.join(arrays) or 'nothing'}; give arr_0 (images, (N, H, W, 3) "
+            f"{path} holds {', '.join(headers) or 'nothing'}; give arr_0 (images, (N, H, W, 3) "
             "uint8) or features ((N, D) floats)."
         )
-    images = arrays["arr_0"]
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3 or not len(images):
-        raise DataError(
-            f"{path}: arr_0 must be (N, H, W, 3) uint8, not {images.dtype} {images.shape}."
-        )
-    return images
+    dtype, shape = headers["arr_0"]
+    if dtype != np.uint8 or len(shape) != 4 or shape[-1] != 3 or not shape[0]:
+        raise DataError(f"{path}: arr_0 must be (N, H, W, 3) uint8, not {dtype} {shape}.")
 
 
-def _squares(
-    path: Path, arrays: dict[str, np.ndarray], recipe: ResizeRecipe
-) -> UInt8[Tensor, "N 3 side side"]:
-    """Square pixels of a file's images by the data layer's recipe."""
-    pictures = map(Image.fromarray, _images(path, arrays))
-    return torch.from_numpy(np.stack([recipe(picture) for picture in pictures]))
+def _sizes_of(shape: tuple[int, ...]) -> PictureSizes:
+    """Number and sizes of images in an array of shape (N, H, W, 3)."""
+    return PictureSizes.of([(shape[2], shape[1])] * shape[0])
 
 
 def _spread(prompts: Sequence[Prompt], count: int, where: Path) -> list[str]:

@@ -30,8 +30,8 @@ OTHER, OPTIMIZER = "other", "optimizer"
 PRODUCT = re.compile(
     r"(?:^|_)(?:(?:add|badd|h|s|sp|ssp)?b?mm|(?:add)?mv|(?:v|vec)?dot|tensordot|matmul|einsum"
     r"|linear|bilinear|trilinear|chain|conv|conv\d[dD]?|convolution|depthwise|attention|attn"
-    r"|multihead|transformer|lstm|gru|rnn|cdist|pdist|euclidean|linalg|svd|eigh?|geqrf|o[rm]gqr"
-    r"|ormqr|cholesky|solve|inverse|pinverse|triangular)(?:_|$)"
+    r"|multihead|transformer|lstm|gru|rnn|cdist|pdist|euclidean|linalg|svd|eigh?|geqrf|or[gm]qr"
+    r"|cholesky|solve|inverse|pinverse|triangular)(?:_|$)"
 )
 """Names of operations that multiply matrices: those that may not be counted as zero."""
 

@@ -84,9 +84,10 @@ def choose_layout(requested: str, prompts: Sequence[Prompt], per_prompt: int = 1
         names = Counter(NAMED_BY[chosen](prompt) for prompt in prompts)
         twice = [name for name, count in names.items() if count > 1]
         if twice:
+            more = f", as others do {len(twice) - 1} more names" if len(twice) > 1 else ""
             raise ConfigError(
-                f"layout={chosen} names its images by {twice[0]}, which {len(twice)} prompts share "
-                "with another; remove the repeats, or choose layout=plain."
+                f"layout={chosen} names its images by {twice[0]}, which {names[twice[0]]} prompts "
+                f"share{more}; remove the repeats, or choose layout=plain."
             )
     return chosen  # type: ignore[return-value]
 

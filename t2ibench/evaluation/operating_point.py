@@ -46,14 +46,12 @@ class Choice:
 
     Attributes:
         row: place of the chosen candidate.
-        lowest: value of the knob with the lowest distance.
         reason: one sentence.
         edge: ``lowest`` or ``highest`` where the chosen value is the end of the sweep and the
             knob could go further, so that the best value may lie beyond; else empty.
     """
 
     row: int
-    lowest: float
     reason: str
     edge: str
 
@@ -115,7 +113,7 @@ def choose_point(
             f"; at {name}={value:g} {ALIGNMENT} is {gain:.2f} higher and {metric} "
             f"({scores[row].value:.4g}) not distinguishable"
         )
-    return Choice(row, lowest, reason, edge_of([c.value for c in candidates], value, knob))
+    return Choice(row, reason, edge_of([c.value for c in candidates], value, knob))
 
 
 def edge_of(sweep: Sequence[float], value: float, knob: Knob) -> str:

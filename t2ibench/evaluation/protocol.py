@@ -17,6 +17,7 @@ from t2ibench.core.types import PixelImages
 from t2ibench.data.records import DataSource, PreparedSplit, Record
 from t2ibench.data.resize import Filter
 from t2ibench.evaluation.samples import SampleSet
+from t2ibench.metrics.alignment import DISTRACTORS
 
 CaptionChoice = Literal["first", "seeded", "every"]
 
@@ -67,7 +68,8 @@ class Protocol:
         reference_records: whether images of the prompts' own records may be among them.
             ``disjoint``: none, so that other real images of the prompts score what a perfect
             model does; ``shared``: as they come, as published comparisons have it; ``auto``:
-            disjoint where the split is large enough.
+            disjoint where the split is large enough, also for the R-precision that the protocol
+            promises.
         resolution: side in pixels at which images are compared; 0: the data set's.
         crop: how a real image becomes a square (``centre``); empty: as the data set has it.
         resize: filter to that resolution (``lanczos``); empty: as the data set has it.
@@ -117,8 +119,21 @@ class Protocol:
         """The protocol with ``reference_records`` decided for its reference split."""
         if self.reference_records != "auto":
             return self
-        fits = self.reference_split != self.split or self._prompt_records(len(split)) is not None
+        fits = self.reference_split != self.split or (
+            self._prompt_records(len(split)) is not None and not self._loses_r_precision(split)
+        )
         return replace(self, reference_records="disjoint" if fits else "shared")
+
+    def _loses_r_precision(self, split: PreparedSplit) -> bool:
+        """True where R-precision is promised and only a shared reference leaves its captions."""
+        if not self.r_precision_folds:
+            return False
+
+        def suffices(records: ReferenceRecords) -> bool:
+            captions = replace(self, reference_records=records).prompts(split).captions
+            return len({caption.casefold() for caption in captions}) > DISTRACTORS
+
+        return suffices("shared") and not suffices("disjoint")
 
     def first_reference(self, split: PreparedSplit) -> int:
         """Place in hashed order at which the reference begins: 0, or after the prompts' records.
@@ -126,14 +141,18 @@ class Protocol:
         Raises:
             ScoreError: a disjoint reference is asked for and the split is too small for it.
         """
-        if self.reference_split != self.split:
+        return self.first_place(split.name, len(split))
+
+    def first_place(self, name: str, size: int) -> int:
+        """``first_reference`` of a reference split of which only its name and size are known."""
+        if self.reference_split != self.split or self.reference_records == "shared":
             return 0
-        if self.resolved(split).reference_records == "shared":
+        records = self._prompt_records(size)
+        if records is None and self.reference_records == "auto":
             return 0
-        records = self._prompt_records(len(split))
         if records is None:
             raise ScoreError(
-                f"split {split.name} has {len(split)} images, too few for {self.num_images} "
+                f"split {name} has {size} images, too few for {self.num_images} "
                 f"prompts and {self.reference_size} reference images that are not theirs; lower "
                 "protocol.test.num_images and protocol.test.reference_size, prepare more data, or "
                 "set protocol.test.reference_records=shared."

@@ -71,7 +71,7 @@ class RunScores:
             (``CostReport.to_dict``).
         knob: name and default of the fidelity-alignment knob and ``chosen_by``, the metric that
             chose its value on the front's prompts (None: the user or the default did), with
-            ``lowest``, ``reason`` and ``edge`` of ``operating_point.Choice``; or empty.
+            ``reason`` and ``edge`` of ``operating_point.Choice``; or empty.
         chosen: the operating point on the protocol's own prompts, which tables show.
         front: the sweep over the knob, on validation prompts.
         reference: ``floor`` (real against real at the same N), ``ceiling`` (the first

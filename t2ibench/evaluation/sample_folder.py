@@ -12,7 +12,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from t2ibench.core.errors import ConfigError, RunError
 from t2ibench.core.files import read_json_object, storage_error, write_json
@@ -27,6 +27,11 @@ DIGITS = 16
 move = os.replace
 
 
+def remove(path: Path) -> None:
+    """Removes a file that may be gone already."""
+    path.unlink(missing_ok=True)
+
+
 def check_free(folder: Path) -> dict[str, str]:
     """Checks that a folder holds nothing but earlier samples; returns the record of these.
 
@@ -39,6 +44,8 @@ def check_free(folder: Path) -> dict[str, str]:
         raise ConfigError(f"out={folder} is a file; choose a folder.")
     known = _record(folder)
     found = {path.relative_to(folder).as_posix(): path for path in visible_files(folder)}
+    # A prompt can begin with a dot: what the record names is looked at, hidden or not.
+    found |= {name: path for name in known if (path := folder / name).is_file()}
     others = [name for name, path in found.items() if known.get(name) != hash_file(path, DIGITS)]
     if others:
         more = ", …" if len(others) > 3 else ""
@@ -65,13 +72,13 @@ def written_samples(folder: Path) -> Iterator[Path]:
         files = sorted(path for path in aside.rglob("*") if path.is_file())
         new = {path.relative_to(aside).as_posix(): hash_file(path, DIGITS) for path in files}
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / RECORD, old | new)  # also what an interruption leaves is known
+        # At each moment the record knows every file that is there, whatever interrupts.
         for name in old:
-            (folder / name).unlink(missing_ok=True)
+            remove(folder / name)
+        write_json(folder / RECORD, new)
         for name in new:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             move(aside / name, folder / name)
-        write_json(folder / RECORD, new)
         _remove_empty(folder)
     except OSError as error:
         sentence = storage_error(error, folder)
@@ -83,14 +90,18 @@ def written_samples(folder: Path) -> Iterator[Path]:
 
 
 def _record(folder: Path) -> dict[str, str]:
-    """The folder's record; names that lead out of it, as a folder of others may hold, are none."""
+    """The folder's record; names that lead out of it, as a folder of others may hold, are none.
+
+    Links lead out, too: no sampling made any.
+    """
     if not (folder / RECORD).is_file():
         return {}
     found = read_json_object(folder / RECORD)
+    root = folder.resolve()
     return {
         name: str(content)
         for name, content in found.items()
-        if not PurePosixPath(name).is_absolute() and ".." not in PurePosixPath(name).parts
+        if (root / name).resolve() == root / name and root in (root / name).parents
     }
 
 

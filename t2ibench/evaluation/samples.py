@@ -142,6 +142,11 @@ class SampleSet:
             raise ScoreError(str(error)) from error
         if not isinstance(described["meta"], dict):
             raise ScoreError(f"{folder / 'set.json'} does not say how it was made; {AGAIN}.")
+        if not rows or len(rows) != len(pixels):
+            raise ScoreError(
+                f"{folder / 'manifest.jsonl'} names {len(rows)} samples, pixels.npy holds "
+                f"{len(pixels)}; {AGAIN}."
+            )
         captions, keys, seeds = (tuple(row[name] for row in rows) for name in ROW)
         samples = SampleSet(pixels, captions, keys, seeds, described["meta"])
         if samples.hash != described["hash"]:
@@ -160,7 +165,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """Lines of manifest.jsonl.
 
     Raises:
-        ContentError: a line is not JSON, or lacks an entry.
+        ContentError: a line is not JSON or lacks an entry, or there is none.
     """
     rows = []
     for number, line in enumerate(read_text(path, AGAIN).split("\n"), 1):
@@ -173,6 +178,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         if not isinstance(row, dict) or any(type(row.get(n)) is not t for n, t in ROW.items()):
             raise ContentError(f"{path} names no sample in line {number}; {AGAIN}.")
         rows.append(row)
+    if not rows:
+        raise ContentError(f"{path} names no sample; {AGAIN}.")
     return rows
 
 

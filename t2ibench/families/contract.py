@@ -151,12 +151,13 @@ class TextToImageModule(pl.LightningModule, ABC):
     def build_index(self, train: PreparedSplit, folder: Path) -> None:
         """Reads the training split once: the only training of a generator with ``trains = False``.
 
+        Such a generator must define it, which is checked before any work.
+
         Args:
             train: the training split.
             folder: takes the generator's own files and is kept with the run; weights and buffers
                 are saved anyway.
         """
-        raise NotImplementedError(f"{type(self).__name__} has trains=False and no build_index.")
 
     def open_index(self, folder: Path) -> None:
         """Opens the files that ``build_index`` wrote into ``folder``; does nothing by default."""

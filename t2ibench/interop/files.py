@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from t2ibench.core.errors import CheckpointError
+from t2ibench.core.errors import CheckpointError, first_line
 from t2ibench.core.tensors import foreign_content, read_safetensors
 
 LEFTOVERS = ("pytorch_lightning.", "lightning.", "lightning_fabric.")
@@ -109,11 +109,7 @@ def not_only_tensors(path: Path, name: str) -> CheckpointError:
 
 def damaged(path: Path, error: Exception) -> CheckpointError:
     """The error for a file that ends early or has another content than its suffix."""
-    text = str(error).strip().splitlines()
-    reason = text[0].rstrip(".") if text else type(error).__name__
-    if "weights_only" in str(error) or "Weights only" in str(error):
-        # Torch's own words advise to read it unsafely.
-        reason = "it is no pickle of tensors"
     return CheckpointError(
-        f"{path} cannot be read ({reason}); it is damaged or not whole: download it again."
+        f"{path} cannot be read ({first_line(error).rstrip('.')}); it is damaged or not whole: "
+        "download it again."
     )

@@ -18,9 +18,6 @@ from jaxtyping import Bool, Float
 
 from t2ibench.core.errors import ScoreError
 
-NORMAL_95 = 1.959963984540054
-"""Two-sided 95% quantile of the standard normal."""
-
 HALF_SAMPLES = {
     "fid": 8,
     "fd": 8,
@@ -51,27 +48,6 @@ class Estimate(NamedTuple):
     ci_high: float
     note: str = ""
     halves: tuple[float, ...] = ()
-
-
-class Difference(NamedTuple):
-    """A paired difference of means with its 95% interval.
-
-    Attributes:
-        value: mean of a - b.
-        ci_low: lower end.
-        ci_high: upper end.
-        p_value: two-sided bootstrap p-value of "no difference", at least 1 / (replicates + 1).
-    """
-
-    value: float
-    ci_low: float
-    ci_high: float
-    p_value: float
-
-    @property
-    def distinguishable(self) -> bool:
-        """True where the interval leaves out zero."""
-        return self.ci_low > 0 or self.ci_high < 0
 
 
 def cluster_ids(n: int, clusters: Sequence[Hashable] | None) -> tuple[np.ndarray, int]:
@@ -138,41 +114,6 @@ def bootstrap_mean(
     means = _resampled_means(values, clusters, replicates, seed)
     low, high = np.quantile(means, [0.025, 0.975])
     return Estimate(float(values.mean()), float(low), float(high))
-
-
-def paired_difference(
-    a: Float[np.ndarray, " N"] | Bool[np.ndarray, " N"],
-    b: Float[np.ndarray, " M"] | Bool[np.ndarray, " M"],
-    clusters: Sequence[Hashable] | None = None,
-    *,
-    replicates: int = 2000,
-    seed: int = 0,
-) -> Difference:
-    """Mean of a - b over the same prompts and seeds, with a clustered bootstrap.
-
-    Args:
-        a: (N,) values of the first model.
-        b: (N,) values of the second, row for row on the same prompt and seed.
-        clusters: N prompt keys, or None.
-        replicates: how many resamplings.
-        seed: of the resampling.
-
-    Raises:
-        ScoreError: different lengths, no values, or values that are not finite.
-
-    Example:
-        >>> harder = np.arange(100) / 100
-        >>> paired_difference(harder + 0.1, harder).distinguishable
-        True
-    """
-    if len(a) != len(b):
-        raise ScoreError(f"a paired difference needs equal lengths, got {len(a)} and {len(b)}.")
-    gaps = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
-    point = bootstrap_mean(gaps, clusters, replicates=replicates, seed=seed)
-    means = _resampled_means(gaps, clusters, replicates, seed)
-    tail = min((means <= 0).sum(), (means >= 0).sum())
-    p_value = min(1.0, 2 * (tail + 1) / (replicates + 1))
-    return Difference(point.value, point.ci_low, point.ci_high, float(p_value))
 
 
 def half_samples(

@@ -8,6 +8,7 @@ pair the same numbers as if it stood alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -31,8 +32,12 @@ PAIRS_AT_ONCE = 1024
 HARDLY_EVER = 0.05
 """Bound on the expected number of sign patterns as extreme below which none is drawn."""
 
-GAUSSIAN_FACTOR = 3.178
-"""Sums of random signs exceed x standard deviations at most so many times as often as a normal."""
+GAUSSIAN_FACTOR = 1 / (2 * math.erfc(1))
+"""Sums of random signs exceed x standard deviations at most so many times as often as a normal.
+
+1 / (4 P(normal >= sqrt 2)) = 3.1787: no less, as two equal weights reach sqrt 2 in one of their
+four sign patterns, and by the theorem no more for any weights.
+"""
 
 
 @dataclass(frozen=True)
@@ -114,7 +119,7 @@ def sign_flip_p_values(
     Under the null the two models are exchangeable on each prompt, so the sum of a - b over each
     prompt keeps or changes its sign with equal chance. Exact where all 2^K sign patterns are no
     more than ``permutations``, else by random patterns, the same for all pairs, and valid at any
-    number of them. Where the Gaussian bound P(|sum| >= s) <= 6.36 P(normal >= s / sqrt(sum of
+    number of them. Where the Gaussian bound P(|sum| >= s) <= 6.357 P(normal >= s / sqrt(sum of
     squares)) says that hardly any such pattern would turn up, the bound is the p-value.
 
     Args:

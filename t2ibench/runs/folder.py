@@ -31,7 +31,13 @@ import yaml
 
 from t2ibench import __version__
 from t2ibench.core.errors import ContentError, RunError
-from t2ibench.core.files import atomic_path, read_json_object, read_yaml_object, write_json
+from t2ibench.core.files import (
+    atomic_path,
+    read_json_object,
+    read_text,
+    read_yaml_object,
+    write_json,
+)
 from t2ibench.core.hashing import hash_json
 from t2ibench.core.launch import process_rank
 from t2ibench.runs.lock import Owner, OwnerLock
@@ -71,16 +77,14 @@ class Run:
             return run
         path = run.path / "status.json"
         try:
-            if path.exists() and run.status()["identity"] != run.identity:
+            if is_run(run.path) and run.status()["identity"] != run.identity:
                 raise ContentError(f"{path} has the identity of another run.")
         except ContentError as error:
             log.warning("%s The run's state is found anew from its checkpoint.", error)
-            path.unlink()
+            path.unlink(missing_ok=True)
         if not path.exists():
             run.set_status("created")
-        with atomic_path(run.path / "config.yaml") as aside:
-            text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
-            aside.write_text(text, encoding="utf-8")
+        write_config(run.path / "config.yaml", config)
         return run
 
     @staticmethod
@@ -110,7 +114,7 @@ class Run:
         """
         path = Path(path)
         if not (path / "status.json").exists():
-            if (path / "config.yaml").exists():
+            if is_run(path):
                 raise RunError(f"{path / 'status.json'} is missing; {ANEW}.")
             raise RunError(
                 f"{path} is not a run folder (it has no status.json); give the folder that "
@@ -139,7 +143,7 @@ class Run:
 
     def config(self) -> dict[str, Any]:
         """The content of config.yaml."""
-        return read_yaml_object(self.path / "config.yaml", ANEW)
+        return read_config(self.path / "config.yaml")
 
     def manifest(self) -> dict[str, Any]:
         """The content of manifest.json; empty before training has begun."""
@@ -212,6 +216,11 @@ class Run:
         return OwnerLock(self.path / ".lock")
 
 
+def is_run(path: str | Path) -> bool:
+    """True for the folder of a run, also for one without its status, which ``Run.at`` refuses."""
+    return any((Path(path) / name).exists() for name in ("status.json", "config.yaml"))
+
+
 def environment() -> dict[str, Any]:
     """Code version, package versions and hardware, for manifests."""
     return {
@@ -266,3 +275,23 @@ def processor_name() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
+
+
+def write_config(path: Path, config: Mapping[str, Any]) -> None:
+    """Writes a run's resolved configuration, with YAML's mark of the end as its last line."""
+    text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True, explicit_end=True)
+    with atomic_path(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Reads a run's configuration.
+
+    Raises:
+        ContentError: it is not there, not YAML, no mapping, or cut short: the beginning of a
+            mapping is a mapping as well, so that its end is marked.
+    """
+    found = read_yaml_object(path, ANEW)
+    if read_text(path, ANEW).splitlines()[-1].strip() != "...":
+        raise ContentError(f"{path} is cut short (its last line is not `...`); {ANEW}.")
+    return found

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from t2ibench.core.errors import ContentError
 from t2ibench.core.files import read_json_object
+from t2ibench.runs.clock import Clock
 
 State = Literal["created", "running", "interrupted", "trained", "finished", "failed"]
 
@@ -16,9 +18,6 @@ STATUS_NAMES = ("state", "identity")
 
 ANEW = "the command that made the run, typed again, writes it anew"
 """Remedy for a file of a run that the run's own command can write again."""
-
-SPENT = ("images_seen", "flops_per_image", "seconds", "parts_flops", "parts_seconds")
-"""Numbers of a clock."""
 
 
 def read_status(path: Path) -> dict[str, Any]:
@@ -50,7 +49,7 @@ def is_clock(value: Any) -> bool:
     parts = value.get("flops_by_part", {})
     numbers = [value[name] for name in value if name != "flops_by_part"]
     return (
-        set(value) <= {*SPENT, "flops_by_part"}
+        set(value) <= {field.name for field in fields(Clock)}
         and isinstance(parts, Mapping)
         and is_count(value.get("images_seen", 0))
         and all(is_amount(number) for number in (*numbers, *parts.values()))

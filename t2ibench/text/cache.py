@@ -17,7 +17,7 @@ from t2ibench.core.errors import ConfigError
 from t2ibench.core.files import atomic_path, exclusive
 from t2ibench.core.hashing import hash_json
 from t2ibench.core.types import TextFeatures
-from t2ibench.text.contract import TextEncoder, warn_of_losses
+from t2ibench.text.contract import TextEncoder
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +63,7 @@ class FrozenTextCache:
         """Encodes every caption that is not there yet, in an order that depends on the set alone.
 
         Best called with all captions of a data set before the first batch: then a feature does
-        not depend, not even in its last bit, on the batch that first asked for it. What the encoder
-        cuts or does not know of the new captions is logged as a warning.
+        not depend, not even in its last bit, on the batch that first asked for it.
         """
         wanted = set(captions)
         if wanted <= self._where.keys():
@@ -74,7 +73,6 @@ class FrozenTextCache:
             self._open_new_shards()
             # Captions of like length share a batch: less padding.
             missing = sorted(wanted - self._where.keys(), key=lambda c: (len(c), c))
-            warn_of_losses(self.encoder, missing)
             left = iter(missing)
             while shard := list(islice(left, CAPTIONS_A_SHARD)):
                 self._write(shard)

@@ -200,9 +200,14 @@ class OpenCLIPTextEncoder(FrozenTextEncoder):
             ids, mask = ids[:, :longest], mask[:, :longest]
         return ids, mask
 
-    def token_lengths(self, captions: Sequence[str]) -> tuple[list[int], float]:
+    @property
+    def special_tokens(self) -> int:
+        """Start and end, see ``FrozenTextEncoder``."""
+        return 2
+
+    def token_lengths(self, captions: Sequence[str]) -> tuple[list[int], int]:
         """Token counts, see ``FrozenTextEncoder``; byte pairs know every caption."""
-        return [len(self.tokenizer.encode(caption)) + 2 for caption in captions], 0.0
+        return [len(self.tokenizer.encode(c)) + self.special_tokens for c in captions], 0
 
     def contextualise(
         self, ids: Int[Tensor, "B L"], mask: Bool[Tensor, "B L"]

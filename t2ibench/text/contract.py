@@ -6,7 +6,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -38,6 +38,33 @@ class TokenReport:
     unknown_words: tuple[str, ...] = ()
     unread: tuple[int, ...] = ()
 
+    @staticmethod
+    def of_lengths(
+        lengths: Sequence[int], special: int, max_length: int, unknown: int, **words: Any
+    ) -> TokenReport:
+        """A report from the captions' lengths.
+
+        Args:
+            lengths: tokens of each caption before any cut, special ones included.
+            special: how many special tokens each caption has; a cut keeps them.
+            max_length: most tokens that are kept.
+            unknown: how many of all tokens the tokeniser does not know.
+            words: ``unknown_words`` and ``unread``.
+
+        Example:
+            >>> TokenReport.of_lengths([3, 12], special=2, max_length=7, unknown=0).lost
+            0.45454545454545453
+        """
+        own = max(1, sum(lengths) - special * len(lengths))
+        return TokenReport(
+            captions=len(lengths),
+            longest=max(lengths, default=0),
+            truncated=tuple(i for i, n in enumerate(lengths) if n > max_length),
+            unknown=unknown / own,
+            lost=sum(max(0, n - max_length) for n in lengths) / own,
+            **words,
+        )
+
     def losses(self, max_length: int) -> str:
         """One sentence of what the encoder never sees; empty where nothing is lost.
 
@@ -52,7 +79,7 @@ class TokenReport:
         """
         found = []
         if self.truncated:
-            share = f", {100 * self.lost:.3g}% of all words are never seen" if self.lost else ""
+            share = f", {100 * self.lost:.3g}% of all tokens are never seen" if self.lost else ""
             found.append(
                 f"{len(self.truncated)} of {self.captions} captions are cut at {max_length} tokens "
                 f"(the longest has {self.longest}{share})"
@@ -108,24 +135,25 @@ class TextEncoder(nn.Module, ABC):
         """Counts the captions that are too long and the words that are unknown."""
 
 
-def warn_of_losses(encoder: TextEncoder, captions: Sequence[str], where: str = "") -> str:
-    """Warns of captions that the encoder cuts and of words that it does not know.
-
-    Args:
-        encoder: encodes the captions.
-        captions: what is encoded.
-        where: name of the captions in the warning (``val``).
-
-    Returns:
-        The sentence; empty where nothing is lost.
-    """
+def losses_of(encoder: TextEncoder, captions: Sequence[str]) -> str:
+    """A sentence on captions that the encoder cuts and on words that it does not know, or empty."""
     report = encoder.token_report(captions)
     losses = report.losses(encoder.max_length)
     if report.truncated:
         losses += f"; text.encoder.max_length={report.longest} keeps all where the encoder has room"
-    if losses:
-        log.warning("%stext encoder %s: %s", where and f"{where}, ", type(encoder).__name__, losses)
     return losses
+
+
+def warn_of_losses(encoder: TextEncoder, losses: str, where: str) -> None:
+    """Warns of what the encoder loses of some captions.
+
+    Args:
+        encoder: encodes the captions.
+        losses: what ``losses_of`` says of them; empty: no warning.
+        where: name of the captions (``val``).
+    """
+    if losses:
+        log.warning("%s, text encoder %s: %s", where, type(encoder).__name__, losses)
 
 
 def repeat_features(one: TextFeatures, count: int) -> TextFeatures:

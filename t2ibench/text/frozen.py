@@ -89,9 +89,14 @@ class FrozenTextEncoder(FrozenHolder, TextEncoder):
     def tokenize(self, captions: Sequence[str]) -> tuple[Int[Tensor, "B L"], Bool[Tensor, "B L"]]:
         """Ids and mask on the CPU, padded to the longest caption, cut to ``max_length``."""
 
+    @property
     @abstractmethod
-    def token_lengths(self, captions: Sequence[str]) -> tuple[list[int], float]:
-        """Tokens of each caption before any cut, and the share of unknown ones."""
+    def special_tokens(self) -> int:
+        """Number of tokens of each caption that are not its own."""
+
+    @abstractmethod
+    def token_lengths(self, captions: Sequence[str]) -> tuple[list[int], int]:
+        """Tokens of each caption before any cut, special ones included; how many are unknown."""
 
     @abstractmethod
     def contextualise(
@@ -141,13 +146,7 @@ class FrozenTextEncoder(FrozenHolder, TextEncoder):
     def token_report(self, captions: Sequence[str]) -> TokenReport:
         """Counts lost tokens, see ``TextEncoder``."""
         lengths, unknown = self.token_lengths(captions)
-        return TokenReport(
-            captions=len(captions),
-            longest=max(lengths, default=0),
-            truncated=tuple(i for i, n in enumerate(lengths) if n > self.max_length),
-            unknown=unknown,
-            lost=sum(max(0, n - self.max_length) for n in lengths) / max(1, sum(lengths)),
-        )
+        return TokenReport.of_lengths(lengths, self.special_tokens, self.max_length, unknown)
 
 
 class HubTextEncoder(FrozenTextEncoder):
@@ -175,15 +174,18 @@ class HubTextEncoder(FrozenTextEncoder):
         )
         return encoded["input_ids"], encoded["attention_mask"].bool()
 
-    def token_lengths(self, captions: Sequence[str]) -> tuple[list[int], float]:
+    @property
+    def special_tokens(self) -> int:
+        """Those of the tokeniser, see ``FrozenTextEncoder``."""
+        return self.tokenizer.num_special_tokens_to_add()
+
+    def token_lengths(self, captions: Sequence[str]) -> tuple[list[int], int]:
         """Token counts, see ``FrozenTextEncoder``."""
         rows = self.tokenizer(list(captions), verbose=False)["input_ids"] if captions else []
-        special = set(self.tokenizer.all_special_ids) - {self.tokenizer.unk_token_id}
-        words = [token for row in rows for token in row if token not in special]
         # CLIP's byte-level tokeniser names its end token as unknown; it knows every byte.
         no_unknown = self.tokenizer.unk_token_id in (None, self.tokenizer.eos_token_id)
-        unknown = 0 if no_unknown else words.count(self.tokenizer.unk_token_id)
-        return [len(row) for row in rows], unknown / max(1, len(words))
+        unknown = 0 if no_unknown else sum(r.count(self.tokenizer.unk_token_id) for r in rows)
+        return [len(row) for row in rows], unknown
 
     @property
     def tokenizer_state(self) -> str:

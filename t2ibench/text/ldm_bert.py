@@ -208,12 +208,7 @@ class LDMBert(TextEncoder):
         """Counts lost tokens, see ``TextEncoder``."""
         rows = self.tokenizer(list(captions), verbose=False)["input_ids"] if captions else []
         unknown = sum(row.count(self.vocabulary.index("[UNK]")) for row in rows)
-        return TokenReport(
-            captions=len(captions),
-            longest=max(map(len, rows), default=0),
-            truncated=tuple(i for i, row in enumerate(rows) if len(row) > self.max_length),
-            unknown=unknown / max(1, sum(len(row) - 2 for row in rows)),
-        )
+        return TokenReport.of_lengths(list(map(len, rows)), 2, self.max_length, unknown)
 
 
 def read_vocabulary(path: str | Path | None) -> list[str]:

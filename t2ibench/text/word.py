@@ -141,15 +141,12 @@ class WordTokenizer:
     def report(self, captions: Sequence[str]) -> TokenReport:
         """Truncated captions and the share of unknown words."""
         words = [split_words(caption) for caption in captions]
-        lengths = [len(row) + 1 for row in words]
         unknown = Counter(word for row in words for word in row if word not in self._ids)
-        total = max(1, sum(map(len, words)))
-        return TokenReport(
-            captions=len(captions),
-            longest=max(lengths, default=0),
-            truncated=tuple(i for i, n in enumerate(lengths) if n > self.max_length),
-            unknown=unknown.total() / total,
-            lost=sum(max(0, n - self.max_length) for n in lengths) / total,
+        return TokenReport.of_lengths(
+            [len(row) + 1 for row in words],  # with the end token
+            1,
+            self.max_length,
+            unknown.total(),
             unknown_words=tuple(word for word, _ in unknown.most_common(TOLD_WORDS)),
             unread=tuple(
                 i for i, row in enumerate(words) if not any(word in self._ids for word in row)

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from torch import nn
 from torch.optim import Optimizer
 
-from t2ibench.core.errors import CheckpointError
+from t2ibench.core.errors import CheckpointError, first_line
 from t2ibench.core.files import atomic_path
 from t2ibench.core.launch import process_rank
 from t2ibench.core.ranks import barrier
@@ -262,38 +262,15 @@ def read_whole(path: Path, names: Sequence[str] = TRAINING) -> dict[str, Any]:
             raise ValueError(f"the checksum of {torn} is wrong")
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except UNREADABLE as error:
-        # Not torch's words on a pickle that it refuses: they advise to read it unsafely.
-        refused = isinstance(error, pickle.UnpicklingError)
-        reason = "it holds more than tensors" if refused else first_line(error)
-        foreign = foreign_content(path)
-        raise CheckpointError(foreign or f"{path} cannot be read ({reason}); {remedy}.") from error
+        reason = foreign_content(path) or f"{path} cannot be read ({first_line(error)}); {remedy}."
+        raise CheckpointError(reason) from error
     of_training = isinstance(content, dict) and content.keys() >= set(names)
     if of_training and "callbacks" in names:
-        of_training = is_clock(_entry(content, "callbacks", "BudgetClock"))
+        callbacks = content["callbacks"]
+        of_training = isinstance(callbacks, dict) and is_clock(callbacks.get("BudgetClock"))
     if not of_training:
         raise CheckpointError(f"{path} is no checkpoint of this training; {remedy}.")
     return content
-
-
-def _entry(content: Any, *names: str) -> Any:
-    """The value below names in nested mappings; None without it."""
-    for name in names:
-        content = content.get(name) if isinstance(content, dict) else None
-    return content
-
-
-def read_clock(path: Path) -> dict[str, Any]:
-    """The clock stored in a checkpoint of a training.
-
-    Raises:
-        CheckpointError: the file cannot be read whole.
-    """
-    return WholeCheckpoint(path, read_whole(path)).clock
-
-
-def first_line(error: BaseException) -> str:
-    """First sentence of an error's message; the error's class where it has none."""
-    return str(error).strip().splitlines()[0].split(". ")[0] if str(error) else type(error).__name__
 
 
 @contextmanager

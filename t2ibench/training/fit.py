@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,7 +141,9 @@ def fit(
             clock.load_state_dict(found.clock)
         averages = AverageWeights(clock, options.ema_half_life_images)
         if found is not None and clock.progress(budget) >= 1:
-            return _finish_from_checkpoint(module, run, found.path, clock)
+            return _finish_from_checkpoint(module, run, found.content, clock)
+        resumed = None if found is None else found.path
+        del found  # its mapping would hold the replaced file's room on the disk to the end
         callbacks: list[pl.Callback] = [
             LearningRate(clock, budget, options.warmup_images, options.decay),
             BudgetClock(clock, budget, seed),
@@ -161,7 +163,7 @@ def fit(
         callbacks.append(Checkpointer(run.checkpoint, options.checkpoint_every_seconds, stop))
         trainer = make_trainer(options, callbacks, module)
         batches = stream(clock.images_seen, trainer.global_rank, trainer.world_size)
-        _fit(trainer, module, batches, None if found is None else found.path, stop)
+        _fit(trainer, module, batches, resumed, stop)
         if stop.handled:
             return FitResult(clock, stop.number)
         assert averages.ema is not None
@@ -174,21 +176,22 @@ def _fit(
     trainer: pl.Trainer,
     module: Any,
     batches: Iterator[Batch],
-    found: Path | None,
+    resumed: Path | None,
     stop: DeferredSignal,
 ) -> None:
     """Runs Lightning's fit; turns an impatient second Ctrl-C into an exit."""
     try:
-        trainer.fit(module, train_dataloaders=batches, ckpt_path=found, weights_only=True)
+        trainer.fit(module, train_dataloaders=batches, ckpt_path=resumed, weights_only=True)
     except SystemExit:
         if stop.number is None:
             raise
         raise KeyboardInterrupt from None
 
 
-def _finish_from_checkpoint(module: Any, run: Run, found: Path, clock: Clock) -> FitResult:
+def _finish_from_checkpoint(
+    module: Any, run: Run, state: Mapping[str, Any], clock: Clock
+) -> FitResult:
     """Exports the weights of a run that died between its last checkpoint and the export."""
-    state = torch.load(found, map_location="cpu", weights_only=True)
     module.load_state_dict(state["state_dict"], strict=True)
     parameters = module.sampling_parameters()
     with torch.no_grad():

@@ -214,7 +214,7 @@ def mistakes(base, root):
     Run(unfinished, "00000001" * 2).set_status("interrupted")
     Run(part, "00000002" * 2).set_status("finished")
     shutil.copy(base.path / "config.yaml", unfinished / "config.yaml")
-    (part / "config.yaml").write_text("first_stage: {}\n")
+    (part / "config.yaml").write_text("first_stage: {}\n...\n")
     here = f"base={base.path}"
     return [
         (["data.resolution=32"], "stands on a trained run of 16 px"),

@@ -4,8 +4,10 @@ import pytest
 
 from t2ibench.cli.compose import compose_spec
 from t2ibench.core.errors import ConfigError, MissingWeightsError, ScoreError
+from t2ibench.engine import judges
 from t2ibench.engine.context import Context
-from t2ibench.engine.judges import EmbeddedEncoder, check_judges, dual_encoders
+from t2ibench.engine.feasibility import check_judges
+from t2ibench.engine.judges import EmbeddedEncoder, dual_encoders
 
 CLIPS = "evaluator/dual_encoder=[openai_clip_vit_l14,open_clip_vit_b32]"
 
@@ -58,7 +60,7 @@ def no_weights(monkeypatch, tmp_path):
 
 def judged(*words):
     spec = compose_spec(list(words))
-    check_judges(spec, Context.of(spec).source)
+    check_judges(Context.of(spec), judges.test_protocol(spec.protocol))
 
 
 def test_what_is_missing_is_named_with_the_command_that_brings_it(no_weights):

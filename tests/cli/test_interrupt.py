@@ -5,14 +5,15 @@ import signal
 import time
 
 import pytest
-from by_words import run_of
+from by_words import context_of, run_of
 
 from t2ibench.cli.compose import compose_spec
 from t2ibench.cli.main import main
 from t2ibench.core.errors import ConfigError, RunError
 from t2ibench.engine import sampling
+from t2ibench.engine.identity import named_run
 from t2ibench.engine.interrupt import Interrupted, interruptible, outcome
-from t2ibench.engine.study import train_and_score
+from t2ibench.engine.study import train_and_score, worker_message
 from t2ibench.runs.folder import Run
 from t2ibench.training.preemption import SIGNALS
 
@@ -82,6 +83,21 @@ def test_a_failure_is_told_with_its_reason(run, error, raised, reason):
     with pytest.raises(raised), outcome(run):
         raise error
     assert run.state == "failed" and run.status()["reason"].startswith(reason)
+
+
+def test_a_damaged_status_hides_no_failure(run):
+    with pytest.raises(ConfigError, match="a key is wrong"), outcome(run):
+        (run.path / "status.json").write_bytes(bytes(40))
+        raise ConfigError("a key is wrong.")
+
+
+def test_a_cell_with_a_damaged_status_is_shared_as_any_other(tmp_path, shared_cache):
+    words = [*CELL, f"paths.runs={tmp_path}", f"paths.cache={shared_cache}"]
+    context = context_of(words)
+    status = named_run(context).path / "status.json"
+    status.parent.mkdir()
+    status.write_text("{")
+    assert worker_message(context) == {"train": context.spec.config()}
 
 
 def test_what_is_finished_stays_so_and_what_is_trained_stays_known(run):

@@ -39,7 +39,8 @@ def root_of(*overrides):
 
 @pytest.mark.parametrize("name", ODD)
 def test_a_path_arrives_as_it_was_typed(name):
-    for key in ("data.root", "paths.runs", "text.path", "start"):
+    judge = "evaluator.dual_encoders.open_clip_vit_b32.weights"
+    for key in ("data.root", "paths.runs", "text.path", "start", judge):
         assert read(f"{key}={name}") == name
     assert read(f"data.root=/d/{name}/x") == f"/d/{name}/x"
 
@@ -72,6 +73,7 @@ def test_a_comma_is_a_sweep_unless_a_file_has_it(tmp_path, monkeypatch):
 def test_the_home_folder_is_meant_by_a_tilde(monkeypatch):
     monkeypatch.setenv("HOME", "/home/ü")
     assert read("data.root=~/pics") == "/home/ü/pics"
+    assert read("evaluator.extractors.dinov2.folder=~/d") == "/home/ü/d"
     assert read("data.root=x~/pics") == "x~/pics"
 
 

@@ -15,6 +15,7 @@ from t2ibench.core.files import read_json
 from t2ibench.data.folder import FolderSource
 from t2ibench.data.resize import ResizeRecipe
 from t2ibench.evaluation.operating_point import ALIGNMENT
+from t2ibench.evaluation.protocol import hashed_order
 from t2ibench.evaluation.results import RunScores, by_metric
 from t2ibench.evaluation.samples import SampleSet
 from t2ibench.metrics.extractors import inception
@@ -63,8 +64,6 @@ def trained_and_scored(root, judges):
         "data=folder", f"data.root={pictures}", "data.resolution=16", *words_of(judges),
         "protocol.test.num_images=104", "protocol.test.reference_size=-1",
         "protocol.front.num_images=8", "protocol.front.reference_size=8",
-        # R-precision needs all of the split's captions as distractors.
-        "protocol.test.reference_records=shared",
         "protocol.knob_sweep=[0.5,1]", "protocol.r_precision_folds=2",
     ]  # fmt: skip
     conditioned = [
@@ -134,8 +133,10 @@ def test_somebodys_pictures_are_judged_by_them_alike(place, tmp_path, capsys):
     assert "captions cut to 12 tokens" in capsys.readouterr().out
 
 
-def test_a_larger_run_takes_a_protocol_by_its_own_resize_beside_its_own_scores(place, capsys):
-    root, run, _ = place
+def test_a_larger_run_takes_a_protocol_by_its_own_resize_beside_its_own_scores(
+    place, tmp_path, capsys
+):
+    root, run, shared = place
     own, status = (run / "scores.json").read_bytes(), read_json(run / "status.json")
     drawn = (run / "samples" / "chosen" / "values.csv").read_bytes()
     words = [
@@ -154,14 +155,31 @@ def test_a_larger_run_takes_a_protocol_by_its_own_resize_beside_its_own_scores(p
     assert samples.resolution == 16 and found.chosen.samples == f"samples/{file.stem}/chosen"
     resized = ResizeRecipe(8, "lanczos")
     pictures = [Image.fromarray(p) for p in samples.pixels.permute(0, 2, 3, 1).numpy()]
-    test = FolderSource(
+    source = FolderSource(
         root / "pictures", cache_dir=root / "other", resolution=8, filter="lanczos"
-    ).split("test")
+    )
+    test, train = source.split("test"), source.split("train")
     network = EfficientNetLite0()
     x = network.features(torch.from_numpy(np.stack([resized(p) for p in pictures])))
     expected = frechet_distance(x, network.features(test.pixels(slice(None))))
     (distance,) = [s for s in found.chosen.scores.values() if s.metric == "fd"]
     assert distance.value == pytest.approx(expected, rel=1e-4)
+    (floor,) = [s for s in found.reference["floor"].values() if s.metric == "fd"]
+    others = network.features(train.pixels(hashed_order(train)[:104]))
+    expected = frechet_distance(others, network.features(test.pixels(slice(None))))
+    assert floor.value == pytest.approx(expected, rel=1e-4), "of none of the reference's own images"
+    theirs = shutil.copytree(root / "pictures" / "val", tmp_path / "theirs")
+    few = ["protocol.test.num_images=16", "protocol.test.reference_size=96"]
+    few += ["protocol.test.reference_records=disjoint"]
+    assert main(["score", str(theirs), *shared[:6], *words[:-1], *few]) == 0
+    (floor,) = [
+        s
+        for k, s in RunScores.read(theirs / "scores.json").reference["floor"].items()
+        if k[:3] == "fd["
+    ]
+    rows = hashed_order(test)
+    x, y = (network.features(test.pixels(some)) for some in (rows[:16], rows[16:]))
+    assert floor.value == pytest.approx(frechet_distance(x, y), rel=1e-4), "the rest of the split"
     assert main(["score", str(run), *words]) == 0
     assert "sample gan" not in capsys.readouterr().err, "kept, and not drawn again"
     shown = t2ibench.compare(run, protocol="small").analysis.leaderboard.groups[0].runs[0]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+import t2ibench
 from t2ibench.cli.compose import compose_spec, config_dir, rescored
 from t2ibench.cli.main import main
 from t2ibench.cli.score_lines import skills_text
@@ -80,7 +81,6 @@ def test_steps_are_a_second_axis_and_the_knob_is_chosen_at_the_steps_asked(run):
 def test_the_choice_of_the_knob_is_explained_and_its_edge_said(run):
     knob = RunScores.read(run / "scores.json").knob
     assert knob["chosen_by"] == "kid" and knob["reason"].startswith("lowest kid (")
-    assert knob["lowest"] in (1, 2)
     # Of two values each is an end of the sweep, and guidance could go further.
     assert knob["edge"] in ("lowest", "highest")
 
@@ -93,8 +93,26 @@ def test_costs_reuse_the_times_of_sampling_and_have_a_spread(run):
     found = timed_sampling(run / "samples" / "chosen", torch.device("cpu"))
     assert found.calls == 5 and found.iqr >= 0
     assert min(cost[kind]["calls"] for kind in ("latency", "throughput")) >= 5
-    assert cost["seconds_per_image_best"] <= found.median, "the drawn batches are among those tried"
+    # The drawn batches are among those tried, where the machine was quiet then.
+    assert found.busy or cost["seconds_per_image_best"] <= found.median
     assert not list((run / "samples").rglob("parts-*"))
+
+
+def test_another_scoring_takes_the_images_and_their_times(run):
+    assert main(["score", str(run), "protocol.name=again"]) == 0
+    (again,) = (run / "samples").glob("again-*/chosen/set.json")
+    own = read_json(run / "samples" / "chosen" / "set.json")
+    assert read_json(again)["hash"] == own["hash"]
+    assert read_json(again)["meta"]["timing"] == own["meta"]["timing"] != []
+
+
+def test_options_of_pictures_are_refused_for_a_run(run, capsys):
+    for word in ("reference=x", "name=x", "out=x", "extractor=x", "prompts=x"):
+        assert main(["score", str(run), word]) == 2
+        name, value = word.split("=")
+        assert f"its own data; {name}= is for images" in capsys.readouterr().err
+        with pytest.raises(ConfigError, match=f"is a run.* {name}= is for images"):
+            t2ibench.score(run, **{name: value})
 
 
 def test_held_out_compositions_stand_beside_the_iid_skills(run, capsys):
@@ -193,6 +211,9 @@ def test_every_protocol_composes_and_says_what_it_is():
     names = sorted(path.stem for path in (config_dir() / "protocol").glob("*.yaml"))
     assert {"quick", "dev", "standard", "coco30k_gigagan", "coco10k_sd", "coco30k_ldm",
             "coco30k_gan", "cub_gan"} <= set(names)  # fmt: skip
+    with pytest.raises(ConfigError, match=r"protocol\.test\.num_images must be given"):
+        compose_spec(["protocol=folders"])
+    names.remove("folders")
     for name in names:
         spec = compose_spec([f"protocol={name}"]).protocol
         test, front = judges.test_protocol(spec), judges.front_protocol(spec)

@@ -47,10 +47,23 @@ def test_two_folders_are_compared_whole_at_their_own_size_which_is_said(tmp_path
     assert key.endswith("|24/31]"), "all of the reference, no hidden tenth"
     assert key in told.out and str(made / "scores.json") in told.out
     assert "no clip_score, r_precision: the images carry no captions" in told.out
+    assert "no floor: the real-against-real floor needs 24 images outside the reference" in told.out
     value = found["chosen"]["scores"][key]["value"]
     network = EfficientNetLite0()
     expected = frechet_distance(*(network.features(squares(f, 32)) for f in (made, real)))
     assert value == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_protocol_of_two_folders_counts_also_where_it_is_typed(
+    tmp_path, words, capsys, monkeypatch
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    made, _ = pictures(tmp_path / "made", 20), pictures(tmp_path / "real", 24, seed=1)
+    assert main(["score", str(made), "reference=~/real", "protocol=folders", *words]) == 0
+    told = capsys.readouterr()
+    assert "|20/24]" in told.out and "reference ~/real: 24 images of 32 px" in told.err
+    assert main(["score", str(made), "data=shapes", "protocol=folders", *words]) == 2
+    assert "protocol.test.num_images must be given" in capsys.readouterr().err
 
 
 def squares(folder, side):

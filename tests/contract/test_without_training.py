@@ -77,6 +77,12 @@ def test_a_package_that_is_not_trusted_is_refused(spec_of, monkeypatch):
         spec_of()
 
 
+def test_one_that_looks_at_nothing_is_refused(spec_of, monkeypatch):
+    monkeypatch.delattr(Retrieval, "build_index")
+    with pytest.raises(ConfigError, match="Retrieval has trains=False and no build_index"):
+        train(Context.of(spec_of("seed=9")))
+
+
 def test_it_is_trained_by_one_look(loaded, spec_of):
     assert isinstance(loaded.module, Retrieval) and not loaded.module.training
     assert loaded.run.state == "trained" and loaded.run.weights.exists()

@@ -165,6 +165,22 @@ def test_unusable_files_are_named_and_too_many_stop(tmp_path):
         assert source.report.without_caption == ["7.png"]
 
 
+def test_an_earlier_preparation_does_not_tell_what_is_left_out_today(tmp_path):
+    root = tmp_path / "set"
+    broken_set(root)
+    options = {"val_share": 0, "test_share": 0, "max_refused": 0.5}
+    folder = open_source(root, tmp_path, **options)._prepare()
+    names = [f"{i}.png" for i in range(10)]  # 10 and 11 are gone from the table, 12 is new in it
+    save(root / "bare.png")
+    rows = [{"file_name": n, "text": "" if n in ("7.png", "bare.png") else "word"} for n in names]
+    write_metadata(root, [*rows, {"file_name": "bare.png"}, {"file_name": "12.png"}], "jsonl")
+    source = open_source(root, tmp_path, **options)
+    assert source._prepare() == folder
+    assert source.report.without_caption == ["7.png", "bare.png"]
+    assert source.report.missing == ["12.png"]
+    assert sorted(source.report.decoding.refused) == ["8.png", "9.png"]
+
+
 def test_odd_images_are_decoded_into_the_split(tmp_path):
     root = tmp_path / "set"
     root.mkdir()
@@ -254,7 +270,7 @@ def test_clear_errors(tmp_path):
     with pytest.raises(DataError, match="caption columns"):
         open_source(root, tmp_path).split("train")
     (root / "metadata.jsonl").write_text("{oops")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match=r"metadata\.jsonl: line 1 is not JSON"):
         open_source(root, tmp_path).split("train")
     with pytest.raises(ConfigError, match="val_share"):
         open_source(root, tmp_path, val_share=0.5, test_share=0.5)

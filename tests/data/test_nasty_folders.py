@@ -4,6 +4,7 @@ import io
 import json
 import os
 import unicodedata
+from pathlib import Path
 
 import numpy as np
 import pyarrow
@@ -14,7 +15,10 @@ from PIL import Image
 from t2ibench.core.errors import ConfigError, DataError
 from t2ibench.data.check import check_source
 from t2ibench.data.folder import FolderSource
+from t2ibench.data.pictures import PictureSource, pictures_in, sizes_in
+from t2ibench.data.prompts import Prompt
 from t2ibench.data.resize import ResizeRecipe
+from t2ibench.evaluation.external import read_external
 
 
 def save(path, seed=0):
@@ -236,6 +240,18 @@ def test_a_folder_and_its_metadata_must_agree_on_the_split(root):
         captions(opened(root))
 
 
+def test_a_folder_and_the_roots_metadata_must_agree_on_the_split(root):
+    rows = [{"file_name": f"{s}/a.png", "text": "x", "split": s} for s in ("train", "test")]
+    described(root, rows)
+    assert splits(opened(root)) == {"train/a.png": "train", "test/a.png": "test"}
+    described(root, [rows[0], rows[1] | {"split": "train"}])
+    words = r"metadata\.jsonl: line 2 has split=train and lies in the folder of test"
+    with pytest.raises(DataError, match=words):
+        captions(opened(root))
+    expected = {"train/a.png": "train", "test/a.png": "test"}
+    assert splits(opened(root, split_column=None)) == expected
+
+
 # ---- what is left out is named ----
 
 
@@ -267,11 +283,13 @@ def test_everything_left_out_is_named_each_time(root):
 def test_columns_and_images_that_metadata_leave_out_are_named(root):
     described(root, [{"file_name": "a.png", "text": "x", "title": "y", "year": 3}])
     save(root / "unlisted.png")
+    (root / "a.txt").write_text("another caption")
     source = opened(root)
     assert captions(source) == {"a.png": ("x",)}
     assert source.left_out() == [
         "2 columns of metadata.jsonl that are not captions (title, year)",
         "1 images that metadata.jsonl does not name (unlisted.png)",
+        "files of set that are not read: 1 .txt",
     ]
 
 
@@ -339,16 +357,47 @@ def test_names_composed_and_decomposed_are_one_file(root):
 
 def test_a_name_that_is_no_text_is_refused_by_name(root):
     beside(root, "a", b"x")
-    raw = os.path.join(os.fsencode(root), b"caf\xe9")
-    try:
-        os.rename(save(root / "b.png"), raw + b".png")
-    except OSError:
-        pytest.skip("this file system takes only UTF-8")
-    with open(raw + b".txt", "w") as file:
+    raw = renamed(save(root / "b.png"), b"caf\xe9.png")
+    source = opened(root)
+    assert captions(source) == {"a.png": ("x",)}
+    assert any("its name is not UTF-8" in sentence for sentence in source.left_out())
+    with open(raw.removesuffix(b".png") + b".txt", "w") as file:
         file.write("y")
     source = opened(root)
     assert captions(source) == {"a.png": ("x",)}
     assert any("its name is not UTF-8" in sentence for sentence in source.left_out())
+    plain = PictureSource(root, cache_dir=root.parent / "c", resolution=16, max_refused=0.5)
+    assert [record.key for record in plain.split("test").records] == ["a.png"]
+    assert plain.report.decoding.refused == {"caf\\udce9.png": "its name is not UTF-8; rename it"}
+    generated = read_external(root, ResizeRecipe(8), root.parent / "c", [Prompt("1"), Prompt("2")])
+    assert generated.samples.captions == ("1", "2")
+    with pytest.raises(DataError, match=r"data\.source\.root='.*udce9' is not UTF-8"):
+        opened(Path(os.fsdecode(renamed(root, b"caf\xe9"))))
+
+
+def renamed(path, name):
+    """The path as bytes with a name that is no text."""
+    raw = os.path.join(os.fsencode(path.parent), name)
+    try:
+        os.rename(path, raw)
+    except OSError:
+        pytest.skip("this file system takes only UTF-8")
+    return raw
+
+
+def test_a_folder_of_pictures_may_hold_a_broken_one(root):
+    save(root / "a.png")
+    (root / "b.png").write_bytes(b"<html>")
+    assert str(sizes_in(root)) == "1 image of 20 px and 1 that cannot be read"
+    (root / "a.png").unlink()
+    with pytest.raises(DataError, match=r"no picture that can be read \(b\.png: "):
+        sizes_in(root)
+
+
+def test_digits_that_are_no_decimals_are_letters_of_a_name(root):
+    for name in ("1²", "10", "2", "²"):
+        save(root / f"{name}.png")
+    assert [path.stem for path in pictures_in(root)] == ["1²", "2", "10", "²"]
 
 
 @pytest.mark.parametrize("name", ["../b.png", "/etc/b.png", "x/../../b.png"])
@@ -396,8 +445,6 @@ def test_a_pointer_of_git_lfs_is_named_as_one(root):
 
 
 def test_npz_captions_of_bytes_are_text(tmp_path):
-    from t2ibench.evaluation.external import read_external
-
     images = np.zeros((2, 8, 8, 3), np.uint8)
     words = np.array(["ein Fluß".encode(), b"a ring"])
     np.savez(tmp_path / "a.npz", arr_0=images, captions=words)
@@ -409,9 +456,6 @@ def test_npz_captions_of_bytes_are_text(tmp_path):
 
 
 def test_a_scored_folder_has_no_hidden_images(tmp_path):
-    from t2ibench.data.prompts import Prompt
-    from t2ibench.evaluation.external import read_external
-
     for name in ("1", "2"):
         save(tmp_path / "out" / f"{name}.png")
     (tmp_path / "out" / "._1.png").write_bytes(b"x")

@@ -14,6 +14,13 @@ from t2ibench.engine.feasibility import check_scoring, declared_knobs
 
 MODEL = ["model=gan/fast_painter", "trainer=cpu"]
 
+ONE_EACH = ["data.source.test_share=0.4", "data.source.val_share=0.3"] + [
+    f"protocol.{part}.{name}=1"
+    for part in ("test", "front")
+    for name in ("num_images", "reference_size")
+]
+"""Shares of a dozen pictures, and a protocol for which one is enough."""
+
 
 @pytest.fixture(autouse=True)
 def nothing_is_prepared(tmp_path, monkeypatch):
@@ -51,12 +58,26 @@ def pictures(tmp_path):
         (["protocol.knob_sweep=[-3]"], r"protocol\.knob_sweep=\[-3\.0\].* is outside"),
         (["protocol.knobs.truncation_psi=9"], r"knobs\.truncation_psi=9.0 is outside"),
         (["protocol.knobs={truncation_psi: 9}"], r"knobs\.truncation_psi=9.0 is outside"),
+        (
+            ["protocol.test.reference_records=disjoint", "data.source.num_test=600"],
+            r"split shapes/test has 600 images, too few for 500 prompts and 500 reference images",
+        ),
         (["data.flip=true", "data.level=L1+L2"], r"data\.flip=true makes captions of data\.level"),
     ],
 )
 def test_what_scoring_would_refuse_is_refused_first(overrides, words):
     with pytest.raises(T2IBenchError, match=words):
         check_scoring(Context(compose_spec([*MODEL, *overrides])))
+
+
+def test_a_floor_that_cannot_be_measured_is_told_first(caplog):
+    few = ["data.source.num_train=400", "data.source.num_test=700"]
+    check_scoring(Context(compose_spec([*MODEL, *few])))
+    assert "500 images outside the reference: 200 of test and 400 of train are left" in caplog.text
+    caplog.clear()
+    check_scoring(Context(compose_spec([*MODEL, *few, "data.source.num_train=500"])))
+    check_scoring(Context(compose_spec([*MODEL, *few, "data.source.num_test=1000"])))
+    assert not caplog.records
 
 
 def test_mirrored_latents_are_refused_and_not_passed_over():
@@ -75,13 +96,15 @@ def test_too_few_pictures_are_told_before_one_is_opened(pictures):
     folder = ["data=folder", f"data.root={pictures}", "data.resolution=32", *MODEL]
     with pytest.raises(T2IBenchError, match=r"protocol\.\w+\.\w+=.*data\.source\.\w+_share"):
         check_scoring(Context(compose_spec(folder)))
-    shares = ["data.source.test_share=0.4", "data.source.val_share=0.3"]
-    sizes = [
-        f"protocol.{part}.{name}=1"
-        for part in ("test", "front")
-        for name in ("num_images", "reference_size")
-    ]
-    check_scoring(Context(compose_spec([*folder, *shares, *sizes])))
+    check_scoring(Context(compose_spec([*folder, *ONE_EACH])))
+
+
+def test_pictures_that_a_protocol_prepares_itself_are_not_refused(pictures):
+    words = ["data=folder", f"data.root={pictures}", "data.resolution=32", *MODEL, *ONE_EACH]
+    check_scoring(Context(compose_spec([*words, "protocol.images.resize=lanczos"])))
+    with pytest.raises(T2IBenchError, match="compares images prepared by bicubic-reed"):
+        crop = ["protocol.images.resize=bicubic", "protocol.images.crop=reed-box-short-side"]
+        check_scoring(Context(compose_spec([*words, *crop])))
 
 
 @pytest.mark.parametrize("words", [["--dry-run"], []])

@@ -139,6 +139,20 @@ def test_times_of_the_sampling_itself_are_not_measured_again():
     assert measure_cost(drawn.append, {}, best_batches=(), known=slow).throughput.batch_size == 1
 
 
+def test_a_time_of_a_busy_machine_is_taken_anew(monkeypatch):
+    """Also one that would be the best: a set is drawn once, and its time would mark all scores."""
+    asked = []
+    quiet = {1: Latency(1, 2.0, 0.0, 5), 16: Latency(16, 1.0, 0.0, 5)}
+    monkeypatch.setattr(
+        cost, "time_sampling", lambda sample, size, *_, **__: asked.append(size) or quiet[size]
+    )
+    busy = Latency(16, 0.5, 0.4, 7, "the machine was busy: the spread is 80% of the median")
+    report = measure_cost(lambda count: None, {}, best_batches=(16,), known=busy)
+    assert asked == [1, 16] and report.throughput == quiet[16] and not report.to_dict()["busy"]
+    again = measure_cost(lambda count: None, {}, best_batches=(16,), known=Latency(16, 0.5, 0, 7))
+    assert again.throughput.median == 0.5
+
+
 class Two(nn.Module):
     def __init__(self):
         super().__init__()

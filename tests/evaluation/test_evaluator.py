@@ -7,7 +7,7 @@ from toy_networks import BrightnessGrader, PictureAligner, Projection, make_spli
 
 from t2ibench.core.errors import ScoreError
 from t2ibench.data.records import PreparedSplit
-from t2ibench.evaluation.evaluator import Evaluator
+from t2ibench.evaluation.evaluator import NO_CAPTIONS, NO_JUDGE_OF_ALIGNMENT, Evaluator
 from t2ibench.evaluation.measures import HardNegatives
 from t2ibench.evaluation.protocol import Protocol
 from t2ibench.evaluation.results import by_metric
@@ -104,7 +104,7 @@ def test_scores_grow_with_damage_and_show_misalignment(test_split):
 def test_chunks_do_not_change_scores(test_split, monkeypatch):
     samples = drawn(test_split, noise=60)
     whole = evaluator(test_split).evaluate(samples).scores
-    for file in ("evaluator", "real_features"):
+    for file in ("evaluator", "real_features", "caption_features"):
         monkeypatch.setattr(f"t2ibench.evaluation.{file}.CHUNK", 17)
     pieces = evaluator(test_split).evaluate(samples).scores
     assert whole.keys() == pieces.keys()
@@ -134,6 +134,21 @@ def test_the_floor_is_the_real_images_of_the_prompts_where_the_reference_has_non
     assert all(f"|toy/test[{N}:]:" in key for key in floor), "the key names the reference"
     shared = evaluator(split, protocol=replace(PROTOCOL, reference_records="shared"))
     assert not set(shared.evaluate(drawn(split)).scores) & set(floor)
+
+
+def test_another_preparation_of_the_references_split_stands_for_it():
+    """Its pixels and fingerprint differ, its records do not."""
+    split = make_split("test", 2 * N)
+    larger = PreparedSplit(split.name, split.images.repeat(2, 2).repeat(2, 3), split.records)
+    scorer = evaluator(split)
+    assert scorer.floor(larger) == scorer.floor(split)
+    assert scorer.ground_truth(larger) == scorer.ground_truth(split)
+    whole = evaluator(split, protocol=replace(PROTOCOL, reference_size=2 * N))
+    with pytest.raises(ScoreError, match="0 of toy/test are left"):
+        whole.floor(larger)
+    train = PreparedSplit("toy/train", larger.images, larger.records)
+    with pytest.raises(ScoreError, match="toy/train has 16 px and the reference toy/test 8 px"):
+        whole.floor(train)
 
 
 def test_ground_truth_gives_alignment_on_the_same_prompts(test_split):
@@ -194,6 +209,13 @@ def test_reference_features_are_cached_by_content(test_split):
     other_weights = Projection(seed=1)
     evaluator(test_split, cache=store, extractors=[other_weights]).evaluate(drawn(test_split, 60))
     assert len(store.kept) == 3 and other_weights.calls == 2 * N
+
+
+def test_images_without_captions_and_without_a_judge_say_both(test_split):
+    (why,) = evaluator(test_split).unprompted(drawn(test_split)).absent.values()
+    assert why == NO_CAPTIONS
+    (why,) = evaluator(test_split, dual_encoders=()).unprompted(drawn(test_split)).absent.values()
+    assert NO_CAPTIONS in why and NO_JUDGE_OF_ALIGNMENT in why
 
 
 def test_underdetermined_distances_say_so(test_split):

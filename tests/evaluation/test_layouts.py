@@ -1,7 +1,6 @@
 """Files as GenEval's, T2I-CompBench's and ADM's evaluators and our own reader expect them."""
 
 import json
-import os
 import re
 
 import numpy as np
@@ -164,8 +163,10 @@ def test_the_layouts_of_benchmarks_need_their_prompts(tmp_path):
         assert choose_layout("auto", prompts) == name
         with pytest.raises(ConfigError, match=f"layout={name} needs"):
             choose_layout(name, PLAIN)
-        with pytest.raises(ConfigError, match="1 prompts share"):
+        with pytest.raises(ConfigError, match="2 prompts share;"):
             choose_layout("auto", [*prompts, prompts[0]])
+        with pytest.raises(ConfigError, match="3 prompts share, as others do 1 more names;"):
+            choose_layout("auto", [*prompts, *prompts, prompts[0]])
     with pytest.raises(ConfigError, match="images_per_prompt=5 is more than the 4"):
         choose_layout("auto", DPG, 5)
     with pytest.raises(ConfigError, match="images_per_prompt=3 fills no square grid"):
@@ -212,20 +213,45 @@ def test_a_record_of_others_removes_nothing_outside(tmp_path):
     assert (tmp_path / "precious").read_text() == "x"
 
 
-def test_an_interrupted_call_is_replaced_by_the_next(tmp_path, monkeypatch):
-    out = tmp_path / "out"
+def test_hidden_files_and_links_of_others_are_not_removed_for_a_record(tmp_path):
+    out, other = tmp_path / "out", tmp_path / "other"
+    for folder in (out, other):
+        folder.mkdir()
+        (folder / ".hidden").write_text("x")
+    (out / "link").symlink_to(other)
+    record = {".hidden": "0", "link/.hidden": hash_file(other / ".hidden", 16)}
+    (out / RECORD).write_text(json.dumps(record))
+    with pytest.raises(ConfigError, match=r"holds 1 files.*\(\.hidden\)"):
+        write_images(out, "plain", PLAIN, 1, pixels(2), range(2))
+    (out / ".hidden").unlink()
     write_images(out, "plain", PLAIN, 1, pixels(2), range(2))
-    moved = []
+    assert (other / ".hidden").exists()
 
-    def interrupted(source, target):
-        if moved:
-            raise KeyboardInterrupt
-        moved.append(target)
-        return os.rename(source, target)
+
+def test_a_prompt_with_a_dot_in_front_is_replaced_as_others_are(tmp_path):
+    write_images(tmp_path, "t2i_compbench", [Prompt(".a dot")], 1, pixels(1), [0])
+    write_images(tmp_path, "t2i_compbench", PLAIN[:1], 1, pixels(1), [0])
+    assert [p.name for p in (tmp_path / "samples").iterdir()] == ["a red blue ring_000000.png"]
+
+
+@pytest.mark.parametrize("step", range(7))
+def test_an_interrupted_call_is_replaced_by_the_next(tmp_path, monkeypatch, step):
+    """At every step: three files are removed, the record is written, three files are moved."""
+    out, done = tmp_path / "out", []
+    write_images(out, "plain", PLAIN, 1, pixels(2), range(2))
+
+    def interrupted(act):
+        def once(*args):
+            if len(done) == step:
+                raise KeyboardInterrupt
+            done.append(act)
+            return act(*args)
+
+        return once
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(sample_folder, "move", interrupted)
-        write_images(out, "plain", GENEVAL, 1, pixels(2), range(2))
-    assert moved
+        for name in ("remove", "write_json", "move"):
+            patch.setattr(sample_folder, name, interrupted(getattr(sample_folder, name)))
+        write_images(out, "plain", PLAIN, 1, pixels(2) + 1, (8, 9))
     write_images(out, "plain", PLAIN[:1], 1, pixels(1), [0])
     assert files(out) == ["00000-a-red-blue-ring.png", "metadata.jsonl"]

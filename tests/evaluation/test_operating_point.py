@@ -55,7 +55,7 @@ def test_a_distance_that_lies_in_the_other_interval_is_still_worse_in_pairs(worl
     low, high = (by_metric(c.evaluation.scores)["kid"] for c in (near, far))
     assert low.value < high.value < low.ci_high, "unpaired they are equal"
     choice = choose(near, far)
-    assert (choice.row, choice.lowest) == (0, 1.0)
+    assert choice.row == 0 and "at guidance_scale=1" in choice.reason
 
 
 def test_noise_in_alignment_does_not_move_the_knob(world):
@@ -71,7 +71,11 @@ def test_a_distinguishable_gain_at_no_cost_in_distance_is_taken(world):
     jitter = torch.randn(N, WIDTH, generator=rng(9)) * 0.02
     points = [candidate(w, x - jitter * w, y, hard + w) for w in (1.0, 2.0, 3.0)]
     choice = choose(*points)
-    assert (choice.row, choice.lowest) == (2, 1.0) and "clip_score is 2.00 higher" in choice.reason
+    assert (
+        choice.row == 2
+        and "guidance_scale=1;" in choice.reason
+        and "clip_score is 2.00 higher" in choice.reason
+    )
     assert choice.edge == "highest"
 
 

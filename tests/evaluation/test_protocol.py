@@ -97,6 +97,17 @@ def test_where_the_split_is_too_small_the_reference_is_shared_and_says_so():
     )
 
 
+def test_where_r_precision_is_promised_the_reference_is_not_bought_with_its_captions():
+    split = make_split("test", 112)
+    asked = protocol(num_images=104, reference_size=-1, r_precision_folds=2)
+    assert asked.resolved(split).reference_records == "shared"
+    assert len(set(asked.prompts(split).captions)) == 104
+    assert replace(asked, r_precision_folds=0).resolved(split).reference_records == "disjoint"
+    # Captions enough on both sides, or on neither: nothing is taken away.
+    assert asked.resolved(make_split("test", 208)).reference_records == "disjoint"
+    assert replace(asked, num_images=8).resolved(split).reference_records == "disjoint"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -60,6 +60,17 @@ def test_the_normal_tail_and_welch_do_not_keep_it():
     assert welch.mean() > 20 * level
 
 
+def test_welch_does_not_keep_it_with_equal_numbers_of_seeds_either():
+    rng = np.random.default_rng(0)
+    first, second = (np.sqrt(rng.chisquare(2, 1_000_000) / 2) for _ in range(2))
+    first *= 0.1
+    both = np.hypot(first, second)
+    df = both**4 / (first**4 / 2 + second**4 / 2)
+    for level, excess in ((0.05, 1.15), (1.4e-4, 5.2)):
+        true = 2 * ndtr(-t.isf(level / 2, df) * both / np.hypot(0.1, 1))
+        assert true.mean() / level == pytest.approx(excess, rel=0.1)
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 60), st.floats(0.0, 40.0))
 def test_without_a_second_error_it_is_students_test(df, gap):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from t2ibench.core.errors import ScoreError
 from t2ibench.metrics import prompt_resampling
-from t2ibench.metrics.bootstrap import paired_difference
+from t2ibench.metrics.bootstrap import bootstrap_mean
 from t2ibench.metrics.inference import rank_probabilities
 from t2ibench.metrics.prompt_resampling import PromptSums, resampled_means, sign_flip_p_values
 
@@ -72,13 +72,21 @@ def test_what_is_not_drawn_would_have_turned_up_nothing(seed, shift):
     assert exact[0] <= bound[0] + 1e-12
 
 
+def test_the_gaussian_bound_is_reached_and_never_passed():
+    """Two equal weights reach it; where it was cut after three decimals, they passed it."""
+    sums, pairs = np.array([[1.0, 0.0], [1.0, 0.0]]), np.array([[0, 1]])
+    exact = sign_flip_p_values(PromptSums.of(list(sums.T)), pairs)
+    bound = prompt_resampling._bound(sums, pairs, np.array([2.0]))
+    assert exact[0] == 0.5 and bound[0] == pytest.approx(0.5, rel=1e-12)
+
+
 def test_bootstraps_are_those_of_each_pair_alone():
     rng = np.random.default_rng(2)
     clusters = [i // 3 for i in range(90)]
     columns = list(rng.normal(size=(3, 90)))
     means = resampled_means(PromptSums.of(columns, clusters))
     for i, j in ((0, 1), (0, 2), (1, 2)):
-        alone = paired_difference(columns[i], columns[j], clusters)
+        alone = bootstrap_mean(columns[i] - columns[j], clusters)
         ends = np.quantile(means[:, i] - means[:, j], [0.025, 0.975])
         assert ends == pytest.approx((alone.ci_low, alone.ci_high), abs=1e-12)
 

@@ -150,7 +150,9 @@ def write_run(root, model, seed, /, **changes):
         leakage=changes.get("leakage", ()),
     ).write(run / "scores.json")
     config = {"seed": seed, "model": {"name": model, "training": {"batch_size": 32 + latent}}}
-    (run / "config.yaml").write_text(yaml.safe_dump(config | changes.get("config", {})))
+    (run / "config.yaml").write_text(
+        yaml.safe_dump(config | changes.get("config", {}), explicit_end=True)
+    )
     write_json(run / "manifest.json", {"t2ibench": "0.1.0", "cpu": "Example CPU"})
     curve = MetricsFile(run / "metrics.csv")
     curve.rows = [
@@ -188,7 +190,9 @@ def write_incomplete(root):
     unscored(runs["gan/gan_int_cls", 2], "failed", "CUDA out of memory\nTraceback ...")
     stage = root / "first_stage-kl_f2-42810ee2"
     stage.mkdir()
-    (stage / "config.yaml").write_text(yaml.safe_dump({"first_stage": {"name": "kl_f2"}}))
+    (stage / "config.yaml").write_text(
+        yaml.safe_dump({"first_stage": {"name": "kl_f2"}}, explicit_end=True)
+    )
     write_json(stage / "status.json", {"state": "finished", "identity": "y"})
     return root
 

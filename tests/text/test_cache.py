@@ -50,16 +50,6 @@ def test_a_warm_cache_does_not_depend_on_who_asked_first(encoder, tmp_path):
     assert len(list((tmp_path / "one").rglob("*.safetensors"))) == 1
 
 
-def test_what_the_encoder_loses_is_told_once(encoder, tmp_path, caplog):
-    cache = FrozenTextCache(encoder, tmp_path)
-    cache.warm(["a red ring", "a " * 30, "a zyzzyva"])
-    (warning,) = caplog.messages
-    assert "1 of 3 captions are cut at 12 tokens" in warning
-    assert "of the tokens are unknown words" in warning
-    cache.warm(["a " * 30, "a ring"])
-    assert len(caplog.messages) == 1
-
-
 def test_a_large_set_is_written_in_shards(encoder, tmp_path, monkeypatch):
     monkeypatch.setattr(cache_module, "CAPTIONS_A_SHARD", 2)
     cache = FrozenTextCache(encoder, tmp_path)

@@ -73,6 +73,11 @@ def test_too_long_captions_keep_their_end_token_and_are_reported(encoder):
     assert ids[0, -1] == ids[1, mask[1].sum() - 1] != ids[0, -2]
     report = encoder.token_report([*CAPTIONS, TOO_LONG])
     assert report.truncated == (3,) and report.longest >= 81 and report.unknown == 0
+    # Cut tokens are a caption's own, and so are those that they are a share of.
+    special = encoder.special_tokens
+    assert encoder.token_lengths([""])[0] == [special]
+    own = sum(n - special for n in encoder.token_lengths([*CAPTIONS, TOO_LONG])[0])
+    assert report.lost == pytest.approx((report.longest - encoder.max_length) / own)
 
 
 def test_unknown_words_are_counted(hub):

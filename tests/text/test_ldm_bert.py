@@ -76,6 +76,7 @@ def test_word_pieces_are_berts(encoder):
     report = encoder.token_report(["A Red ring", "rings, unred!", "", "a " * 20])
     assert (report.longest, report.truncated) == (22, (3,))
     assert report.unknown == pytest.approx(2 / 29)
+    assert report.lost == pytest.approx(14 / 29)
 
 
 def test_padding_is_attended_to_and_a_caption_is_encoded_alike_in_any_batch(encoder):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from t2ibench.core.errors import ConfigError
-from t2ibench.text.contract import warn_of_losses
+from t2ibench.text.contract import losses_of, warn_of_losses
 from t2ibench.text.word import (
     END,
     SPECIAL,
@@ -224,13 +224,14 @@ def test_a_report_names_what_is_lost():
     assert report.unread == (2,) and report.unknown_words == ("xyzzy", "plugh")
     assert report.lost == pytest.approx(5 / (2 + length + 4 + 1 + 3))
     sentence = report.losses(length)
-    assert "words are never seen" in sentence and "(xyzzy, plugh, …)" in sentence
+    assert "% of all tokens are never seen" in sentence and "(xyzzy, plugh, …)" in sentence
     assert "of 1 captions no word is known" in sentence
 
 
 def test_a_warning_names_the_captions_and_the_key(caplog):
     encoder = transformer()
-    assert warn_of_losses(encoder, ["a ring"], "val") == "" and not caplog.records
-    warn_of_losses(encoder, ["a " * 40], "val")
+    warn_of_losses(encoder, losses_of(encoder, ["a ring"]), "val")
+    assert not caplog.records
+    warn_of_losses(encoder, losses_of(encoder, ["a " * 40]), "val")
     assert "val, text encoder WordTransformer: 1 of 1 captions are cut" in caplog.text
     assert "text.encoder.max_length=41 keeps all" in caplog.text

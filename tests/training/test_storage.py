@@ -14,7 +14,7 @@ from training.painter import OPTIONS, make_split, train
 from t2ibench.core.errors import CheckpointError, RunError
 from t2ibench.core.files import ASIDE, atomic_path, remove_leftovers, write_json
 from t2ibench.runs.clock import Budget
-from t2ibench.training.checkpoint import newest_whole, previous, read_clock
+from t2ibench.training.checkpoint import newest_whole, previous
 
 EACH_STEP = replace(OPTIONS, checkpoint_every_seconds=0.0)
 BUDGET = Budget("images", 64)
@@ -78,7 +78,7 @@ def test_both_checkpoints_are_whole_and_one_step_apart(split, tmp_path, expected
     broken_off(split, tmp_path, "cut", when=4)
     (folder,) = tmp_path.glob("cut-*")
     kept = [folder / "checkpoints" / f"{name}.ckpt" for name in ("previous", "last")]
-    before, after = (read_clock(path)["images_seen"] for path in kept)
+    before, after = (newest_whole(path).clock["images_seen"] for path in kept)
     assert after - before == 8
     run, _, _ = train(split, tmp_path, BUDGET, "cut")
     assert run.weights.read_bytes() == expected
@@ -124,7 +124,7 @@ def test_a_full_disk_is_one_sentence_and_keeps_the_checkpoint(
 ):
     broken_off(split, small_disk, "full")
     (folder,) = small_disk.glob("full-*")
-    kept = read_clock(folder / "checkpoints" / "last.ckpt")["images_seen"]
+    kept = newest_whole(folder / "checkpoints" / "last.ckpt").clock["images_seen"]
     filler = small_disk / "filler"
     with open(filler, "wb", buffering=0) as file, pytest.raises(OSError):
         while True:

@@ -51,7 +51,7 @@ def run(tmp_path):
     """A scored run's folder, before its training: no curves, no weights."""
     path = write_run(tmp_path, "diffusion/ldm", 0)
     (path / "metrics.csv").unlink()
-    (path / "config.yaml").write_text(yaml.safe_dump(CONFIG))
+    (path / "config.yaml").write_text(yaml.safe_dump(CONFIG, explicit_end=True))
     return Run(path, "0123456789abcdef")
 
 

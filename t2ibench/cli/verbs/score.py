@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING
 
 from t2ibench.cli.arguments import END, OPTION, split_at_end
 from t2ibench.core.errors import ConfigError
+from t2ibench.runs.folder import is_run
 
 if TYPE_CHECKING:
     from t2ibench.engine.context import Context
@@ -54,22 +55,32 @@ def run(arguments: Sequence[str]) -> int:
             options[name] = value
         else:
             overrides.append(whole)
-    runs = [folder for folder in folders if (Path(folder) / "status.json").exists()]
-    if runs and options["reference"]:
-        raise ConfigError(
-            f"{runs[0]} is a run, which its protocol compares with its own data; reference= is for "
-            "pictures that no run made."
-        )
+    for named in filter(is_run, folders):
+        refuse_for_run(named, options)
     if len(folders) > 1 and options["out"]:
         raise ConfigError("out= takes the scores of one folder; leave it out for several.")
     if not folders:
         raise ConfigError("score needs a run folder or a folder of images: t2ibench score RUN.")
     for folder in map(Path, folders):
-        if any((folder / name).exists() for name in ("status.json", "config.yaml")):
+        if is_run(folder):
             score_run_folder(folder, overrides, protocols)
         else:
             score_pictures(folder, overrides, protocols, options)
     return 0
+
+
+def refuse_for_run(folder: str | Path, options: Mapping[str, object]) -> None:
+    """Refuses the options that are for images which no run made.
+
+    Raises:
+        ConfigError: one of them is given.
+    """
+    given = [f"{name}=" for name, value in options.items() if value]
+    if given:
+        raise ConfigError(
+            f"{folder} is a run, which is scored in its own folder by its protocol, on its prompts "
+            f"and against its own data; {' and '.join(given)} is for images that no run made."
+        )
 
 
 def take_protocols(arguments: Sequence[str]) -> tuple[list[str], str]:
@@ -162,18 +173,14 @@ def with_reference(folder: Path, reference: str, overrides: Sequence[str]) -> li
     Raises:
         ConfigError: the reference is named twice or is no folder, or there are features.
     """
-    from t2ibench.cli.reference import reference_words
+    from t2ibench.cli.reference import reference_words, sizes_of
     from t2ibench.data.pictures import sizes_in
-    from t2ibench.evaluation.external import external_sizes
 
-    sizes = external_sizes(folder)
-    if sizes is None:
-        raise ConfigError(f"{folder} holds features; reference= needs the images.")
+    sizes = sizes_of(folder)
     words = reference_words(sizes, reference, overrides)
     size = [word for word in words if word.startswith("data.resolution=")][-1]
-    sys.stderr.write(
-        f"{folder}: {sizes}; reference {reference}: {sizes_in(Path(reference))}; {size}\n"
-    )
+    theirs = sizes_in(Path(reference).expanduser())
+    sys.stderr.write(f"{folder}: {sizes}; reference {reference}: {theirs}; {size}\n")
     return words
 
 

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from t2ibench.core.errors import ConfigError, RunError, T2IBenchError
+from t2ibench.core.errors import ConfigError, RunError, T2IBenchError, named_line
 
 if TYPE_CHECKING:
     from t2ibench.cli.grid import Grid
@@ -121,7 +121,6 @@ def launch(grid: Grid, ledger: Ledger, cells: Sequence[Cell]) -> None:
     """Runs Hydra's launcher with jobs of ``study.cells_per_job`` cells each."""
     from t2ibench.cli.compose import run_hydra
     from t2ibench.cli.overrides import quoted
-    from t2ibench.engine.study import first_line
 
     size = grid.study.cells_per_job
     names = [f"'{cell.run}'" for cell in cells]
@@ -143,7 +142,7 @@ def launch(grid: Grid, ledger: Ledger, cells: Sequence[Cell]) -> None:
         raise
     except Exception as error:
         # A job that died takes the launcher with it, not the other jobs.
-        sys.stderr.write(f"t2ibench train: a job died: {first_line(error)}\n")
+        sys.stderr.write(f"t2ibench train: a job died: {named_line(error)}\n")
         if grid.launcher in SUBMITIT_OPTIONS:
             wait_for_jobs(ledger.jobs, grid.launcher, began)
 

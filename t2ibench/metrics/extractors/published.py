@@ -82,7 +82,7 @@ class PublishedWeights:
             MissingWeightsError: there is none, in one sentence with what to do.
         """
         named = path or (os.environ.get(self.environment) if self.environment else None)
-        chosen = Path(named) if named else self.target
+        chosen = Path(named).expanduser() if named else self.target
         found = chosen.is_file() if len(self.files) == 1 else (chosen / "config.json").is_file()
         if not found:
             raise MissingWeightsError(self.missing(chosen))
@@ -103,7 +103,7 @@ class PublishedWeights:
 def weights_root() -> Path:
     """Folder of all weights: ``T2IBENCH_WEIGHTS``, else ``weights`` in the cache folder."""
     cache = os.environ.get("T2IBENCH_CACHE") or home_folder() / ".cache" / "t2ibench"
-    return Path(os.environ.get("T2IBENCH_WEIGHTS") or Path(cache) / "weights")
+    return Path(os.environ.get("T2IBENCH_WEIGHTS") or Path(cache) / "weights").expanduser()
 
 
 INCEPTION = PublishedWeights(

@@ -83,7 +83,7 @@ def cost_charts(leaderboard: Leaderboard) -> list[Chart]:
     if key is None:
         return []
     metric, colours = metric_of(key), colour_of(leaderboard)
-    floor = next((r.scores[key].value for r in leaderboard.references if key in r.scores), None)
+    floor = leaderboard.floor(key)
     line = None if floor is None else (floor * metric.scale, "real vs real")
     charts = []
     for title, x_title, name in COST_AXES:

@@ -11,6 +11,7 @@ from t2ibench.reporting.render.score_table import score_table
 from t2ibench.reporting.render.sentences import (
     absent_sentences,
     caption,
+    choice_sentences,
     correction_sentence,
     given_sentences,
     key_sentences,
@@ -112,6 +113,11 @@ class Content:
     def measurement_notes(self) -> tuple[str, ...]:
         """Scores measured in several ways, and notes that belong to scores."""
         return (*key_sentences(self.analysis.leaderboard), *note_sentences(self.scores))
+
+    @cached_property
+    def choices(self) -> tuple[str, ...]:
+        """Why each model's knob has its value."""
+        return tuple(choice_sentences(self.analysis.leaderboard))
 
     @cached_property
     def cost_notes(self) -> tuple[str, ...]:

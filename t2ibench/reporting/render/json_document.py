@@ -15,7 +15,7 @@ from t2ibench.reporting.statistics.groups import Group, GroupScore
 from t2ibench.reporting.statistics.metrics import metric_of
 from t2ibench.reporting.statistics.pareto import ParetoFront
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 def to_json(content: Content) -> str:
@@ -59,6 +59,7 @@ def document(content: Content) -> dict[str, Any]:
             }
             for ranking in analysis.rankings
         ],
+        "knob_choices": list(content.choices),
         "knob_fronts": [
             {
                 "x_key": front.x_key,

@@ -71,6 +71,7 @@ def _sections(content: Content) -> list[str]:
             "chosen for the tables.",
             legend if fronts else "",
             html.charts(fronts),
+            html.sentences(content.choices) if fronts else "",
             html.titled(content.knob_fronts) if several else "",
         ),
         html.section(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from t2ibench.reporting.render.table import Table
 from t2ibench.reporting.statistics.analysis import Analysis
-from t2ibench.reporting.statistics.differences import SIGNIFICANCE
+from t2ibench.reporting.statistics.differences import SIGNIFICANCE, WELCH
 from t2ibench.reporting.statistics.groups import Group, seeds_text
 from t2ibench.reporting.statistics.leaderboard import Leaderboard
 from t2ibench.reporting.statistics.metrics import instrument_of, metric_of
@@ -50,11 +50,16 @@ def correction_sentence(analysis: Analysis) -> str:
     tests = sum(len(pair.differences) for pair in analysis.pairs)
     if not tests:
         return ""
+    welch = any(d.method == WELCH for pair in analysis.pairs for d in pair.differences)
+    limits = (
+        ", as far as Welch's t over training seeds keeps its level, which it exceeds where one "
+        "model's seeds spread many times as much as the other's"
+    )
     return (
         f"p-values are Holm's over all {tests} tests of this comparison ({len(analysis.pairs)} "
         f"pair{'s' if len(analysis.pairs) != 1 else ''}, {len(keys)} score"
         f'{"s" if len(keys) != 1 else ""}): the chance that any of its "is better" is wrong is '
-        f"at most {SIGNIFICANCE:.0%}."
+        f"at most {SIGNIFICANCE:.0%}{limits if welch else ''}."
     )
 
 
@@ -129,6 +134,17 @@ def note_sentences(table: Table) -> list[str]:
                 where = f"{column.title}{instrument}, {row.label}"
                 notes.setdefault(cell.note, []).append(where)
     return [f"{note}: {'; '.join(where)}." for note, where in notes.items()]
+
+
+def choice_sentences(leaderboard: Leaderboard) -> list[str]:
+    """Why each model's knob has its value, a sentence a run that chose it."""
+    sentences = []
+    for group in leaderboard.groups:
+        for run in group.runs:
+            if reason := run.scores.knob.get("reason"):
+                seed = f", seed {run.seed}" if group.seeds > 1 else ""
+                sentences.append(f"{group.label}{seed}: {reason}.")
+    return sentences
 
 
 def leak_sentences(leaderboard: Leaderboard) -> list[str]:

@@ -20,9 +20,6 @@ from t2ibench.reporting.statistics.leaderboard import Leaderboard
 LARGEST_SIDE = 128
 """Greater images are reduced to this side on the page, to keep it small."""
 
-KEPT = 256
-"""Images of a set that stay in memory where all sets tell what they drew."""
-
 LabelledSets = Sequence[tuple[str, SampleSet]]
 """A sample set of each model, with the model's label."""
 
@@ -65,26 +62,9 @@ def sample_sets(leaderboard: Leaderboard) -> list[tuple[str, SampleSet]]:
     Raises:
         ScoreError: a set has changed since it was written.
     """
-    drawn = {g.label: g.runs[0].image_values for g in leaderboard.groups}
-    pairs = [
-        set(zip(values.keys, values.seeds, strict=True))
-        for values in drawn.values()
-        if values is not None
-    ]
-    shared = set.intersection(*pairs) if len(pairs) == len(drawn) else None
-    found = []
-    for group in leaderboard.groups:
-        samples = group.runs[0].samples()
-        if samples is not None:
-            found.append((group.label, samples if shared is None else _shown(samples, shared)))
-    return sorted(found, key=lambda labelled: labelled[0])
-
-
-def _shown(samples: SampleSet, shared: set[tuple[str, int]]) -> SampleSet:
-    """The first images and the first of shared prompts: no page shows more of a set."""
-    pairs = enumerate(zip(samples.keys, samples.seeds, strict=True))
-    common = [row for row, pair in pairs if pair in shared][:KEPT]
-    return samples.select(sorted({*range(min(KEPT, len(samples))), *common}))
+    found = [(group.label, group.runs[0].samples()) for group in leaderboard.groups]
+    known = [(label, samples) for label, samples in found if samples is not None]
+    return sorted(known, key=lambda labelled: labelled[0])
 
 
 def comparison_sheet(sets: LabelledSets, rows: int = 12) -> Sheet | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
 from typing import Any
@@ -43,7 +45,10 @@ def wandb_tables(analysis: Analysis) -> dict[str, list[list[Any]]]:
 
 
 def chart_pages(analysis: Analysis) -> dict[str, str]:
-    """Quality against cost and alignment, accuracy by objects: title -> self-contained page."""
+    """Quality against cost and alignment, accuracy by objects: name -> self-contained page.
+
+    A name is the chart's title, with what measured it and a number where several share one.
+    """
     leaderboard = analysis.leaderboard
     legend = html.legend(colour_of(leaderboard))
     charts = [
@@ -51,7 +56,18 @@ def chart_pages(analysis: Analysis) -> dict[str, str]:
         *front_charts(leaderboard),
         *atomicity_charts(leaderboard),
     ]
-    return {chart.title: _page(chart, legend) for chart in charts}
+    names = _told_apart([chart.title for chart in charts], [chart.subtitle for chart in charts])
+    names = _told_apart(names, [str(names[: i + 1].count(name)) for i, name in enumerate(names)])
+    return {name: _page(chart, legend) for name, chart in zip(names, charts, strict=True)}
+
+
+def _told_apart(names: Sequence[str], details: Sequence[str]) -> list[str]:
+    """Names, with a detail in brackets behind each that occurs again."""
+    count = Counter(names)
+    return [
+        f"{name} ({detail})" if count[name] > 1 else name
+        for name, detail in zip(names, details, strict=True)
+    ]
 
 
 def _spreads(table: Table, row: Row) -> dict[str, float | None]:

@@ -1,8 +1,9 @@
 """Pairs of models: which differences hold, and how their configurations differ.
 
 Every test of one comparison is in one family: the scores of all pairs. So of all its "is better",
-the chance that any is wrong is at most 5%, however many runs are compared; to ask one question
-with more power, compare fewer runs or one metric.
+the chance that any is wrong is at most 5%, however many runs are compared, as far as each test
+keeps its level (``differences`` says which does not always); to ask one question with more power,
+compare fewer runs or one metric.
 """
 
 from __future__ import annotations

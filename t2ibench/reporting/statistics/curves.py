@@ -14,6 +14,7 @@ import numpy as np
 
 from t2ibench.core.types import Score
 from t2ibench.evaluation.results import OperatingPoint, metrics_of
+from t2ibench.metrics.extrapolation import SizePoint
 from t2ibench.reporting.statistics.groups import Group, GroupScore, aggregate
 from t2ibench.reporting.statistics.metrics import metric_of
 
@@ -37,21 +38,6 @@ class FrontPoint:
     value: float | None
     knobs: dict[str, float]
     scores: dict[str, GroupScore]
-
-
-@dataclass(frozen=True)
-class SizePoint:
-    """A distance of subsets of so many images.
-
-    Attributes:
-        n: images in a subset.
-        value: mean over subsets and runs.
-        sd: standard deviation over subsets, its root mean square over runs.
-    """
-
-    n: float
-    value: float
-    sd: float
 
 
 @dataclass(frozen=True)
@@ -79,12 +65,16 @@ def knob_front(group: Group) -> list[FrontPoint]:
 
 
 def size_curves(group: Group) -> dict[str, list[SizePoint]]:
-    """Key of a Fréchet distance -> its curve, from few images to all."""
+    """Key of a Fréchet distance -> its curve, from few images to all.
+
+    A point's value is the mean over runs, its standard deviation over subsets their root mean
+    square.
+    """
     measured = [run.scores.size_curves for run in group.runs]
     return {
         key: [
             SizePoint(
-                points[0]["n"],
+                int(points[0]["n"]),
                 float(np.mean([point["value"] for point in points])),
                 float(np.sqrt(np.mean([point["sd"] ** 2 for point in points]))),
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from t2ibench.reporting.read.runs import DESCRIPTIVE, EXTERNAL, ScoredRun
 from t2ibench.reporting.statistics.times import TIMES, Time, time_of
 
 Basis = Literal["training seeds", "samples"]
+
+FOLDS = re.compile(r"\|(\d+)-folds\]$")
+"""Number of folds at the end of the key of a mean over them."""
 
 
 @dataclass(frozen=True)
@@ -111,14 +115,15 @@ class Group:
     def sampling_error(self, key: str) -> tuple[float, int]:
         """Standard error and degrees of freedom of a score with other samples of these weights.
 
-        A set statistic's interval rests on few half-samples, whose Student quantile it holds; a
-        mean's on as many images as it has. Several runs: of their mean, spreads pooled.
+        A set statistic's interval rests on few half-samples and a mean's over folds on the folds,
+        whose Student quantile it holds; another mean's on as many images as it has. Several runs:
+        of their mean, spreads pooled.
         """
         from scipy.special import stdtrit
 
         found = [run.scores.chosen.scores for run in self.runs]
         scores = [by_key[key] for by_key in found if key in by_key]
-        df = min(HALF_SAMPLES.get(scores[0].metric, score.n) - 1 for score in scores)
+        df = min(_replicates(score) - 1 for score in scores)
         quantile = float(stdtrit(df, 0.975))
         errors = [(score.ci_high - score.ci_low) / (2 * quantile) for score in scores]
         return float(np.linalg.norm(errors)) / len(errors), df * len(errors)
@@ -187,6 +192,12 @@ class Group:
         """Training seconds of the generator and its first stage together."""
         own = self.cost("train_seconds")
         return None if own is None else own + (self.cost("parts_seconds") or 0.0)
+
+
+def _replicates(score: Score) -> int:
+    """Values whose spread a score's own interval comes from: half-samples, folds or images."""
+    folds = FOLDS.search(score.key)
+    return int(folds[1]) if folds else HALF_SAMPLES.get(score.metric, score.n)
 
 
 def aggregate(scores: Sequence[Score]) -> GroupScore:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from t2ibench.core.errors import RunError, ScoreError
 from t2ibench.evaluation.results import Scores, metrics_of
@@ -27,17 +27,22 @@ SHARED_FLOOR = (
     "model that follows its prompts can score below this."
 )
 
+ROUNDING = 0.01
+"""Share of its interval by which one measurement may differ between machines."""
+
 
 @dataclass(frozen=True)
 class Reference:
     """A row that is no model: a floor, a ceiling or the ground truth.
 
     Attributes:
+        kind: its name in ``RunScores.reference``.
         label: what it is.
         meaning: one sentence.
         scores: score key -> score; of first stages that differ between training seeds, their mean.
     """
 
+    kind: Literal["floor", "ceiling", "ground_truth"]
     label: str
     meaning: str
     scores: dict[str, GroupScore]
@@ -75,6 +80,13 @@ class Leaderboard:
         distances = [key for key in self.keys if metric_of(key).name in QUALITY]
         return next(iter([*distances, *self.keys]), None)
 
+    def floor(self, key: str) -> float | None:
+        """Distance of real images; None where none was measured, or several that differ."""
+        floors = [
+            r.scores[key].value for r in self.references if r.kind == "floor" and key in r.scores
+        ]
+        return floors[0] if len(floors) == 1 else None
+
     def scores(self, key: str) -> dict[str, GroupScore]:
         """Label -> score of the groups that have the key, in the order of the rows."""
         return {g.label: score for g in self.groups if (score := g.score(key)) is not None}
@@ -94,7 +106,8 @@ def build_leaderboard(
         missing: the others, which mark the rows they belong to.
         metrics: names or whole keys of the columns; none: ``MAIN``.
         sort: name or whole key of the score that orders the rows, or ``train_flops`` or another
-            number of ``cost``; empty: the first column.
+            number of ``cost``; empty: the first column. A name is its one key that the most
+            rows have, the first of several.
         by: fact or setting whose values become sections, that of the first row first.
 
     Raises:
@@ -112,12 +125,14 @@ def build_leaderboard(
         keys = in_order(metrics_of(run.scores.chosen.scores for run in runs))
         main = [key for key in keys if metric_of(key).name in MAIN]
     # External images stand below: nobody knows their data, budget and seeds.
-    places = {group.label: _place(group, sort or (main[0] if main else "")) for group in groups}
+    by_score = _sort_key(groups, sort) if sort else next(iter(main), "")
+    places = {group.label: _place(group, by_score, sort) for group in groups}
     if sort and all(unknown for unknown, _ in places.values()):
         if any(group.cost(sort) is not None for group in groups):
             raise ScoreError(
                 f"sort={sort} is marked busy in every row, and nothing is ranked by such a time; "
-                "`t2ibench score` on a quiet machine measures it again."
+                "remove RUN/scores.json and run `t2ibench score RUN` on a quiet machine, which "
+                "measures it again."
             )
         names = sorted({metric_of(key).name for key in keys})
         raise ScoreError(f"sort={sort} is measured of no row; choose {', '.join(names)}.")
@@ -138,33 +153,31 @@ def build_leaderboard(
     )
 
 
-def _place(group: Group, name: str) -> tuple[bool, float]:
-    """A group's place by a score, or by a cost; those without it come last."""
-    key = next(iter(keys_of(group, name)), None) if name else None
-    if key is not None:
-        return False, -metric_of(key).sign * group.scores[key].value
-    spent = group.ranked_cost(name)
+def _sort_key(groups: Sequence[Group], name: str) -> str:
+    """The one key that a name stands for in every row; empty for a cost."""
+    found = in_order([key for group in groups for key in keys_of(group, name)])
+    return max(found, key=lambda key: sum(key in group.scores for group in groups), default="")
+
+
+def _place(group: Group, key: str, cost: str) -> tuple[bool, float]:
+    """A group's place by a score, or by a cost where there is no key; those without come last."""
+    if key:
+        score = group.score(key)
+        return (True, 0.0) if score is None else (False, -metric_of(key).sign * score.value)
+    spent = group.ranked_cost(cost)
     return (True, 0.0) if spent is None else (False, spent)
 
 
 def _references(groups: Sequence[Group]) -> list[Reference]:
     """Shared floors and ground truths once, each ceiling by the groups that stand on it."""
-    rows: list[Reference] = []
-    floor = _merged(groups, "floor")
-    if floor:
-        meaning = SHARED_FLOOR if _shared_reference(groups) else DISJOINT_FLOOR
-        rows.append(Reference("Real vs real", meaning, floor))
+    meaning = SHARED_FLOOR if _shared_reference(groups) else DISJOINT_FLOOR
+    rows = _measured(groups, "floor", "Real vs real", meaning)
     for ceiling, labels in _ceilings(groups):
         more = f" and {len(labels) - 1} more" if len(labels) > 1 else ""
-        meaning = (
-            f"Real images through the first stage and back: what {', '.join(labels)} cannot beat."
-        )
-        rows.append(Reference(f"First stage of {labels[0]}{more}", meaning, ceiling))
-    truth = _merged(groups, "ground_truth")
-    if truth:
-        meaning = "The real images of the prompts: what the instruments say of the truth."
-        rows.append(Reference("Real images", meaning, truth))
-    return rows
+        meaning = "Real images through the first stage and back: no model on that stage beats it."
+        rows.append(Reference("ceiling", f"First stage of {labels[0]}{more}", meaning, ceiling))
+    meaning = "The real images of the prompts: what the instruments say of the truth."
+    return rows + _measured(groups, "ground_truth", "Real images", meaning)
 
 
 def _shared_reference(groups: Sequence[Group]) -> bool:
@@ -201,13 +214,45 @@ def _ceiling(group: Group) -> dict[str, GroupScore]:
     }
 
 
-def _merged(groups: Sequence[Group], name: str) -> dict[str, GroupScore]:
-    """A reference that runs share; keys tell different ones apart."""
-    merged: Scores = {}
+def _measured(
+    groups: Sequence[Group], kind: Literal["floor", "ground_truth"], label: str, meaning: str
+) -> list[Reference]:
+    """A reference that runs share as one row; where runs measured it differently, a row for each.
+
+    Keys tell references of other protocols and instruments apart, which join in one row. Under one
+    key runs of one data set must agree: if they do not, their real images or software differ.
+    """
+    found: list[tuple[Scores, list[str]]] = []
     for group in groups:
-        for run in group.runs:
-            merged |= run.scores.reference.get(name, {})
-    return {key: aggregate([score]) for key, score in merged.items()}
+        for scores in (run.scores.reference.get(kind) for run in group.runs):
+            if not scores:
+                continue
+            own = next((row for row in found if _agree(row[0], scores)), None)
+            if own is None:
+                found.append((dict(scores), [group.label]))
+                continue
+            own[0].update({key: score for key, score in scores.items() if key not in own[0]})
+            own[1].append(group.label)
+    return [
+        Reference(
+            kind,
+            f"{label} ({number})" if len(found) > 1 else label,
+            f"{meaning} As scored with {', '.join(dict.fromkeys(labels))}, unlike the others."
+            if len(found) > 1
+            else meaning,
+            {key: aggregate([score]) for key, score in scores.items()},
+        )
+        for number, (scores, labels) in enumerate(found, 1)
+    ]
+
+
+def _agree(first: Scores, second: Scores) -> bool:
+    """True where two measurements differ by no more than rounding does on other hardware."""
+    return all(
+        abs(score.value - second[key].value) <= ROUNDING * (score.ci_high - score.ci_low)
+        for key, score in first.items()
+        if key in second
+    )
 
 
 def _shared_facts(runs: Sequence[ScoredRun]) -> dict[str, Any]:

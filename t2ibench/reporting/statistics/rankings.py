@@ -31,8 +31,7 @@ class Ranking:
     Attributes:
         key: score key.
         basis: what a resampling draws anew: trainings (every model has several), prompts (the
-            same for all), or samples (a
-            distance, by its own interval's Student quantiles).
+            same for all), or samples (a distance, by its own interval's Student quantiles).
         probabilities: label -> probability of each rank, the best first.
     """
 

@@ -3,10 +3,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from run_folders import KEYS, write_run
+from run_folders import KEYS, rewritten, write_run
 
 from t2ibench.evaluation.results import RunScores
-from t2ibench.reporting import gather, read_run
+from t2ibench.reporting import analyse, chart_pages, gather, read_run
 from t2ibench.reporting.render.charts import (
     binned,
     cost_charts,
@@ -87,3 +87,20 @@ def test_sizes_are_drawn_against_one_over_n(tmp_path):
 
 def test_without_sizes_there_is_no_such_chart(tmp_path):
     assert size_charts(build_leaderboard([read_run(write_run(tmp_path, "diffusion/ldm", 0))])) == []
+
+
+def test_every_chart_is_a_page_for_a_tracker_also_those_of_one_title(tmp_path):
+    points = [{"objects": n, "value": 0.5, "ci_low": 0.4, "ci_high": 0.6, "n": 48} for n in (1, 2)]
+    runs = [
+        rewritten(write_run(tmp_path, model, 0), lambda scores: scores.update(atomicity=points))
+        for model in ("diffusion/ldm", "gan/gan_int_cls", "autoregressive/vqgan_gpt")
+    ]
+    for run, grader in zip(runs[1:], ("shapes-grader-v2@32", "shapes-grader-v1@64"), strict=True):
+        text = (run / "scores.json").read_text().replace("shapes-grader-v1@32", grader)
+        (run / "scores.json").write_text(text)
+    names = [name for name in chart_pages(analyse(*gather(runs))) if name.startswith("All right")]
+    assert names == [
+        "All right by number of objects (shapes-grader-v1) (1)",
+        "All right by number of objects (shapes-grader-v1) (2)",
+        "All right by number of objects (shapes-grader-v2)",
+    ]

@@ -7,7 +7,7 @@ import subprocess
 from html.parser import HTMLParser
 
 import pytest
-from run_folders import write_run
+from run_folders import rewritten, write_run
 
 from t2ibench.reporting import analyse, gather, write_page
 
@@ -116,6 +116,15 @@ def test_foreign_text_is_escaped(tmp_path):
     run = write_run(tmp_path, "diffusion/ldm", 0, model={"name": "<b>bold", "data": "a&b"})
     text = page_of(run, tmp_path / "page.html", "<i>title</i>")
     assert "<b>bold" not in text and "<i>title" not in text and "a&amp;b" in text
+
+
+def test_why_a_knob_has_its_value_is_shown_with_its_front(tmp_path):
+    run = write_run(tmp_path, "diffusion/ldm", 0)
+    reason = "lowest kid (0.012) at guidance_scale=3"
+    text = page_of(
+        rewritten(run, lambda scores: scores["knob"].update(reason=reason)), tmp_path / "page.html"
+    )
+    assert f"<li>ldm: {reason}.</li>" in text
 
 
 def test_leaks_are_shown_first(tmp_path):

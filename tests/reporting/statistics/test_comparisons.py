@@ -8,7 +8,7 @@ from scipy.stats import t, ttest_ind
 
 from t2ibench.core.files import read_json, write_json
 from t2ibench.metrics.behrens_fisher import behrens_fisher_half_widths, behrens_fisher_p_values
-from t2ibench.metrics.bootstrap import HALF_SAMPLES, paired_difference
+from t2ibench.metrics.bootstrap import HALF_SAMPLES, bootstrap_mean
 from t2ibench.metrics.inference import sign_flip_p_value
 from t2ibench.reporting import analyse, gather, read_run
 from t2ibench.reporting.render.sentences import correction_sentence
@@ -32,7 +32,7 @@ def test_means_are_compared_prompt_by_prompt(study):
     key = KEYS["clip_score"]
     (found,) = compare(groups["vqgan_gpt"], groups["gan_int_cls"], [key]).differences
     a, b = (groups[n].runs[0].image_values for n in ("vqgan_gpt", "gan_int_cls"))
-    expected = paired_difference(a.columns[key], b.columns[key], a.keys)
+    expected = bootstrap_mean(a.columns[key] - b.columns[key], a.keys)
     assert found.method == "paired by prompt"
     assert (found.difference, found.low, found.high) == pytest.approx(expected[:3], abs=1e-12)
     assert found.p_value == sign_flip_p_value(a.columns[key], b.columns[key], a.keys)
@@ -66,6 +66,8 @@ def test_several_seeds_use_welch(tmp_path):
     assert found.p_value == pytest.approx(expected.pvalue)
     assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
     assert comparison.caveat == ""
+    text = correction_sentence(analyse(*gather(runs)))
+    assert text.endswith("spread many times as much as the other's.") and "Welch's t" in text
 
 
 def test_seeds_that_do_not_differ_tell_no_spread(tmp_path):
@@ -112,7 +114,7 @@ def test_holm_is_over_every_pair_and_score_of_the_comparison(analysis, tmp_path)
     assert min(d.adjusted for d in every) == pytest.approx(min(1, len(every) * smallest))
     text = correction_sentence(analysis)
     assert f"all {len(every)} tests of this comparison (3 pairs, {len(keys)}" in text
-    assert text in verdict_text(analysis, 400)
+    assert text in verdict_text(analysis, 400) and text.endswith("is wrong is at most 5%.")
     alone = analyse(*gather([write_run(tmp_path, "gan/gan_int_cls", 0)]))
     assert correction_sentence(alone) == ""
 

@@ -2,12 +2,14 @@
 
 import math
 
+import numpy as np
 import pytest
-from run_folders import unscored, write_run
+from run_folders import rewritten, unscored, write_run
 
 from t2ibench.core.errors import RunError
 from t2ibench.core.files import read_json, write_json
 from t2ibench.core.types import Score
+from t2ibench.metrics.alignment import fold_estimate
 from t2ibench.reporting import gather
 from t2ibench.reporting.render.sentences import repeat_sentences
 from t2ibench.reporting.statistics.groups import aggregate, group_runs
@@ -174,3 +176,17 @@ def test_two_models_of_one_short_name_show_the_whole(tmp_path):
         for family in ("gan", "diffusion")
     ]
     assert {g.label for g in group_runs(gather(runs)[0])} == {"gan/fast", "diffusion/fast"}
+
+
+def test_a_mean_over_folds_rests_on_its_folds(tmp_path):
+    key = "r_precision_folds[clip@4|ab|prompts:cd|1000|1-of-100|10-folds]"
+    hits = np.random.default_rng(0).random(1000).round()
+    made = fold_estimate(hits, 10)
+
+    def change(scores):
+        scores["chosen"]["scores"][key] = Score(*made[:1], 1000, *made[1:3], key).to_dict()
+
+    (group,) = group_runs(gather([rewritten(write_run(tmp_path, "diffusion/ldm", 0), change)])[0])
+    error, df = group.sampling_error(key)
+    means = hits.reshape(10, 100).mean(1)
+    assert (error, df) == (pytest.approx(means.std(ddof=1) / 10**0.5), 9)
