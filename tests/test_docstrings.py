@@ -37,6 +37,8 @@ PAPER_FILES = sorted(
         ROOT / "nn/attention.py",
         ROOT / "nn/ema.py",
         ROOT / "nn/embeddings.py",
+        ROOT / "text/char_cnn_rnn.py",
+        ROOT / "text/joint_embedding.py",
         ROOT / "text/ldm_bert.py",
     ]
 )
