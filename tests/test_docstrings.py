@@ -16,7 +16,7 @@ PAPER_FILES = sorted(
         *ROOT.glob("families/diffusion/process.py"),
         *ROOT.glob("families/diffusion/denoiser.py"),
         *ROOT.glob("families/*/gan_int_cls.py"),
-        ROOT / "families/gan/stack_gan.py",
+        *ROOT.glob("families/gan/stack_gan*.py"),
         *ROOT.glob("families/*/vqgan_gpt.py"),
         *ROOT.glob("families/*/ldm.py"),
         ROOT / "families/diffusion/dit.py",

@@ -21,7 +21,7 @@ from t2ibench.core.types import Batch, Images
 from t2ibench.text.frozen import FrozenTextEncoder
 
 MARGIN = 1.0
-"""By how much a true pair's score should exceed a false one's."""
+"""Excess that a true pair's score should have over a false one's."""
 
 SLOPE = 0.2
 """Negative slope of the image encoder's leaky ReLUs."""
