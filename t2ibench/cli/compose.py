@@ -241,6 +241,7 @@ def to_container(cfg: DictConfig) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         raise ConfigError(one_sentence(error)) from error
     found["model"].pop("sizes", None)
+    found["text"].pop("sizes", None)
     found["size"] = str(found["size"])
     return found
 

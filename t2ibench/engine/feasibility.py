@@ -26,6 +26,7 @@ from t2ibench.engine.judges import (
     test_protocol,
 )
 from t2ibench.engine.parts.clip import TrainedClip
+from t2ibench.engine.parts.pretrained_text import PretrainedTextEncoder
 from t2ibench.engine.parts.text import ConfiguredTextEncoder
 from t2ibench.engine.scoring_plan import fixed_knobs, front_settings
 from t2ibench.engine.spec import RunSpec
@@ -163,7 +164,7 @@ def check_knobs(context: Context) -> None:
     """
     spec = context.spec
     given = (spec.knobs, spec.protocol.knobs, spec.protocol.knob_sweep, spec.protocol.steps_sweep)
-    alone = isinstance(spec.text, ConfiguredTextEncoder) and all(
+    alone = isinstance(spec.text, (ConfiguredTextEncoder, PretrainedTextEncoder)) and all(
         name == "first_stage" or isinstance(part, TrainedClip) for name, part in spec.parts.items()
     )
     if not any(given) or not alone:

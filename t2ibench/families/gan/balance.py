@@ -1,4 +1,4 @@
-"""Whether two players are in balance: what is logged of them, and warnings of silent failure."""
+"""Balance of two players: what is logged of them, and warnings of silent failure."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 
 from t2ibench.core.types import Images
+
+BALANCE = ("real_logit", "fake_logit", "accuracy", "real_spread", "fake_spread")
+"""Names of what ``balance`` returns."""
 
 WON, DEAD, COLLAPSED = 0.995, 1e-3, 0.1
 """Accuracy above which the discriminator has won; difference of mean logits below which it tells
