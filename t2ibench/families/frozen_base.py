@@ -102,3 +102,7 @@ class BaseText(FrozenHolder, TextEncoder):
     def token_report(self, captions: Sequence[str]) -> TokenReport:
         """Report of what the base's text encoder truncates or does not know in captions."""
         return self._encoder.token_report(captions)
+
+    def token_words(self, caption: str) -> list[str]:
+        """What the base's text encoder calls a caption's tokens."""
+        return self._encoder.token_words(caption)

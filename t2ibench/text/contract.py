@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -106,6 +107,24 @@ class TextEncoder(nn.Module, ABC):
     @abstractmethod
     def token_report(self, captions: Sequence[str]) -> TokenReport:
         """Counts the captions that are too long and the words that are unknown."""
+
+    def token_words(self, caption: str) -> list[str]:
+        """What each of a caption's real tokens is called in a figure; numbers by default."""
+        return [str(i + 1) for i in range(int(self.encode([caption]).mask.sum()))]
+
+
+def has_word_tokens(encoder: TextEncoder) -> bool:
+    """Whether an encoder gives a caption of several words a vector for each token, not one alone.
+
+    Shapes tell it; on the meta device, where nothing is read, every encoder is taken to have them.
+    """
+    if any(p.is_meta for p in encoder.parameters()):
+        return True
+    training = encoder.training
+    with torch.no_grad():
+        found = encoder.eval().encode(["a small red ring on a blue moon"])
+    encoder.train(training)
+    return found.tokens.shape[1] > 1
 
 
 def warn_of_losses(encoder: TextEncoder, captions: Sequence[str], where: str = "") -> str:
