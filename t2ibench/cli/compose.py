@@ -35,7 +35,7 @@ MODEL_KEYS = ("model", "parts", "base", "start", "text", "conditioning", "data.r
 SUBGROUPS = ("evaluator/extractor", "evaluator/dual_encoder")
 """Groups within a group, of which several files are chosen as a list."""
 
-MODEL_GROUPS = ("autoencoder", "clip", "prior", "cascade")
+MODEL_GROUPS = ("autoencoder", "clip", "damsm", "prior", "cascade")
 """Groups whose choices belong to one model."""
 
 

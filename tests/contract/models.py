@@ -44,10 +44,15 @@ def words(model, conditioning, cache):
         # Asked for eps in pure noise, an untrained network would drive every pixel to its bounds.
         *(["model.module.process.clip_sample=true"] if "  process:" in text else []),
         *([f"parts.clip.network.image_size={SIDE}"] if "clip: " in text else []),
+        *(["parts.damsm.network.image.channels=8"] if "damsm: " in text else []),
         f"data.resolution={SIDE}",
         # Layers that begin at zero hide those before them, at papers' rates for longer than a test.
         "model.training.warmup_images=0",
-        *(["model.module.optimizer.lr=0.01"] if "origin: paper" in text else []),
+        *(
+            ["model.module.optimizer.lr=0.01"]
+            if "origin: paper" in text and "\n  optimizer:" in text
+            else []
+        ),
         "data.source.num_train=48",
         "data.source.num_val=8",
         "data.source.num_test=8",
