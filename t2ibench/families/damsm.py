@@ -92,7 +92,7 @@ class DAMSM(nn.Module):
     def losses(
         self, seen: Seen, text: TextFeatures, same: Bool[Tensor, "B B"] | None = None
     ) -> Matched:
-        """Both losses of images with their captions, in float32.
+        """Both losses of images with their captions, in float32 at least.
 
         Args:
             seen: (B, N, D) regions and (B, D) wholes.
@@ -100,8 +100,9 @@ class DAMSM(nn.Module):
             same: True where image i and caption j belong together though i is not j.
         """
         with torch.autocast(text.tokens.device.type, enabled=False):
-            seen = Seen(seen.regions.float(), seen.whole.float())
-            text = text.to(torch.float32)
+            wide = torch.promote_types(seen.whole.dtype, torch.float32)
+            seen = Seen(seen.regions.to(wide), seen.whole.to(wide))
+            text = text.to(wide)
             words = words_loss(seen.regions, text.tokens, text.mask, *self.gammas, same)
             return Matched(words, sentence_loss(seen.whole, text.pooled, self.gammas[2], same))
 

@@ -77,6 +77,7 @@ class BaseText(FrozenHolder, TextEncoder):
         self.hold("module", base)
         self.width = base.text_encoder.width
         self.max_length = base.text_encoder.max_length
+        self.word_tokens = base.text_encoder.word_tokens
 
     @property
     def _encoder(self) -> TextEncoder:

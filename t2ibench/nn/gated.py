@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -32,7 +33,8 @@ class Augmented(NamedTuple):
     @property
     def divergence(self) -> Float[Tensor, ""]:
         """Divergence KL(N(mean, variance) || N(0, 1)), averaged over captions and dimensions."""
-        mean, log_variance = self.mean.float(), self.log_variance.float()
+        wide = torch.promote_types(self.mean.dtype, torch.float32)
+        mean, log_variance = self.mean.to(wide), self.log_variance.to(wide)
         return -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).mean()
 
 

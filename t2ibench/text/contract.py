@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from t2ibench.core.errors import ConfigError
 from t2ibench.core.types import TextFeatures
 
 log = logging.getLogger(__name__)
@@ -80,6 +80,8 @@ class TextEncoder(nn.Module, ABC):
         needs_vocabulary: whether it is made with the words of the training captions.
         cacheable: whether the features of a caption never change and are all that is needed of
             it, so that a cache can keep them.
+        word_tokens: whether ``tokens`` has a vector for each word or piece of a caption; False
+            where it repeats the caption's only one.
     """
 
     width: int
@@ -87,6 +89,7 @@ class TextEncoder(nn.Module, ABC):
     trainable: bool
     needs_vocabulary: ClassVar[bool] = False
     cacheable: ClassVar[bool] = False
+    word_tokens: bool = True
 
     @abstractmethod
     def encode(self, captions: Sequence[str]) -> TextFeatures:
@@ -113,18 +116,19 @@ class TextEncoder(nn.Module, ABC):
         return [str(i + 1) for i in range(int(self.encode([caption]).mask.sum()))]
 
 
-def has_word_tokens(encoder: TextEncoder) -> bool:
-    """Whether an encoder gives a caption of several words a vector for each token, not one alone.
+def check_word_tokens(encoder: TextEncoder | type[TextEncoder], reader: str) -> None:
+    """Refuses an encoder without a vector for each token, for a network that attends to them.
 
-    Shapes tell it; on the meta device, where nothing is read, every encoder is taken to have them.
+    Raises:
+        ConfigError: it gives captions alone a vector.
     """
-    if any(p.is_meta for p in encoder.parameters()):
-        return True
-    training = encoder.training
-    with torch.no_grad():
-        found = encoder.eval().encode(["a small red ring on a blue moon"])
-    encoder.train(training)
-    return found.tokens.shape[1] > 1
+    if not encoder.word_tokens:
+        cls = encoder if isinstance(encoder, type) else type(encoder)
+        raise ConfigError(
+            f"text: {cls.__name__} gives one vector a caption and none a word, and {reader} "
+            "attends to words; choose an encoder of words (text=damsm, text=word_lstm), or "
+            "conditioning=concat or modulation."
+        )
 
 
 def warn_of_losses(encoder: TextEncoder, captions: Sequence[str], where: str = "") -> str:

@@ -38,6 +38,7 @@ from t2ibench.families.damsm_training import DAMSMPlan, retrieval_in, train_dams
 from t2ibench.interop.files import read_tensors
 from t2ibench.runs.clock import Clock
 from t2ibench.runs.folder import Run
+from t2ibench.text.contract import check_word_tokens
 from t2ibench.text.word import build_vocabulary
 from t2ibench.training.checkpoint import SaveSchedule, WholeFiles, newest_whole, previous
 from t2ibench.training.preemption import deferred_signals
@@ -95,9 +96,13 @@ class TrainedDAMSM(Part):
         """Makes the networks, so that impossible sizes and missing files are told at once.
 
         Raises:
-            ConfigError: a size is impossible, or weights are given to a network that takes none.
+            ConfigError: a size is impossible, weights are given to a network that takes none, or
+                the text encoder has no vector a word.
             MissingWeightsError: the image encoder's published weights are not there.
         """
+        encoder = getattr(context.spec.text, "encoder", None)
+        if encoder is not None and context.spec.conditioning == "cross_attention":
+            check_word_tokens(encoder.cls, context.spec.model.name)
         network = self._untrained(["a"])
         if not hasattr(network.image, "load_published"):
             if self.path is not None:

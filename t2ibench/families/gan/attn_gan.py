@@ -26,13 +26,10 @@ from t2ibench.families.contract import OptimizerFactory, TextToImageModule
 from t2ibench.families.damsm import FrozenDAMSM, Matched
 from t2ibench.families.gan.attn_gan_networks import STAGES, Drawn, Judged, WordAttention
 from t2ibench.families.gan.augment import Augmentation, DiffAugment
-from t2ibench.families.gan.balance import balance, balance_alarms
+from t2ibench.families.gan.balance import BALANCE, balance, balance_alarms
 from t2ibench.families.gan.losses import AdversarialLoss, Adversary
 from t2ibench.families.gan.steps import Step, named, parts_of
-from t2ibench.text.contract import TextEncoder, has_word_tokens
-
-TOLD = ("real_logit", "fake_logit", "accuracy", "real_spread", "fake_spread")
-"""Names of ``balance``, which are logged as they are."""
+from t2ibench.text.contract import TextEncoder, check_word_tokens
 
 
 class Part(NamedTuple):
@@ -122,12 +119,8 @@ class AttnGAN(TextToImageModule):
         sizes: dict[str, Any] = {"resolution": resolution, "text_width": text_encoder.width}
         self.generator: Any = generator(**sizes)
         self.discriminators: Any = None if discriminator is None else discriminator(**sizes)
-        if self.reads_words and not has_word_tokens(text_encoder):
-            raise ConfigError(
-                f"text: {type(text_encoder).__name__} gives one vector a caption and none a word, "
-                "which AttnGAN's attention needs; choose text=damsm or another encoder of words, "
-                "or conditioning=concat."
-            )
+        if self.reads_words:
+            check_word_tokens(text_encoder, "AttnGAN")
         self.damsm = damsm
         self.make_generator_optimizer = generator_optimizer
         self.make_discriminator_optimizer = discriminator_optimizer
@@ -206,7 +199,7 @@ class AttnGAN(TextToImageModule):
         ]
         step = Step(self, of_discriminators, self._judging())
         judged = step.take(self._discriminator_losses(parts), len(parts))
-        logs = named("discriminator", judged, TOLD)
+        logs = named("discriminator", judged, BALANCE)
         self.discriminators.requires_grad_(False)
         try:
             step = Step(self, of_generator, list(self.generator.parameters()))

@@ -81,7 +81,8 @@ class WordAttention(nn.Module):
         text_width: width of the words.
 
     Source: Xu et al. 2018 (AttnGAN), eq. 2.
-    Differs: none.
+    Differs: every place has its own caption's mask; the authors' code lays masks out in another
+        order than scores, so that places have those of other captions of the batch.
     """
 
     def __init__(self, channels: int, text_width: int) -> None:
