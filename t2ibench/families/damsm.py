@@ -23,6 +23,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from t2ibench.core.errors import ConfigError
 from t2ibench.core.frozen import FrozenHolder
 from t2ibench.core.hashing import hash_json, hash_tensors
 from t2ibench.core.ranks import gathered, greatest, own, together, world_size
@@ -56,7 +57,8 @@ class DAMSM(nn.Module):
         embedding_width: width of the text encoder's word vectors.
         max_length: most words of a caption.
         dropout: of word vectors in training.
-        image: factory of the image encoder, called with ``width``.
+        image: factory of the image encoder, called with ``width``; None: the text encoder alone,
+            of a published generator that only samples.
         gamma1: how sharply a word attends to regions.
         gamma2: how much its best words count for a caption.
         gamma3: inverse temperature of the posterior over the batch.
@@ -73,7 +75,7 @@ class DAMSM(nn.Module):
         embedding_width: int,
         max_length: int,
         dropout: float,
-        image: Callable[..., nn.Module],
+        image: Callable[..., nn.Module] | None,
         gamma1: float,
         gamma2: float,
         gamma3: float,
@@ -86,8 +88,21 @@ class DAMSM(nn.Module):
             max_length=max_length,
             dropout=dropout,
         )
-        self.image = image(width=width)
+        self.image = None if image is None else image(width=width)
         self.gammas = (gamma1, gamma2, gamma3)
+
+    def see(self, images: Images) -> Seen:
+        """Regions and wholes of images in [-1, 1].
+
+        Raises:
+            ConfigError: there is no image encoder.
+        """
+        if self.image is None:
+            raise ConfigError(
+                "parts.damsm.network.image=null: a DAMSM without an image encoder trains nothing; "
+                "import it with image_encoder….pth, or choose damsm=conv."
+            )
+        return self.image(images)
 
     def losses(
         self, seen: Seen, text: TextFeatures, same: Bool[Tensor, "B B"] | None = None
@@ -139,11 +154,14 @@ class FrozenDAMSM(FrozenHolder):
         """Losses of images in [-1, 1] with the features of their captions.
 
         Gradients flow to the images. Captions that are alike are no negatives of one another.
+
+        Raises:
+            ConfigError: there is no image encoder.
         """
         if together():
             captions = all_captions(captions)
         same = alike(captions)
-        seen = self.network.image(images)
+        seen = self.network.see(images)
         return self.network.losses(seen, text, None if same is None else same.to(images.device))
 
     def is_text_of(self, encoder: TextEncoder) -> bool:

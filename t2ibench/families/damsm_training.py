@@ -116,7 +116,7 @@ def train_damsm(
             images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
         text = network.text(*network.text.ids(batch.captions, rng))
         same = alike(batch.captions)
-        seen = network.image(images)
+        seen = network.see(images)
         losses = network.losses(seen, text, None if same is None else same.to(device))
         loss = losses.words + losses.sentence
         optimizer.zero_grad(set_to_none=True)
@@ -150,7 +150,7 @@ def retrieval_in(network: DAMSM, batch: Any) -> float:
     captions = list(dict.fromkeys(batch.captions))
     own = torch.tensor([captions.index(caption) for caption in batch.captions])
     with torch.no_grad():
-        whole = network.image(from_pixels(batch.pixels).to(device)).whole.float()
+        whole = network.see(from_pixels(batch.pixels).to(device)).whole.float()
         text = network.text.encode(captions).pooled.float()
     nearest = (nn.functional.normalize(whole) @ nn.functional.normalize(text).T).argmax(1)
     return float((nearest.cpu() == own).float().mean())

@@ -37,9 +37,9 @@ from t2ibench.text.damsm import DAMSMText
 from t2ibench.text.word import WordLSTM
 
 CLOSE = {torch.float32: 1e-5, torch.float64: 1e-9}
-"""Greatest difference from the authors' numbers, as a share of a tensor's norm. Gradients are compared
-in float64 alone: in float32 rounding moves some by a hundredth, as these weights are nearly of low
-rank and batch norm divides by what nearly cancels."""
+"""Greatest difference from the authors' numbers, as a share of a tensor's norm. Gradients are
+compared in float64 alone: in float32 rounding moves some by a hundredth, as these weights are
+nearly of low rank and batch norm divides by what nearly cancels."""
 
 
 @pytest.fixture(scope="module")

@@ -8,14 +8,14 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from t2ibench.core.errors import ConfigError, MissingWeightsError, T2IBenchError
 from t2ibench.core.files import atomic_path, read_json_object, write_json
@@ -221,11 +221,68 @@ class TrainedDAMSM(Part):
             val = source.split("val")
             held_out = pairs_of(val, min(CARD_PAIRS, len(val)))(np.random.default_rng(0))
             card[f"r@1-of-{len(set(held_out.captions))}"] = retrieval_in(network, held_out)
-        save_damsm(network, run.path / KEPT, card)
+        save_damsm(network.state_dict(), words, run.path / KEPT, card)
         clock = Clock(plan.steps * batch_size, step_flops / batch_size, seconds)
         run.set_status("finished", clock=clock.state_dict())
         for checkpoint in (run.checkpoint, previous(run.checkpoint)):
             checkpoint.unlink(missing_ok=True)
+
+
+class PublishedDAMSM(Part):
+    """A DAMSM whose weights are in a folder (``damsm=published parts.damsm.path=FOLDER``).
+
+    Attributes:
+        path: folder that ``save_damsm`` wrote; identified by its content.
+        network: class and arguments of the DAMSM.
+    """
+
+    weights_in_model: ClassVar[bool] = True
+
+    path: Annotated[str | None, Content]
+    network: Annotated[ComponentField, Trained]
+
+    def identity(self, context: Context) -> dict[str, Any]:
+        """Layout and fingerprint of its weights."""
+        return self.values(Trained) | {"fingerprint": self._given(context).fingerprint}
+
+    def check(self, context: Context) -> None:
+        """Loads the DAMSM, so that missing weights are told before any work.
+
+        Raises:
+            MissingWeightsError: there is no folder, or its weights are not those of its card.
+        """
+        self._given(context)
+
+    def prepare(self, context: Context, run: Run) -> Prepared:
+        """Loads the DAMSM; the run gets a copy."""
+        damsm = self._given(context).to(context.device)
+        if rank() == 0:
+            shutil.copytree(str(self.path), folder_of_part(run, KEPT), dirs_exist_ok=True)
+        barrier()
+        return Prepared(damsm, facts={"fingerprint": damsm.fingerprint})
+
+    def restore(self, context: Context, run: Run | None) -> nn.Module:
+        """Loads the run's copy."""
+        if run is None:
+            return self._given(context)
+        kept = folder_of_part(run, KEPT)
+        return FrozenDAMSM(load_damsm(self._made, kept)).to(context.device)
+
+    def given(self, module: nn.Module) -> tuple[str, ...]:
+        """Phrase for the leaderboard: a pretrained DAMSM."""
+        return ("pretrained DAMSM",)
+
+    def _given(self, context: Context) -> Any:
+        if self.path is None:
+            raise MissingWeightsError(
+                "damsm=published needs its folder: give parts.damsm.path=RUN/parts/damsm of a run "
+                "that `t2ibench import` wrote."
+            )
+        folder = Path(self.path)
+        return self.read_once(context, lambda: FrozenDAMSM(load_damsm(self._made, folder)))
+
+    def _made(self, vocabulary: Sequence[str]) -> DAMSM:
+        return instantiate(self.network, vocabulary=list(vocabulary))
 
 
 class TextEncoderOfDAMSM(TextPart):
@@ -260,11 +317,13 @@ class TextEncoderOfDAMSM(TextPart):
         return DAMSMFeatures(context.modules["damsm"])  # type: ignore[arg-type]
 
 
-def save_damsm(network: DAMSM, folder: Path, card: dict[str, Any]) -> None:
+def save_damsm(
+    tensors: Mapping[str, Tensor], words: Sequence[str], folder: Path, card: dict[str, Any]
+) -> None:
     """Writes weights, vocabulary and card."""
     with atomic_path(folder / WEIGHTS) as aside:
-        write_safetensors(network.state_dict(), aside)
-    write_json(folder / VOCABULARY, network.text.vocabulary)
+        write_safetensors(tensors, aside)
+    write_json(folder / VOCABULARY, list(words))
     sha256 = {"sha256": hash_file(folder / WEIGHTS)}
     write_json(folder / CARD, sha256 | card)
 

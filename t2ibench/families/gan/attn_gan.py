@@ -119,7 +119,7 @@ class AttnGAN(TextToImageModule):
         sizes: dict[str, Any] = {"resolution": resolution, "text_width": text_encoder.width}
         self.generator: Any = generator(**sizes)
         self.discriminators: Any = None if discriminator is None else discriminator(**sizes)
-        if self.reads_words:
+        if self.draws_attention:
             check_word_tokens(text_encoder, "AttnGAN")
         self.damsm = damsm
         self.make_generator_optimizer = generator_optimizer
@@ -132,7 +132,7 @@ class AttnGAN(TextToImageModule):
         self.default_psi = truncation_psi
 
     @property
-    def reads_words(self) -> bool:
+    def draws_attention(self) -> bool:
         """True where the generator attends to words."""
         return any(isinstance(part, WordAttention) for part in self.generator.modules())
 
@@ -153,7 +153,10 @@ class AttnGAN(TextToImageModule):
         if self.discriminators is not None:
             judges = self.discriminators.of_side
             found |= {f"discriminator_{side}": judge for side, judge in judges.items()}
-        found |= {"damsm_image": self.damsm.network.image, "damsm_text": self.damsm.network.text}
+        network = self.damsm.network
+        found |= {"damsm_text": network.text}
+        if network.image is not None:
+            found["damsm_image"] = network.image
         if not self.damsm.is_text_of(self.text_encoder):
             found["text_encoder"] = self.text_encoder
         return found
