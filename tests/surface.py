@@ -26,6 +26,7 @@ COMPOSED_WITH = {
     "autoencoder": "diffusion/ldm",
     "cascade": "diffusion/sr3",
     "clip": "diffusion/fast_unclip",
+    "damsm": "gan/attn_gan",
     "prior": "diffusion/fast_unclip",
 }
 """A model that has the parts of a group."""

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 MODEL_KEYS = ("model", "parts", "base", "start", "text", "conditioning", "data.resolution")
 """Keys and groups of a cascade's stage that do not apply to the model of its base."""
 
-MODEL_GROUPS = ("autoencoder", "clip", "prior", "cascade")
+MODEL_GROUPS = ("autoencoder", "clip", "damsm", "prior", "cascade")
 """Groups whose choices belong to one model."""
 
 

@@ -184,6 +184,26 @@ class TextToImageModule(pl.LightningModule, ABC):
         edits also takes ``edit``, one that samples other sizes also takes ``size``.
         """
 
+    @property
+    def draws_attention(self) -> bool:
+        """Whether ``attention_maps`` has maps; False by default."""
+        return False
+
+    def attention_maps(
+        self, text: TextFeatures, noise: Noise, knobs: Mapping[str, float]
+    ) -> list[Tensor]:
+        """Weights of words at the places of what ``sample`` draws; none by default.
+
+        Args:
+            text: features of B captions.
+            noise: as for ``sample``, at its first draw.
+            knobs: complete and checked.
+
+        Returns:
+            (B, L, h, w) of each layer that is worth a look; over words they sum to one.
+        """
+        return []
+
     @abstractmethod
     def configure_optimizers(self) -> Any:
         """Makes one optimiser, or a list of them (a GAN's two)."""

@@ -77,6 +77,7 @@ class BaseText(FrozenHolder, TextEncoder):
         self.hold("module", base)
         self.width = base.text_encoder.width
         self.max_length = base.text_encoder.max_length
+        self.word_tokens = base.text_encoder.word_tokens
 
     @property
     def _encoder(self) -> TextEncoder:
@@ -102,3 +103,7 @@ class BaseText(FrozenHolder, TextEncoder):
     def token_report(self, captions: Sequence[str]) -> TokenReport:
         """Report of what the base's text encoder truncates or does not know in captions."""
         return self._encoder.token_report(captions)
+
+    def token_words(self, caption: str) -> list[str]:
+        """What the base's text encoder calls a caption's tokens."""
+        return self._encoder.token_words(caption)

@@ -46,6 +46,7 @@ def words(model, conditioning, cache):
         # Asked for eps in pure noise, an untrained network would drive every pixel to its bounds.
         *(["model.module.process.clip_sample=true"] if "  process:" in text else []),
         *([f"parts.clip.network.image_size={SIDE}"] if "clip: " in text else []),
+        *(["parts.damsm.network.image.channels=8"] if "damsm: " in text else []),
         f"data.resolution={SIDES.get(model, SIDE)}",
         # Layers that begin at zero hide those before them, at papers' rates for longer than a test.
         "model.training.warmup_images=0",
