@@ -49,6 +49,8 @@ def words(model, conditioning, cache):
         # Asked for eps in pure noise, an untrained network would drive every pixel to its bounds.
         *(["model.module.process.clip_sample=true"] if "  process:" in text else []),
         *([f"parts.clip.network.image_size={SIDE}"] if "clip: " in text else []),
+        # A base of at least the world's least side.
+        *(["model.module.upscale=2"] if "\n  upscale:" in text else []),
         f"data.resolution={SIDE}",
         # Layers that begin at zero hide those before them, at papers' rates for longer than a test.
         "model.training.warmup_images=0",

@@ -24,7 +24,7 @@ from t2ibench.core.edits import (
 )
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.knobs import Knob
-from t2ibench.core.noise import Noise, SeededNoise, TrainingNoise
+from t2ibench.core.noise import Noise, TrainingNoise
 from t2ibench.core.ranks import world_size
 from t2ibench.core.types import Batch, Images, TextFeatures
 from t2ibench.families.contract import OptimizerFactory, TextToImageModule
@@ -34,14 +34,13 @@ from t2ibench.families.gan.balance import balance, balance_alarms
 from t2ibench.families.gan.giga_discriminator import VisionDiscriminator, pyramid_of, realism
 from t2ibench.families.gan.giga_losses import (
     PyramidGame,
+    add_logs,
     caption_embeddings,
     clip_contrastive_loss,
+    rows_of_parts,
 )
 from t2ibench.families.gan.losses import AdversarialLoss, Adversary
 from t2ibench.text.contract import TextEncoder
-
-MEAN_STYLES = 128
-"""Latents whose styles' mean is a prompt's; the paper does not give their number."""
 
 
 class GigaGAN(TextToImageModule):
@@ -202,7 +201,7 @@ class GigaGAN(TextToImageModule):
         Differs: both players see the same generated images.
         """
         of_generator, of_discriminator = cast(list[Any], self.optimizers())
-        rows = _parts(len(batch), self.accumulation)
+        rows = rows_of_parts(len(batch), self.accumulation)
         noise = TrainingNoise(len(batch), batch.image.device).normal(self.generator.noise_width)
         drawn = None
         if len(rows) == 1:  # one graph serves both steps
@@ -246,7 +245,7 @@ class GigaGAN(TextToImageModule):
                 found["vision_discriminator_loss"] = judged.detach()
                 loss = loss + self.vision_weight * judged
             found |= balance(realism(right), realism(false), part.image, fake[-1])
-            _add(logs, found, len(rows))
+            add_logs(logs, found, len(rows))
             yield loss / len(rows)
         logs["discriminator_gradient_norm"] = self.gradient_norm(self._judging())
 
@@ -283,7 +282,7 @@ class GigaGAN(TextToImageModule):
                 found["vision_generator_loss"] = fooled.detach()
                 loss = loss + self.vision_weight * fooled
             found["loss"] = loss.detach()
-            _add(logs, found, len(rows))
+            add_logs(logs, found, len(rows))
             yield loss / len(rows)
         logs["generator_gradient_norm"] = self.gradient_norm(self.generator.parameters())
 
@@ -299,30 +298,6 @@ class GigaGAN(TextToImageModule):
         return self.game.adversary.discriminator_loss(right, [(1.0, false)])
 
     # ---- sampling ----
-
-    def style(
-        self, noise: Float[Tensor, "B Z"], sentence: Float[Tensor, "B D"], psi: float
-    ) -> Float[Tensor, "B D2"]:
-        r"""Truncated style :math:`\bar w(t) + \psi (w - \bar w(t))`.
-
-        Source: Kang et al. 2023 (GigaGAN), section 4 (truncation); Karras et al. 2019 (StyleGAN),
-            appendix B.
-        Differs: the mean is that of the prompt, over fixed latents.
-        """
-        style = self.generator.mapping(noise, sentence)
-        return style if psi == 1 else torch.lerp(self.mean_style(sentence), style, psi)
-
-    def mean_style(self, sentence: Float[Tensor, "B D"]) -> Float[Tensor, "B D2"]:
-        """Mean style of each prompt over fixed latents: of weights and prompt alone.
-
-        Args:
-            sentence: t_global of the prompts.
-        """
-        noise = SeededNoise(range(MEAN_STYLES), sentence.device)
-        latents = noise.normal(self.generator.noise_width).to(sentence)
-        each = sentence.repeat_interleave(MEAN_STYLES, 0)
-        styles = self.generator.mapping(latents.repeat(len(sentence), 1), each)
-        return styles.unflatten(0, (-1, MEAN_STYLES)).mean(1)
 
     def sample(
         self,
@@ -346,7 +321,7 @@ class GigaGAN(TextToImageModule):
             z = slerp(z, other, edit.weight)
         told = generator.branch(text)
         count = len(generator.levels)
-        styles = [self.style(z, told.pooled, psi)] * count
+        styles = [generator.mapping.truncated(z, told.pooled, psi)] * count
         contexts = generator.contexts(told)
         if isinstance(edit, StyleMixing | PromptMixing):
             kept = round(edit.switch * count)
@@ -355,29 +330,10 @@ class GigaGAN(TextToImageModule):
                 contexts = contexts[:kept] + generator.contexts(told)[kept:]
             else:
                 z = edit.noise.normal(generator.noise_width).to(z)
-            styles = styles[:kept] + [self.style(z, told.pooled, psi)] * (count - kept)
+            styles = styles[:kept] + [generator.mapping.truncated(z, told.pooled, psi)] * (
+                count - kept
+            )
         return generator.synthesise(styles, contexts)[-1]
-
-
-def _parts(count: int, accumulation: int) -> list[slice]:
-    """Rows of each part of a batch.
-
-    Raises:
-        ConfigError: the batch has no such parts of two images or more.
-    """
-    if accumulation < 1 or count % accumulation or (accumulation > 1 and count < 2 * accumulation):
-        raise ConfigError(
-            f"model.module.accumulation={accumulation} does not cut a batch of {count} into equal "
-            "parts of at least two images; choose a divisor."
-        )
-    size = count // accumulation
-    return [slice(start, start + size) for start in range(0, count, size)]
-
-
-def _add(logs: dict[str, Tensor], found: Mapping[str, Tensor], parts: int) -> None:
-    """Adds a part's scalars to the step's means."""
-    for name, value in found.items():
-        logs[name] = logs.get(name, 0) + value / parts
 
 
 def _together(weight_name: str, weight: float, part_name: str, part: nn.Module | None) -> None:

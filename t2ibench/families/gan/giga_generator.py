@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, leaky_relu, scaled_dot_product_attention
 
 from t2ibench.core.errors import ConfigError
+from t2ibench.core.noise import SeededNoise
 from t2ibench.core.types import Images, TextFeatures
 from t2ibench.nn.adaptive import AdaptiveConv, equalise, unbiased
 from t2ibench.nn.attention import TransformerBlock
@@ -35,6 +36,9 @@ ATTENTION_GAIN = 0.3
 
 MAPPING_RATE = 0.01
 """Learning-rate multiplier of the mapping network (StyleGAN2's)."""
+
+MEAN_STYLES = 128
+"""Latents whose styles' mean is a prompt's; the paper does not give their number."""
 
 Pyramid = Sequence[Float[Tensor, "_ 3 _ _"]]
 """Images of every size, the smallest first."""
@@ -120,6 +124,7 @@ class StyleMapping(nn.Module):
 
     def __init__(self, *, noise_width: int, text_width: int, width: int, depth: int) -> None:
         super().__init__()
+        self.noise_width = noise_width
         self.embedding = EqualisedLinear(text_width, width)
         widths = [noise_width + width] + [width] * depth
         self.layers = nn.ModuleList(
@@ -135,6 +140,25 @@ class StyleMapping(nn.Module):
         for layer in self.layers:
             x = activated(layer(x))
         return x
+
+    def truncated(
+        self, noise: Float[Tensor, "B Z"], sentence: Float[Tensor, "B D"], psi: float
+    ) -> Float[Tensor, "B D2"]:
+        r"""Truncated styles :math:`\bar w(t) + \psi (w - \bar w(t))`.
+
+        Source: Karras et al. 2019 (StyleGAN), appendix B; Kang et al. 2023 (GigaGAN), section 4.
+        Differs: the mean is that of the prompt.
+        """
+        style = self(noise, sentence)
+        return style if psi == 1 else torch.lerp(self.mean(sentence), style, psi)
+
+    def mean(self, sentence: Float[Tensor, "B D"]) -> Float[Tensor, "B D2"]:
+        """Mean style of each prompt over fixed latents: of weights and prompt alone."""
+        noise = SeededNoise(range(MEAN_STYLES), sentence.device)
+        latents = noise.normal(self.noise_width).to(sentence)
+        each = sentence.repeat_interleave(MEAN_STYLES, 0)
+        styles = self(latents.repeat(len(sentence), 1), each)
+        return styles.unflatten(0, (-1, MEAN_STYLES)).mean(1)
 
 
 def unit_moment(x: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
@@ -257,6 +281,7 @@ class SynthesisLevel(nn.Module):
         candidates: int,
         attention: nn.Module | None,
         text: nn.Module | None,
+        colours: bool = True,
     ) -> None:
         super().__init__()
         self.convs = nn.ModuleList(
@@ -264,19 +289,19 @@ class SynthesisLevel(nn.Module):
         )
         self.attention = attention
         self.text = text
-        self.to_image = ToImage(out, style_width)
+        self.to_image = ToImage(out, style_width) if colours else None
 
     def forward(
         self, x: Float[Tensor, "B C H W"], style: Float[Tensor, "B D"], context: Any
-    ) -> tuple[Float[Tensor, "B C2 H W"], Images]:
-        """Feature map and colours of this resolution."""
+    ) -> tuple[Float[Tensor, "B C2 H W"], Images | None]:
+        """Feature map and colours of this resolution, where it has some."""
         for conv in self.convs:
             x = conv(x, style)
         if self.attention is not None:
             x = self.attention(x)
         if self.text is not None:
             x = self.text(x, context)
-        return x, self.to_image(x, style)
+        return x, None if self.to_image is None else self.to_image(x, style)
 
 
 def enlarged(x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H2 W2"]:
