@@ -124,7 +124,7 @@ class AdaptiveConv(nn.Module):
         bank = (self.weight * self.gain).unflatten(0, (self.candidates, -1))
         if self.selection is None:
             return bank.expand(len(style), *bank.shape[1:])
-        shares = self.selection(style).float().softmax(1)
+        shares = self.selection(style).softmax(1)
         return (shares @ bank.flatten(1)).unflatten(1, bank.shape[1:])
 
     def forward(

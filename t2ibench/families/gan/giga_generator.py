@@ -408,7 +408,7 @@ class GigaGenerator(nn.Module):
             styles: of each level.
             contexts: of each level.
         """
-        x = self.constant.expand(len(styles[0]), -1, -1, -1)
+        x = self.constant.repeat(len(styles[0]), 1, 1, 1)
         images: list[Tensor] = []
         for level, style, context in zip(self.levels, styles, contexts, strict=True):
             if images:

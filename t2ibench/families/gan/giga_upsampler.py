@@ -65,7 +65,8 @@ class UpsamplingUNet(nn.Module):
         conditioning: how text reaches the feature maps; the style reads it always.
 
     Raises:
-        ConfigError: ``upscale`` is no power of two of at least 2, or heads divide no width.
+        ConfigError: ``upscale`` is no power of two of at least 2, ``channel_base`` is too small for
+            it, or heads divide no width.
 
     Source: Kang et al. 2023 (GigaGAN), section 3.6 (three halvings and six doublings for 64 to 512
         px, skip connections of the same resolution).
@@ -112,6 +113,11 @@ class UpsamplingUNet(nn.Module):
         widths = [
             min(channel_base >> level, channel_max) for level in range(halvings + doublings + 1)
         ]
+        if 0 in widths:
+            raise ConfigError(
+                f"model.module.generator.channel_base={channel_base} leaves no channels after "
+                f"{halvings + doublings} doublings; set at least {2 ** (halvings + doublings)}."
+            )
         self.first = EqualisedConv(3, widths[halvings], 3, padding=1)
         self.down = nn.ModuleList(
             Halving(widths[level], widths[level - 1], None) for level in range(halvings, 0, -1)
