@@ -16,6 +16,7 @@ PAPER_FILES = sorted(
         *ROOT.glob("families/diffusion/process.py"),
         *ROOT.glob("families/diffusion/denoiser.py"),
         *ROOT.glob("families/*/gan_int_cls.py"),
+        *ROOT.glob("families/gan/giga_*.py"),
         *ROOT.glob("families/*/vqgan_gpt.py"),
         *ROOT.glob("families/*/ldm.py"),
         ROOT / "families/diffusion/dit.py",
@@ -32,9 +33,11 @@ PAPER_FILES = sorted(
         ROOT / "metrics/kernel.py",
         ROOT / "metrics/neighbours.py",
         ROOT / "nn/conditioning.py",
+        ROOT / "nn/adaptive.py",
         ROOT / "nn/attention.py",
         ROOT / "nn/ema.py",
         ROOT / "nn/embeddings.py",
+        ROOT / "nn/l2_attention.py",
         ROOT / "text/ldm_bert.py",
     ]
 )
