@@ -17,6 +17,7 @@ PAPER_FILES = sorted(
         *ROOT.glob("families/diffusion/denoiser.py"),
         *ROOT.glob("families/*/gan_int_cls.py"),
         *ROOT.glob("families/gan/stack_gan*.py"),
+        *ROOT.glob("families/gan/giga_*.py"),
         *ROOT.glob("families/*/vqgan_gpt.py"),
         *ROOT.glob("families/*/ldm.py"),
         ROOT / "families/diffusion/dit.py",
@@ -34,11 +35,13 @@ PAPER_FILES = sorted(
         ROOT / "metrics/neighbours.py",
         ROOT / "nn/batch_norm.py",
         ROOT / "nn/conditioning.py",
+        ROOT / "nn/adaptive.py",
         ROOT / "nn/attention.py",
         ROOT / "nn/ema.py",
         ROOT / "nn/embeddings.py",
         ROOT / "text/char_cnn_rnn.py",
         ROOT / "text/joint_embedding.py",
+        ROOT / "nn/l2_attention.py",
         ROOT / "text/ldm_bert.py",
     ]
 )
