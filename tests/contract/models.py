@@ -53,7 +53,7 @@ def words(model, conditioning, cache):
         *([f"parts.clip.network.image_size={SIDE}"] if "clip: " in text else []),
         *(["parts.damsm.network.image.channels=8"] if "damsm: " in text else []),
         # A base of at least the world's least side.
-        *(["model.module.upscale=2"] if "\n  upscale:" in text else []),
+        *(["model.module.upscale=2"] if "\n  upscale:" in text and model not in SIDES else []),
         f"data.resolution={SIDES.get(model, SIDE)}",
         # Layers that begin at zero hide those before them, at papers' rates for longer than a test.
         "model.training.warmup_images=0",
