@@ -47,7 +47,11 @@ def words(model, conditioning, cache):
         f"data.resolution={SIDE}",
         # Layers that begin at zero hide those before them, at papers' rates for longer than a test.
         "model.training.warmup_images=0",
-        *(["model.module.optimizer.lr=0.01"] if "origin: paper" in text else []),
+        *(
+            ["model.module.optimizer.lr=0.01"]
+            if "origin: paper" in text and "\n  optimizer:" in text
+            else []
+        ),
         "data.source.num_train=48",
         "data.source.num_val=8",
         "data.source.num_test=8",
