@@ -28,7 +28,7 @@ SLOPE = 0.2
 """Negative slope of the heads' leaky ReLUs."""
 
 HUB = "hub"
-"""In place of a path: the weights that timm knows by the architecture's name."""
+"""Value of a path that means the weights which timm knows by the architecture's name."""
 
 
 class ViTFeatures(nn.Module):
@@ -390,7 +390,7 @@ class ProjectedHeads(nn.Module):
         return torch.cat([head(of_map, text) for head, of_map in pairs], dim=1)
 
 
-def cropped(images: Images, side: int) -> Images:
+def cropped(images: Images, side: int) -> Float[Tensor, "B 3 h h"]:
     """A random square part of the images, the same of all, by torch's global generator."""
     spare = images.shape[-1] - side
     top, left = (int(torch.randint(spare + 1, ())) for _ in range(2))

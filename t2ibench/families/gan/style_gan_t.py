@@ -28,7 +28,7 @@ from t2ibench.families.contract import OptimizerFactory, TextToImageModule
 from t2ibench.families.frozen_clip import FrozenClip
 from t2ibench.families.gan.augment import Augmentation, DiffAugment
 from t2ibench.families.gan.balance import balance, balance_alarms
-from t2ibench.families.gan.inversion import INVERSIONS, between, edited, inversion_knob
+from t2ibench.families.gan.inversion import INVERSIONS, Paint, between, edited, inversion_knob
 from t2ibench.families.gan.losses import AdversarialLoss, Adversary
 from t2ibench.families.gan.projected import cropped
 from t2ibench.families.gan.style_gan_t_generator import Latents
@@ -113,8 +113,8 @@ class StyleGANT(TextToImageModule):
         if (clip is None) != (clip_weight == 0):
             raise ConfigError(
                 f"model.module.clip_weight={clip_weight:g} with {'no' if clip is None else 'a'} "
-                "CLIP does not fit: guidance needs both; leave both out, or choose clip=dual_encoder or "
-                "clip=published and model.module.clip_weight=0.2."
+                "CLIP does not fit: guidance needs both; leave both out, or choose "
+                "clip=dual_encoder or clip=published and model.module.clip_weight=0.2."
             )
         if accumulation < 1:
             raise ConfigError(
@@ -287,29 +287,40 @@ class StyleGANT(TextToImageModule):
         Source: Sauer et al. 2023, section 3.4 (truncation).
         Differs: none without an edit; see ``inversion`` for those.
         """
-        psi, latents = knobs["truncation_psi"], self.generator.draw(noise)
-        if edit is None:
-            return self.generator(text, latents, psi)
-        if isinstance(edit, PromptMixing):
-            if edit.by != "layer":
-                raise ConfigError(
-                    f"by={edit.by}: a GAN has no steps between which prompts could change; choose "
-                    "by=layer."
-                )
-            first = round(edit.switch * self.generator.layers)
-            second = edit.text.to(text.tokens.device)
-            return self.generator(text, latents, psi, (second, first))
+        if edit is None or isinstance(edit, PromptMixing):
+            return self._painted(text, self.generator.draw(noise), knobs["truncation_psi"], edit)
+        paint, start = self.invertible(noise, knobs)
         if isinstance(edit, Interpolation):
-            other = self.generator.draw(edit.noise)
-            text, found = between(text, [latents.z, *latents.maps], [other.z, *other.maps], edit)
-            return self.generator(text, Latents(found[0], found[1:]), psi)
-
-        def paint(prompt: TextFeatures, free: Sequence[Tensor]) -> Images:
-            return self.generator(prompt, Latents(free[0], free[1:]), psi)
-
-        of_layers = latents.z[:, None].repeat(1, self.generator.layers, 1)
-        start, steps = [of_layers, *latents.maps], int(knobs["inversion_steps"])
+            return paint(*between(text, start, self.invertible(edit.noise, knobs)[1], edit))
+        steps = int(knobs["inversion_steps"])
         return edited(paint, text, start, cast(Any, edit), steps, self.resolution)
+
+    def invertible(self, noise: Noise, knobs: Mapping[str, float]) -> tuple[Paint, list[Tensor]]:
+        """The generator as a function of text and latents, and the latents of a batch.
+
+        They are a z for each layer, all of a sample's the same at first, and the noise maps.
+        """
+
+        def paint(text: TextFeatures, latents: Sequence[Tensor]) -> Images:
+            free = Latents(latents[0], list(latents[1:]))
+            return self.generator(text, free, knobs["truncation_psi"])
+
+        z, maps = self.generator.draw(noise)
+        return paint, [z[:, None].repeat(1, self.generator.layers, 1), *maps]
+
+    def _painted(
+        self, text: TextFeatures, latents: Latents, psi: float, mixing: PromptMixing | None
+    ) -> Images:
+        """Images of one prompt, or of one that another takes over from in the deeper layers."""
+        if mixing is None:
+            return self.generator(text, latents, psi)
+        if mixing.by != "layer":
+            raise ConfigError(
+                f"by={mixing.by}: a GAN has no steps between which prompts could change; choose "
+                "by=layer."
+            )
+        later = mixing.text.to(text.tokens.device), round(mixing.switch * self.generator.layers)
+        return self.generator(text, latents, psi, later)
 
     def _parts(self, batch: Batch) -> Iterator[tuple[slice, float]]:
         """Rows of each part, and its share of the batch."""
