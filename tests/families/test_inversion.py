@@ -6,8 +6,11 @@ from contract.models import FILES, Case
 
 from t2ibench.core.edits import ImageToImage, Inpainting, Interpolation, extended
 from t2ibench.core.errors import ConfigError
+from t2ibench.core.knobs import resolve_knobs
 from t2ibench.core.noise import SeededNoise
 from t2ibench.core.types import TextFeatures
+from t2ibench.engine.describe import descent_flops
+from t2ibench.evaluation.flops import count_flops
 from t2ibench.families.gan.inversion import (
     RATE,
     between,
@@ -199,3 +202,13 @@ def test_the_steps_are_the_cost(module):
 
     edited(paint, text(2), [torch.randn(2, 192)], ImageToImage(torch.zeros(2, 3, 8, 8), 0.5), 10, 8)
     assert len(calls) == 2 * (5 + 1)
+
+
+def test_the_cost_is_counted_as_if_all_steps_were_made(module):
+    knobs = resolve_knobs(module.knobs, {"inversion_steps": 4})
+    edit = ImageToImage(torch.zeros(1, 3, module.resolution, module.resolution), 0.25)
+    made = count_flops(lambda: module.generate([""], SeededNoise([0]), knobs, edit=edit))
+    told = descent_flops(module, knobs, torch.device("cpu"), left=0.75)
+    assert told == pytest.approx(made, rel=1e-6)
+    forward = count_flops(lambda: module.generate([""], SeededNoise([0]), knobs))
+    assert 6 * forward < told < 8 * forward  # 3 steps of two passes, and the image

@@ -99,7 +99,8 @@ def run(arguments: Sequence[str]) -> int:
         else:
             found = generator.generate(prompts, **(shared | given.knobs))
     found.save(given.options["out"], layout)
-    sys.stdout.write(f"{len(found)} images in {given.options['out']} ({layout} layout)\n")
+    cost = f", {found.edit_flops:.2e} FLOPs each by descent" if found.edit_flops is not None else ""
+    sys.stdout.write(f"{len(found)} images in {given.options['out']} ({layout} layout){cost}\n")
     return 0
 
 

@@ -139,7 +139,9 @@ def inverted(
     for step in range(steps):
         with torch.enable_grad():
             moved = [latent.requires_grad_() for latent in latents]
-            gradients = torch.autograd.grad(disagreement(paint(text, moved), goal, keep), moved)
+            # Views: whoever counts FLOPs watches networks' inputs, and cannot watch leaves.
+            images = paint(text, [latent.view_as(latent) for latent in moved])
+            gradients = torch.autograd.grad(disagreement(images, goal, keep), moved)
         rate = learning_rate(step, steps)
         for i, gradient in enumerate(gradients):
             first[i] = torch.lerp(gradient, first[i], BETAS[0])

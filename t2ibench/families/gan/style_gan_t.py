@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from t2ibench.core.edits import Edit, Interpolation, PromptMixing
+from t2ibench.core.edits import Edit, Interpolation, Mixing, PromptMixing
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.frozen import FrozenHolder
 from t2ibench.core.knobs import Knob
@@ -79,6 +79,7 @@ class StyleGANT(TextToImageModule):
 
     family: ClassVar[str] = "gan"
     edits: ClassVar[frozenset[str]] = INVERSIONS | {"interpolation", "prompt_mixing"}
+    mixings: ClassVar[tuple[Mixing, ...]] = ("layer",)
     sampling_arguments: ClassVar[frozenset[str]] = frozenset({"truncation_psi"})
 
     def __init__(
