@@ -74,7 +74,7 @@ class FrozenClip(FrozenHolder):
             return normalize(self.towers(to_pixels(images)).float(), dim=1)
 
     def embed_generated(self, images: Images) -> Float[Tensor, "B E"]:
-        """Unit vectors of images in [-1, 1], not clamped, not rounded, with gradients to them."""
+        """Unit vectors of images in [-1, 1], not rounded, with gradients to them."""
         with torch.autocast(images.device.type, enabled=False):
             return normalize(self.towers.embed(images.float()).float(), dim=1)
 
