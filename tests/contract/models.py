@@ -34,6 +34,11 @@ def conditionings(model):
     return CONDITIONINGS if "${conditioning}" in FILES[model] else (None,)
 
 
+def one_rate(text):
+    """Whether a paper's model has one optimiser; the two players of a GAN keep their rates."""
+    return "origin: paper" in text and "\n  optimizer:" in text
+
+
 def words(model, conditioning, cache):
     """The command line of a model in small; latent ones on the first stage that is the smallest."""
     text = FILES[model]
@@ -47,11 +52,7 @@ def words(model, conditioning, cache):
         f"data.resolution={SIDE}",
         # Layers that begin at zero hide those before them, at papers' rates for longer than a test.
         "model.training.warmup_images=0",
-        *(
-            ["model.module.optimizer.lr=0.01"]
-            if "origin: paper" in text and "\n  optimizer:" in text
-            else []
-        ),
+        *(["model.module.optimizer.lr=0.01"] if one_rate(text) else []),
         "data.source.num_train=48",
         "data.source.num_val=8",
         "data.source.num_test=8",
