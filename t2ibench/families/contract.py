@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from t2ibench.core.edits import Edit
+from t2ibench.core.edits import Edit, Mixing, PromptMixing
 from t2ibench.core.errors import ConfigError, NonFiniteLossError
 from t2ibench.core.frozen import FrozenHolder
 from t2ibench.core.knobs import Knob, resolve_knobs
@@ -96,6 +96,8 @@ class TextToImageModule(pl.LightningModule, ABC):
             (``build_index``) and takes no steps.
         edits: which edits the family offers (``core/edits.py``), and ``size`` where it samples
             other sizes than the training resolution.
+        mixings: ways in which a second prompt can take over (``edits.PromptMixing.by``), the
+            usual one first.
         sampling_arguments: constructor arguments that only sampling reads: they are part of a
             sample set's key and not of a run's identity, and can be changed when a run is scored.
         neutral_arguments: constructor arguments that change no result (memory, speed).
@@ -106,6 +108,7 @@ class TextToImageModule(pl.LightningModule, ABC):
     family: ClassVar[str]
     trains: ClassVar[bool] = True
     edits: ClassVar[frozenset[str]] = frozenset()
+    mixings: ClassVar[tuple[Mixing, ...]] = ("step", "layer")
     sampling_arguments: ClassVar[frozenset[str]] = frozenset()
     neutral_arguments: ClassVar[frozenset[str]] = frozenset()
 
@@ -335,6 +338,11 @@ class TextToImageModule(pl.LightningModule, ABC):
         asked: dict[str, Any] = {}
         if edit is not None:
             self._check_offered(edit.name)
+            if isinstance(edit, PromptMixing) and edit.by not in self.mixings:
+                raise ConfigError(
+                    f"by={edit.by}: {type(self).__name__} mixes prompts by "
+                    f"{' or '.join(self.mixings)}; set by={self.mixings[0]}."
+                )
             asked["edit"] = edit
         if size is not None and tuple(size) != (self.resolution, self.resolution):
             self._check_offered("size")

@@ -16,6 +16,7 @@ t2ibench sample RUN "a red ring" edit=img2img image=photo.png strength=0.6
 t2ibench sample RUN "a red ring" edit=inpainting image=photo.png mask=white-where-painted.png
 t2ibench sample RUN "a red ring" edit=outpainting image=photo.png sides=16,16,0,0
 t2ibench sample RUN "a red ring" edit=prompt_mixing with="a blue star" switch=0.3 by=step|layer
+t2ibench sample RUN "a red ring" edit=style_mixing style=3 switch=0.5
 t2ibench sample RUN "a red ring" edit=interpolation with="a blue star" weight=0.5
 t2ibench sample RUN edit=variations image=photo.png images_per_prompt=4
 t2ibench sample RUN edit=image_interpolation image=one.png other=two.png weight=0.5
@@ -53,7 +54,18 @@ DEFAULTS = {
     "size": "",
 }
 
-EDIT_OPTIONS = ("image", "strength", "mask", "sides", "with", "switch", "by", "weight", "other")
+EDIT_OPTIONS = (
+    "image",
+    "strength",
+    "mask",
+    "sides",
+    "with",
+    "switch",
+    "by",
+    "style",
+    "weight",
+    "other",
+)
 """Options of edits, equal to those of ``engine/edits.py`` (a test checks it)."""
 
 
