@@ -10,7 +10,7 @@ from torch import Tensor
 
 from t2ibench.core.frozen import FrozenHolder
 from t2ibench.core.hashing import hash_tensors
-from t2ibench.core.knobs import Knob
+from t2ibench.core.knobs import Knob, resolve_knobs
 from t2ibench.core.noise import Noise
 from t2ibench.core.types import Images, TextFeatures
 from t2ibench.families.contract import TextToImageModule
@@ -47,6 +47,11 @@ class FrozenBase(FrozenHolder):
         """Images of the frozen module, which takes those of ``knobs`` that have the prefix."""
         own = {n.removeprefix(PREFIX): v for n, v in knobs.items() if n.startswith(PREFIX)}
         return self.module.generate(text, noise, own)
+
+    @torch.no_grad()
+    def draw(self, text: TextFeatures, noise: Noise) -> Images:
+        """Images for a training step, with the default knobs; nothing waits for a device."""
+        return self.module.sample(text, noise, resolve_knobs(self.module.knobs)).clamp(-1, 1)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenBase:
         super()._apply(fn, recurse)

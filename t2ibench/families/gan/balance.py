@@ -9,6 +9,9 @@ from torch import Tensor
 
 from t2ibench.core.types import Images
 
+BALANCE = ("real_logit", "fake_logit", "accuracy", "real_spread", "fake_spread")
+"""Names of what ``balance`` returns."""
+
 WON, DEAD, COLLAPSED = 0.995, 1e-3, 0.1
 """Accuracy above which the discriminator has won; difference of mean logits below which it tells
 nothing; spread of generated images, over that of real ones, below which they are all one."""

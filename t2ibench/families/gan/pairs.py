@@ -21,13 +21,33 @@ def next_caption(text: TextFeatures) -> TextFeatures:
 def halfway(text: TextFeatures) -> TextFeatures:
     """Text features averaged with the next caption's in the batch.
 
-    Tokens are averaged where both captions have one, and are the one's own elsewhere.
-
     Source: Reed et al. 2016 (GAN-INT-CLS), section 4.3, beta = 0.5.
     Differs: token features are interpolated too, for cross-attention.
     """
-    text, other = pad_to_same_length([text, next_caption(text)])
-    weight = text.mask.float().unsqueeze(-1)
-    others = other.mask.float().unsqueeze(-1)
-    tokens = (weight * text.tokens + others * other.tokens) / (weight + others).clamp(min=1)
-    return TextFeatures(tokens, text.mask | other.mask, (text.pooled + other.pooled) / 2)
+    return between(text, next_caption(text))
+
+
+def first_with_second_half(text: TextFeatures) -> TextFeatures:
+    """Averages of caption i with caption i + B / 2 of the batch of all ranks, B / 2 of them.
+
+    Source: Reed et al. 2016 (GAN-INT-CLS), section 4.3, beta = 0.5; pairs of the released code.
+    Differs: token features are interpolated too, for cross-attention.
+    """
+    text = text.padded(greatest(text.tokens.shape[1]))
+    tokens, mask, pooled = map(gathered, (text.tokens, text.mask, text.pooled))
+    half = len(pooled) // 2
+    one, other = (
+        TextFeatures(tokens[rows], mask[rows], pooled[rows])
+        for rows in (slice(0, half), slice(half, 2 * half))
+    )
+    found = between(one, other)
+    count = len(text) // 2
+    return TextFeatures(own(found.tokens, count), own(found.mask, count), own(found.pooled, count))
+
+
+def between(one: TextFeatures, other: TextFeatures) -> TextFeatures:
+    """Means of two captions each; tokens that one of them lacks are the other's own."""
+    one, other = pad_to_same_length([one, other])
+    mine, theirs = (text.mask.to(text.tokens.dtype).unsqueeze(-1) for text in (one, other))
+    tokens = (mine * one.tokens + theirs * other.tokens) / (mine + theirs).clamp(min=1)
+    return TextFeatures(tokens, one.mask | other.mask, (one.pooled + other.pooled) / 2)
