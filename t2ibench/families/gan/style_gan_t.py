@@ -7,7 +7,6 @@ vision transformer, blurred at the beginning; a frozen CLIP can guide the genera
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, cast
@@ -17,23 +16,29 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from t2ibench.core.edits import Edit, Interpolation, Mixing, PromptMixing
+from t2ibench.core.edits import Edit, Interpolation, Mixing, PromptMixing, StyleMixing
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.frozen import FrozenHolder
 from t2ibench.core.knobs import Knob
 from t2ibench.core.noise import Noise, TrainingNoise
-from t2ibench.core.shards import whole
 from t2ibench.core.types import Batch, Images, TextFeatures
 from t2ibench.families.contract import OptimizerFactory, TextToImageModule
 from t2ibench.families.frozen_clip import FrozenClip
 from t2ibench.families.gan.augment import Augmentation, DiffAugment
-from t2ibench.families.gan.balance import balance, balance_alarms
+from t2ibench.families.gan.balance import BALANCE, balance, balance_alarms
 from t2ibench.families.gan.inversion import INVERSIONS, Paint, between, edited, inversion_knob
 from t2ibench.families.gan.losses import AdversarialLoss, Adversary
 from t2ibench.families.gan.projected import cropped
+from t2ibench.families.gan.steps import Step, named, parts_of
 from t2ibench.families.gan.style_gan_t_generator import Latents
 from t2ibench.nn.stylegan import fading_blur
 from t2ibench.text.contract import TextEncoder
+
+CUT = 0.2
+"""Side of the square that the augmentation cuts out, as a share of the image's (authors' code)."""
+
+MIXINGS = frozenset({"interpolation", "prompt_mixing", "style_mixing"})
+"""Edits in one forward pass."""
 
 GUIDED_SIDE = 64
 """Side of the random part that CLIP sees of a larger image."""
@@ -68,7 +73,7 @@ class StyleGANT(TextToImageModule):
         truncation_psi: default truncation.
 
     Raises:
-        ConfigError: a CLIP without a weight, or a weight without a CLIP; an accumulation below 1.
+        ConfigError: a CLIP without a weight, or a weight without a CLIP.
 
     Source: Sauer et al. 2023 (StyleGAN-T), sections 3.1-3.4; the authors' public code.
     Differs: the losses are means, where the code divides the adversarial one by the batch of a
@@ -78,7 +83,7 @@ class StyleGANT(TextToImageModule):
     """
 
     family: ClassVar[str] = "gan"
-    edits: ClassVar[frozenset[str]] = INVERSIONS | {"interpolation", "prompt_mixing"}
+    edits: ClassVar[frozenset[str]] = INVERSIONS | MIXINGS
     mixings: ClassVar[tuple[Mixing, ...]] = ("layer",)
     sampling_arguments: ClassVar[frozenset[str]] = frozenset({"truncation_psi"})
 
@@ -116,10 +121,6 @@ class StyleGANT(TextToImageModule):
                 f"model.module.clip_weight={clip_weight:g} with {'no' if clip is None else 'a'} "
                 "CLIP does not fit: guidance needs both; leave both out, or choose "
                 "clip=dual_encoder or clip=published and model.module.clip_weight=0.2."
-            )
-        if accumulation < 1:
-            raise ConfigError(
-                f"model.module.accumulation={accumulation} must be 1 (no parts) or more."
             )
         self.generator: Any = generator(resolution=resolution, text_width=text_encoder.width)
         self.backbone = backbone
@@ -187,65 +188,56 @@ class StyleGANT(TextToImageModule):
         Differs: see the class.
         """
         of_generator, of_discriminator = cast(list[Any], self.optimizers())
+        parts = parts_of(batch, self.accumulation)
         noise = TrainingNoise(len(batch), batch.image.device)
-        drawn = [self.generator.draw(noise) for _ in range(2)]
-        logs: dict[str, Tensor] = {}
+        first, second = (self.generator.draw(noise) for _ in range(2))
         texts: list[TextFeatures] = []
-        losses = self._discriminator_losses(batch, drawn[0], texts, logs)
-        self.optimise(of_discriminator, losses, self._judging())
+        step = Step(self, of_discriminator, self._judging())
+        logs = step.take(self._discriminator_losses(parts, first, texts), len(parts))
+        told = named("discriminator", logs, BALANCE)
         self.discriminator.requires_grad_(False)
         try:
-            losses = self._generator_losses(batch, drawn[1], texts, logs)
-            self.optimise(of_generator, losses, list(self.generator.parameters()))
+            step = Step(self, of_generator, list(self.generator.parameters()))
+            logs = step.take(self._generator_losses(parts, second, texts), len(parts))
         finally:
             self.discriminator.requires_grad_(True)
-        return logs
+        return told | named("generator", logs, ("loss",))
 
     def _discriminator_losses(
-        self, batch: Batch, drawn: Latents, texts: list[TextFeatures], logs: dict[str, Tensor]
-    ) -> Iterator[Tensor]:
-        """Losses of the parts, each weighted by its share; their texts are kept for the other."""
-        for rows, share in self._parts(batch):
-            part = batch.rows(rows)
+        self, parts: Sequence[Batch], drawn: Latents, texts: list[TextFeatures]
+    ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """Loss and logs of each part; its text without gradients is kept for the generator."""
+        for part, latents in zip(parts, drawn.split(len(parts)), strict=True):
             text = self.encode_text(part)
             known = text.detach()
             texts.append(known)
             with torch.no_grad():
-                fake_images = self.generator(known, drawn.rows(rows))
+                fake_images = self.generator(known, latents)
             fake, real = self.judge(fake_images, text), self.judge(part.image, text)
-            adversarial = self.adversary.discriminator_loss(real, [(1.0, fake)])
-            loss = adversarial
+            loss = self.adversary.discriminator_loss(real, [(1.0, fake)])
+            logs = {"loss": loss} | balance(real, fake, part.image, fake_images)
             if self.adversary.penalised:
                 judge = partial(self._believes, known)
-                penalty = self.adversary.penalty(judge, part.image, fake_images)
-                loss = loss + penalty
-                add(logs, "penalty", share * penalty)
-            add(logs, "discriminator_loss", share * adversarial)
-            for name, value in balance(real, fake, part.image, fake_images).items():
-                add(logs, name, share * value)
-            yield share * loss
-        # Here all parts have been differentiated, and nothing is clipped yet.
-        logs["discriminator_gradient_norm"] = whole(self.gradient_norm(self._judging()))
+                logs["penalty"] = self.adversary.penalty(judge, part.image, fake_images)
+                loss = loss + logs["penalty"]
+            yield loss, logs
 
     def _generator_losses(
-        self, batch: Batch, drawn: Latents, texts: list[TextFeatures], logs: dict[str, Tensor]
-    ) -> Iterator[Tensor]:
-        """Losses of the parts, each weighted by its share of the batch."""
-        for (rows, share), text in zip(self._parts(batch), texts, strict=True):
-            images = self.generator(text, drawn.rows(rows))
+        self, parts: Sequence[Batch], drawn: Latents, texts: Sequence[TextFeatures]
+    ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """Loss and logs of each part."""
+        for part, latents, text in zip(parts, drawn.split(len(parts)), texts, strict=True):
+            images = self.generator(text, latents)
             real = None
             if self.adversary.relativistic:
                 with torch.no_grad():
-                    real = self.judge(batch.image[rows], text)
+                    real = self.judge(part.image, text)
             loss = self.adversary.generator_loss(self.judge(images, text), real)
+            logs = {"adversarial": loss}
             if self.clip is not None:
-                guidance = self.clip_weight * self.guidance(images, batch.caption[rows])
-                loss = loss + guidance
-                add(logs, "clip_loss", share * guidance)
-            add(logs, "loss", share * loss)
-            yield share * loss
-        norm = self.gradient_norm(self.generator.parameters())
-        logs["generator_gradient_norm"] = whole(norm)
+                logs["clip"] = self.clip_weight * self.guidance(images, part.caption)
+                loss = loss + logs["clip"]
+            yield loss, logs | {"loss": loss}
 
     def judge(self, images: Images, text: TextFeatures) -> Float[Tensor, "B L"]:
         """Logits of images with their captions: blurred, augmented, cropped, as features.
@@ -261,6 +253,7 @@ class StyleGANT(TextToImageModule):
         return self.discriminator(self.backbone(images), normalize(text.pooled, dim=1))
 
     def _believes(self, text: TextFeatures, images: Images) -> Float[Tensor, " B"]:
+        # The virtual batch norm mixes images of a group; a penalty on their sum bounds each still.
         return self.judge(images, text).mean(1)
 
     def guidance(self, images: Images, captions: Sequence[str]) -> Float[Tensor, ""]:
@@ -288,8 +281,10 @@ class StyleGANT(TextToImageModule):
         Source: Sauer et al. 2023, section 3.4 (truncation).
         Differs: none without an edit; see ``inversion`` for those.
         """
-        if edit is None or isinstance(edit, PromptMixing):
-            return self._painted(text, self.generator.draw(noise), knobs["truncation_psi"], edit)
+        if edit is None or isinstance(edit, PromptMixing | StyleMixing):
+            z, maps = self.generator.draw(noise)
+            later, z = self._mixed(text, z, edit)
+            return self.generator(text, Latents(z, maps), knobs["truncation_psi"], later)
         paint, start = self.invertible(noise, knobs)
         if isinstance(edit, Interpolation):
             return paint(*between(text, start, self.invertible(edit.noise, knobs)[1], edit))
@@ -309,34 +304,20 @@ class StyleGANT(TextToImageModule):
         z, maps = self.generator.draw(noise)
         return paint, [z[:, None].repeat(1, self.generator.layers, 1), *maps]
 
-    def _painted(
-        self, text: TextFeatures, latents: Latents, psi: float, mixing: PromptMixing | None
-    ) -> Images:
-        """Images of one prompt, or of one that another takes over from in the deeper layers."""
-        if mixing is None:
-            return self.generator(text, latents, psi)
-        if mixing.by != "layer":
-            raise ConfigError(
-                f"by={mixing.by}: a GAN has no steps between which prompts could change; choose "
-                "by=layer."
-            )
-        later = mixing.text.to(text.tokens.device), round(mixing.switch * self.generator.layers)
-        return self.generator(text, latents, psi, later)
-
-    def _parts(self, batch: Batch) -> Iterator[tuple[slice, float]]:
-        """Rows of each part, and its share of the batch."""
-        count = math.ceil(len(batch) / self.accumulation)
-        for start in range(0, len(batch), count):
-            stop = min(start + count, len(batch))
-            yield slice(start, stop), (stop - start) / len(batch)
+    def _mixed(self, text: TextFeatures, z: Tensor, edit: Edit | None) -> tuple[Any, Tensor]:
+        """Text that takes over in the finer layers and the first that reads it, and z by layer."""
+        layers = self.generator.layers
+        if isinstance(edit, PromptMixing):
+            return (edit.text.to(text.tokens.device), round(edit.switch * layers)), z
+        if isinstance(edit, StyleMixing):
+            first = round(edit.switch * layers)
+            finer = self.generator.draw(edit.noise).z.to(z)
+            return None, torch.stack([z] * first + [finer] * (layers - first), 1)
+        return None, z
 
     def _judging(self) -> list[nn.Parameter]:
         text = [p for p in self.text_encoder.parameters() if p.requires_grad]
         return [*self.discriminator.parameters(), *text]
-
-
-CUT = 0.2
-"""Side of the square that the augmentation cuts out, as a share of the image's (authors' code)."""
 
 
 def spherical_distance(a: Float[Tensor, "B E"], b: Float[Tensor, "B E"]) -> Float[Tensor, " B"]:
@@ -347,9 +328,3 @@ def spherical_distance(a: Float[Tensor, "B E"], b: Float[Tensor, "B E"]) -> Floa
     """
     cosine = (normalize(a, dim=1) * normalize(b, dim=1)).sum(1)
     return cosine.clamp(-1 + 1e-6, 1 - 1e-6).arccos().square()
-
-
-def add(logs: dict[str, Tensor], name: str, value: Tensor) -> None:
-    """Adds a part's share to a logged scalar."""
-    value = value.detach()
-    logs[name] = logs[name] + value if name in logs else value

@@ -54,9 +54,10 @@ class Latents(NamedTuple):
     z: Tensor
     maps: Sequence[Float[Tensor, "B 1 _ _"]]
 
-    def rows(self, chosen: slice) -> Latents:
-        """Those of some samples."""
-        return Latents(self.z[chosen], [noise[chosen] for noise in self.maps])
+    def split(self, count: int) -> list[Latents]:
+        """Those of ``count`` equal parts of the batch."""
+        maps = zip(*(noise.chunk(count) for noise in self.maps), strict=True)
+        return [Latents(z, list(own)) for z, own in zip(self.z.chunk(count), maps, strict=True)]
 
 
 class NoiseMapping(nn.Module):
