@@ -139,3 +139,9 @@ def fading_blur(images: Float[Tensor, "B C H W"], sigma: float) -> Float[Tensor,
         return images
     taps = [2.0 ** -((i / sigma) ** 2) for i in range(-reach, reach + 1)]
     return filtered(images, taps, before=reach, after=reach)
+
+
+def in_float32(x: Tensor) -> torch.autocast:
+    """Context in which nothing is cast below float32, whatever the trainer's precision."""
+    # Meta tensors, which have shapes alone, know no autocast.
+    return torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False)

@@ -123,7 +123,8 @@ def run(arguments: Sequence[str]) -> int:
     found.save(given.options["out"], layout)
     if figure:
         save_attention(figure, generator, found, given.knobs)
-    sys.stdout.write(f"{len(found)} images in {given.options['out']} ({layout} layout)\n")
+    cost = f", {found.edit_flops:.2e} FLOPs each by descent" if found.edit_flops is not None else ""
+    sys.stdout.write(f"{len(found)} images in {given.options['out']} ({layout} layout){cost}\n")
     return 0
 
 

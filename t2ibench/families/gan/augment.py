@@ -27,6 +27,7 @@ class DiffAugment:
 
     Args:
         policy: kinds of changes, in order; none leaves images as they are.
+        cut: side of the square that is cut out, as a share of the image's.
 
     Raises:
         ConfigError: a kind is unknown.
@@ -35,7 +36,7 @@ class DiffAugment:
     Differs: none.
     """
 
-    def __init__(self, policy: Sequence[Augmentation]) -> None:
+    def __init__(self, policy: Sequence[Augmentation], cut: float = CUT) -> None:
         unknown = [kind for kind in policy if kind not in get_args(Augmentation)]
         if unknown:
             raise ConfigError(
@@ -43,11 +44,12 @@ class DiffAugment:
                 f"{', '.join(get_args(Augmentation))}."
             )
         self.policy = tuple(policy)
+        self.cut = cut
 
     def __call__(self, images: Images) -> Images:
         """Changed images, each by numbers of its own, which are drawn for the whole batch."""
         for kind in self.policy:
-            images = CHANGES[kind](images)
+            images = cutout(images, self.cut) if kind == "cutout" else CHANGES[kind](images)
         return images
 
 
@@ -72,13 +74,13 @@ def translation(images: Images) -> Images:
     return grid_sample(images, grid, mode="nearest", padding_mode="zeros", align_corners=False)
 
 
-def cutout(images: Images) -> Images:
-    """A square of half the side, centred anywhere, is grey (0)."""
+def cutout(images: Images, share: float = CUT) -> Images:
+    """A square of a share of the side, centred anywhere, is grey (0)."""
     height, width = images.shape[-2:]
     centres = uniform(images, 2)
     inside = []
     for side, centre in zip((height, width), centres.unbind(1), strict=True):
-        cut = int(side * CUT + 0.5)
+        cut = int(side * share + 0.5)
         first = (centre * (side + 1 - cut % 2)).floor() - cut // 2
         places = torch.arange(side, device=images.device)
         inside.append((places >= first[:, None]) & (places < first[:, None] + cut))
@@ -86,9 +88,7 @@ def cutout(images: Images) -> Images:
     return images * ~square
 
 
-CHANGES: dict[str, Callable[[Images], Images]] = {
-    "color": color, "translation": translation, "cutout": cutout,
-}  # fmt: skip
+CHANGES: dict[str, Callable[[Images], Images]] = {"color": color, "translation": translation}
 
 
 def uniform(images: Images, count: int) -> Tensor:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
+from t2ibench.core.edits import Edit, Interpolation
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.knobs import Knob
 from t2ibench.core.noise import Noise, TrainingNoise
@@ -15,6 +16,7 @@ from t2ibench.core.ranks import noise_like
 from t2ibench.core.types import Batch, Images, TextFeatures
 from t2ibench.families.contract import OptimizerFactory, TextToImageModule
 from t2ibench.families.gan.fast_painter import Judgement
+from t2ibench.families.gan.inversion import INVERSIONS, Paint, between, edited, inversion_knob
 from t2ibench.families.gan.losses import (
     AdversarialLoss,
     Adversary,
@@ -68,6 +70,7 @@ class TextConditionalGAN(TextToImageModule):
     """
 
     family: ClassVar[str] = "gan"
+    edits: ClassVar[frozenset[str]] = INVERSIONS | {"interpolation"}
     sampling_arguments: ClassVar[frozenset[str]] = frozenset({"truncation_psi"})
 
     def __init__(
@@ -119,9 +122,10 @@ class TextConditionalGAN(TextToImageModule):
 
     @property
     def knobs(self) -> tuple[Knob, ...]:
-        """Sampling knob: truncation, which multiplies z by psi."""
+        """Sampling knobs: truncation, which multiplies z by psi, and the steps of an edit."""
         sweep = (0.25, 0.5, 0.75, 1.0)
-        return (Knob("truncation_psi", self.default_psi, 0.0, 1.5, True, sweep),)
+        psi = Knob("truncation_psi", self.default_psi, 0.0, 1.5, True, sweep)
+        return (psi, inversion_knob())
 
     @property
     def trains_in_turns(self) -> bool:
@@ -231,14 +235,33 @@ class TextConditionalGAN(TextToImageModule):
         adversarial = self.adversary.generator_loss(belief, self._real_logits(batch, text))
         return adversarial + self.matching_weight * matching
 
-    def sample(self, text: TextFeatures, noise: Noise, knobs: Mapping[str, float]) -> Images:
-        """Generates images in one forward pass.
+    def sample(
+        self,
+        text: TextFeatures,
+        noise: Noise,
+        knobs: Mapping[str, float],
+        edit: Edit | None = None,
+    ) -> Images:
+        """Generates images in one forward pass; edits by descent in z (``inversion``).
 
         Source: Brock et al. 2019 (BigGAN), section 3.1 (truncation).
         Differs: z is scaled by psi, not resampled, so that its direction is kept.
         """
-        z = noise.normal(self.generator.noise_width)
-        return self.generator(text, knobs["truncation_psi"] * z)
+        paint, start = self.invertible(noise, knobs)
+        if edit is None:
+            return paint(text, start)
+        if isinstance(edit, Interpolation):
+            return paint(*between(text, start, self.invertible(edit.noise, knobs)[1], edit))
+        steps = int(knobs["inversion_steps"])
+        return edited(paint, text, start, cast(Any, edit), steps, self.resolution)
+
+    def invertible(self, noise: Noise, knobs: Mapping[str, float]) -> tuple[Paint, list[Tensor]]:
+        """The generator as a function of text and latents, and the latents of a batch: z alone."""
+
+        def paint(text: TextFeatures, latents: Sequence[Tensor]) -> Images:
+            return self.generator(text, knobs["truncation_psi"] * latents[0])
+
+        return paint, [noise.normal(self.generator.noise_width)]
 
     def _noise(self, text: TextFeatures) -> Tensor:
         return TrainingNoise(len(text), text.pooled.device).normal(self.generator.noise_width)
