@@ -199,11 +199,15 @@ class CharTextEncoder(FrozenTextEncoder):
         tokens = self.backbone(ids)
         return tokens, tokens.mean(1)
 
-    def token_lengths(self, captions: Sequence[str]) -> tuple[list[int], float]:
-        """Characters of each caption, and the share of those outside the alphabet."""
-        lengths = [len(caption) for caption in captions]
+    @property
+    def special_tokens(self) -> int:
+        """None: characters alone, see ``FrozenTextEncoder``."""
+        return 0
+
+    def token_lengths(self, captions: Sequence[str]) -> tuple[list[int], int]:
+        """Characters of each caption, and how many of all are outside the alphabet."""
         unknown = sum(symbol not in IDS for caption in captions for symbol in caption.lower())
-        return lengths, unknown / max(1, sum(lengths))
+        return [len(caption) for caption in captions], unknown
 
     def token_report(self, captions: Sequence[str]) -> TokenReport:
         """Counts lost characters and names the unknown ones."""
