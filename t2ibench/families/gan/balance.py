@@ -1,4 +1,4 @@
-"""Whether two players are in balance: what is logged of them, and warnings of silent failure."""
+"""Balance of two players: what is logged of them, and warnings of silent failure."""
 
 from __future__ import annotations
 
