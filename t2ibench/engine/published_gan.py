@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from t2ibench.core.errors import ConfigError
 from t2ibench.core.files import write_json
 from t2ibench.core.hashing import hash_json
 from t2ibench.engine.assemble import assemble, content_of, folder_of_part
@@ -36,7 +37,7 @@ def import_gan(published: PublishedGAN, context: Context, folder: Path) -> int:
 
     Raises:
         CheckpointError: a tensor is missing, surplus or of another shape.
-        ConfigError: the specification does not fit the generator.
+        ConfigError: the specification does not fit the generator, or the text encoder does not.
     """
     spec = context.spec
     run = Run(folder, hash_json({"imported": published.facts, "config": spec.values(Trained)}, 16))
@@ -45,6 +46,7 @@ def import_gan(published: PublishedGAN, context: Context, folder: Path) -> int:
         context.modules[name] = part.restore(context, run)
     encoder: Any = spec.text.restore(context, None)
     context.modules["text_encoder"] = encoder
+    check_text(published, context, encoder)
     with torch.device("meta"):
         module: Any = assemble(context, context.modules)
     tensors = published.generator.renamed(module.generator.state_dict())
@@ -56,6 +58,25 @@ def import_gan(published: PublishedGAN, context: Context, folder: Path) -> int:
     )
     run.set_status("trained", clock=Clock().state_dict())
     return count + parameters(tensors)
+
+
+def check_text(published: PublishedGAN, context: Context, encoder: Any) -> None:
+    """Refuses a text encoder that the generator was not made for.
+
+    Raises:
+        ConfigError: its vectors are of another width, or it has no weights of its own.
+    """
+    name, wanted = context.spec.text.name, published.layout.text_width
+    if encoder.trainable:
+        raise ConfigError(
+            f"text={name} is trained with a generator, and {published.generator.path} was trained "
+            f"with another; give text= of an encoder with weights, whose vectors are {wanted} wide."
+        )
+    if encoder.width != wanted:
+        raise ConfigError(
+            f"text={name} gives vectors of width {encoder.width} and {published.generator.path} "
+            f"reads {wanted}; give the text encoder that it was trained with."
+        )
 
 
 def keep_damsm(published: PublishedGAN, context: Context, run: Run) -> int:
@@ -70,7 +91,8 @@ def keep_damsm(published: PublishedGAN, context: Context, run: Run) -> int:
     for name, file in towers.items():
         own = getattr(network, name).state_dict()
         tensors |= {f"{name}.{n}": t for n, t in file.renamed(own).items()}
-    save_damsm(tensors, words, folder_of_part(run, KEPT), {"imported": published.facts})
+    card = {"imported": published.facts, "network": part.network.config()}
+    save_damsm(tensors, words, folder_of_part(run, KEPT), card)
     return parameters(tensors)
 
 

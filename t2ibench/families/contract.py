@@ -189,7 +189,7 @@ class TextToImageModule(pl.LightningModule, ABC):
 
     @property
     def draws_attention(self) -> bool:
-        """Whether ``attention_maps`` has maps; False by default."""
+        """True where ``attention_maps`` has maps; False by default."""
         return False
 
     def attention_maps(

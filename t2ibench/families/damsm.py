@@ -165,7 +165,7 @@ class FrozenDAMSM(FrozenHolder):
         return self.network.losses(seen, text, None if same is None else same.to(images.device))
 
     def is_text_of(self, encoder: TextEncoder) -> bool:
-        """Whether an encoder's features are this DAMSM's own."""
+        """True where an encoder's features are this DAMSM's own."""
         return isinstance(encoder, DAMSMFeatures) and encoder.damsm is self
 
 

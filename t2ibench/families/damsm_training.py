@@ -88,7 +88,7 @@ def train_damsm(
     optimizer = torch.optim.Adam(
         trained, lr=plan.learning_rate, betas=(plan.betas[0], plan.betas[1])
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, plan.rate)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: plan.rate(step))
     rng = np.random.default_rng(derive_seed("damsm batches", plan.seed))
     done = 0
     if resumed is not None:

@@ -105,5 +105,5 @@ class BaseText(FrozenHolder, TextEncoder):
         return self._encoder.token_report(captions)
 
     def token_words(self, caption: str) -> list[str]:
-        """What the base's text encoder calls a caption's tokens."""
+        """Names of a caption's tokens by the base's text encoder."""
         return self._encoder.token_words(caption)

@@ -12,7 +12,7 @@ SHOWN = 3
 REMEDY = (
     "download it again, or give a checkpoint of Stable Diffusion v1's or LDM's text-to-image layout"
 )
-"""What a user can do about a diffusion model's file."""
+"""Remedy for a diffusion model's file."""
 
 GROUP_WORDS = 3
 """Words of a name that make its group: ``model.diffusion_model.input_blocks``."""

@@ -147,7 +147,7 @@ class PublishedGAN:
 
 
 def is_gan_file(path: Path) -> bool:
-    """Whether a file holds one of these networks; False for one that cannot be read."""
+    """True where a ``.pth`` holds one of these networks."""
     if path.suffix not in (".pth", ".pt"):
         return False
     return kind_of(read_tensors(path)) is not None
@@ -224,7 +224,7 @@ def read_gan_file(path: Path) -> GANFile:
 
 
 def kind_of(tensors: Mapping[str, Tensor]) -> Kind | None:
-    """What a file holds, by its mark."""
+    """Kind of a file's tensors, by their mark; None for any other."""
     names = {name.removeprefix(PARALLEL) for name in tensors}
     return next((kind for kind, mark in MARKS.items() if mark in names), None)
 

@@ -139,7 +139,7 @@ class TextEncoder(nn.Module, ABC):
         """Counts the captions that are too long and the words that are unknown."""
 
     def token_words(self, caption: str) -> list[str]:
-        """What each of a caption's real tokens is called in a figure; numbers by default."""
+        """Name of each of a caption's real tokens in a figure; numbers by default."""
         return [str(i + 1) for i in range(int(self.encode([caption]).mask.sum()))]
 
 

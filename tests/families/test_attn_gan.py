@@ -24,13 +24,15 @@ from t2ibench.families.damsm import (
     word_scores,
     words_loss,
 )
-from t2ibench.families.gan.attn_gan import AttnGAN, image_pyramid
+from t2ibench.families.gan.attn_gan import AttnGAN
 from t2ibench.families.gan.attn_gan_networks import (
     Discriminators,
     Generator,
     WordAttention,
+    image_pyramid,
     pyramid_sides,
 )
+from t2ibench.families.gan.stack_gan_v2 import Generator as StackGANv2Generator
 from t2ibench.nn.gated import Augmented
 from t2ibench.nn.regions import ConvRegions, InceptionRegions, Seen
 from t2ibench.text.damsm import DAMSMText
@@ -221,6 +223,23 @@ def test_parameters_are_as_published(size, shared_cache):
     found = describe(case.context())["parameters"]
     names = ("generator", *(f"discriminator_{side}" for side in (64, 128, 256)))
     assert tuple(found[name] for name in names) == COUNTS[size]
+
+
+def test_parameters_of_stack_gan_v2_are_as_published():
+    sizes = {"resolution": 256}
+    with torch.device("meta"):
+        generator = StackGANv2Generator(
+            **sizes,
+            text_width=1024,
+            conditioning="concat",
+            channels=64,
+            residual_blocks=2,
+            noise_width=100,
+            condition_width=128,
+        )
+        judges = Discriminators(**sizes, text_width=128, channels=64).of_side.values()
+    counts = [sum(p.numel() for p in n.parameters()) for n in (generator, *judges)]
+    assert counts == [21_239_696, 5_723_906, 18_834_178, 71_269_122]
 
 
 def test_text_encoder_of_birds_has_as_many_parameters_as_published():

@@ -6,6 +6,7 @@ import pickle
 import pytest
 import torch
 from interop.test_verbs import refused
+from text.tiny import save_t5
 from torch import nn
 
 from t2ibench.cli.main import main
@@ -13,9 +14,11 @@ from t2ibench.core.noise import SeededNoise
 from t2ibench.engine.load import open_folder
 from t2ibench.families.damsm import DAMSM
 from t2ibench.families.gan.attn_gan_networks import Generator
+from t2ibench.families.gan.stack_gan_v2 import Generator as StackGANv2Generator
 from t2ibench.interop.gan_files import parts_of
 from t2ibench.interop.tensor_names import to_published
 from t2ibench.nn.regions import InceptionRegions
+from t2ibench.text.language import T5TextEncoder
 
 WORDS = [f"word{i}" for i in range(30)] + ["red", "bird"]
 PROMPTS = ["a red bird word3", "bird"]
@@ -169,3 +172,35 @@ def test_what_is_no_such_file_is_refused_in_one_sentence(folder, tmp_path, capsy
     (tmp_path / "stylegan_t.pkl").write_bytes(pickle.dumps(Command()))
     told = refused(["import", str(tmp_path / "stylegan_t.pkl"), given[4]], capsys)
     assert "is a pickled network (StyleGAN-T's format)" in told and "ran" not in told
+
+
+def test_an_imported_stack_gan_v2_draws_the_images_of_its_weights(tmp_path, capsys):
+    save_t5(tmp_path / "t5")
+    encoder = ["text=t5", f"text.path={tmp_path / 't5'}"]
+    text = T5TextEncoder(
+        model="tiny/t5", path=tmp_path / "t5", max_length=128, padding="longest", dtype="bfloat16"
+    )
+    torch.manual_seed(0)
+    generator = moved(
+        StackGANv2Generator(
+            resolution=32,
+            text_width=text.width,
+            conditioning="concat",
+            channels=8,
+            residual_blocks=1,
+            noise_width=6,
+            condition_width=5,
+        )
+    )
+    torch.save(published(generator, "stack_gan_v2"), tmp_path / "netG.pth")
+    given = ["import", str(tmp_path / "netG.pth"), f"out={tmp_path / 'birds'}"]
+    assert main([*given, *encoder]) == 0
+    loaded = open_folder(tmp_path / "birds")
+    assert loaded.spec.model.name == "gan/stack_gan_v2"
+    images = loaded.module.generate(PROMPTS, SeededNoise([3, 4]))
+    with torch.no_grad():
+        wanted = generator(text.encode(PROMPTS), SeededNoise([3, 4]).normal(11)).images[-1]
+    torch.testing.assert_close(images, wanted)
+    given[2] = f"out={tmp_path / 'other'}"
+    told = refused([*given, "text=word_lstm"], capsys)
+    assert "text=word_lstm is trained with a generator" in told

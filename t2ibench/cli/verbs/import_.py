@@ -5,6 +5,7 @@ t2ibench import sd-v1-4.ckpt out=runs/sd14 use_ema=false tokenizer=clip-vit-larg
 t2ibench import stable-diffusion-v1-5/ out=runs/sd15 data=folder data.root=PICTURES
 t2ibench import txt2img-large.ckpt out=runs/ldm tokenizer=vocab.txt
 t2ibench import bird_AttnGAN2.pth text_encoder200.pth vocabulary=captions.pickle out=runs/birds
+t2ibench import netG_StackGAN2.pth text=NAME out=runs/birds2
 t2ibench sample runs/sd15 "a lighthouse at dusk" knobs.num_steps=50
 
 Stable Diffusion v1 (also its inpainting UNet) and LDM text-to-image are read. Every tensor of the
@@ -13,8 +14,9 @@ average where the file has one. Without tokenizer= CLIP's own vocabulary is used
 words are configuration, for example the data set that `t2ibench score` compares with.
 
 Of the GAN line generators of AttnGAN (with their DAMSM's text encoder, its words in vocabulary=,
-and its image encoder where it is there) are read as their authors saved them. They sample; they
-have no discriminators to be trained against.
+and its image encoder where it is there) and of StackGAN-v2 (with text= of the encoder that it was
+trained with) are read as their authors saved them. They sample; they have no discriminators to be
+trained against.
 """
 
 from __future__ import annotations

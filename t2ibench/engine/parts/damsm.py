@@ -216,6 +216,7 @@ class TrainedDAMSM(Part):
         card: dict[str, Any] = {
             "trained_on": {"data": source.split_fingerprint("train"), "split": "train"},
             "training": self.training.model_dump(mode="json"),
+            "network": self.network.config(),
         }
         if "val" in source.splits and source.count("val"):
             val = source.split("val")

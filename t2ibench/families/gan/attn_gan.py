@@ -16,7 +16,6 @@ from typing import Any, ClassVar, NamedTuple, cast
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d
 
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.knobs import Knob
@@ -24,7 +23,14 @@ from t2ibench.core.noise import Noise, TrainingNoise
 from t2ibench.core.types import Batch, Images, TextFeatures
 from t2ibench.families.contract import OptimizerFactory, TextToImageModule
 from t2ibench.families.damsm import FrozenDAMSM, Matched
-from t2ibench.families.gan.attn_gan_networks import STAGES, Drawn, Judged, WordAttention
+from t2ibench.families.gan.attn_gan_networks import (
+    STAGES,
+    Drawn,
+    Judged,
+    WordAttention,
+    both_logits,
+    image_pyramid,
+)
 from t2ibench.families.gan.augment import Augmentation, DiffAugment
 from t2ibench.families.gan.balance import BALANCE, balance, balance_alarms
 from t2ibench.families.gan.losses import AdversarialLoss, Adversary
@@ -326,16 +332,3 @@ class AttnGAN(TextToImageModule):
         """Word attention (B, L, h, w) of the later stages for what ``sample`` draws, or none."""
         draws = knobs["truncation_psi"] * noise.normal(self.generator.randomness)
         return self.generator.attention_maps(text, draws)
-
-
-def image_pyramid(images: Images, stages: int) -> list[Tensor]:
-    """The images at half the side again and again, smallest first."""
-    found = [images]
-    for _ in range(stages - 1):
-        found.append(avg_pool2d(found[-1], 2))
-    return found[::-1]
-
-
-def both_logits(judge: nn.Module, sentence: Tensor, images: Images) -> Float[Tensor, "2 B"]:
-    """A discriminator's logits of images, alone and with their captions."""
-    return torch.stack(judge(images, sentence)[:2])

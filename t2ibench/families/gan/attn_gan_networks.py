@@ -12,7 +12,7 @@ from typing import NamedTuple, cast
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import avg_pool2d, scaled_dot_product_attention
 
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.types import Images, TextFeatures
@@ -377,3 +377,16 @@ def pyramid_sides(resolution: int) -> tuple[int, ...]:
 def normed(channels: int) -> list[nn.Module]:
     """Batch norm and leaky ReLU."""
     return [BatchNorm(channels), nn.LeakyReLU(SLOPE, inplace=True)]
+
+
+def image_pyramid(images: Images, stages: int) -> list[Tensor]:
+    """The images at half the side again and again, smallest first."""
+    found = [images]
+    for _ in range(stages - 1):
+        found.append(avg_pool2d(found[-1], 2))
+    return found[::-1]
+
+
+def both_logits(judge: nn.Module, sentence: Tensor, images: Images) -> Float[Tensor, "2 B"]:
+    """A discriminator's logits of images, alone and with their captions."""
+    return torch.stack(judge(images, sentence)[:2])
