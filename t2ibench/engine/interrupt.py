@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from t2ibench.core.errors import ContentError, RunError, T2IBenchError
 from t2ibench.core.files import remove_leftovers, storage_error
@@ -13,6 +17,10 @@ from t2ibench.training.preemption import signal_handler
 
 LASTING = ("clock", "scored", "asked")
 """Entries of a status that remain when later work on the run ends early."""
+
+
+AGAIN_SECONDS = 0.05
+"""Wait before a signal that was dropped is delivered again: finalisers take less."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -34,24 +42,42 @@ def interruptible() -> Iterator[None]:
     """Raises ``Interrupted`` in its context at a signal; training defers it to a step's end.
 
     Files are written whole or not at all, so work may stop at any moment. After the first signal
-    only SIGINT still acts.
+    only SIGINT still acts. Where Python drops exceptions (in a finaliser), it is raised again.
     """
     received: list[int] = []
+    dropped: list[int] = []
+    timers: list[threading.Timer] = []
+    told = sys.unraisablehook
 
     def stop(number: int) -> None:
         received.append(number)
         if len(received) == 1 or number == signal.SIGINT:
             raise Interrupted(number)
 
+    def again(unraisable: Any) -> None:
+        """Hears of exceptions that Python drops; those of ours come back in a moment."""
+        if not isinstance(unraisable.exc_value, Interrupted):
+            told(unraisable)
+            return
+        received.clear()
+        dropped.append(unraisable.exc_value.signal)
+        timers.append(threading.Timer(AGAIN_SECONDS, os.kill, (os.getpid(), dropped[-1])))
+        timers[-1].start()
+
     with signal_handler(stop):
+        sys.unraisablehook = again
         try:
             yield
         except Exception as error:
             if received:  # a library made an error of its own of it
                 raise Interrupted(received[0]) from error
             raise
-        if received:  # raised where Python only prints exceptions (a finaliser)
-            raise Interrupted(received[0])
+        finally:
+            sys.unraisablehook = told
+            for timer in timers:
+                timer.cancel()
+        if received or dropped:
+            raise Interrupted((received or dropped)[0])
 
 
 @contextmanager

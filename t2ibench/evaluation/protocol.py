@@ -141,7 +141,7 @@ class Protocol:
         Raises:
             ScoreError: a disjoint reference is asked for and the split is too small for it.
         """
-        return self.first_place(split.name, len(split))
+        return self.resolved(split).first_place(split.name, len(split))
 
     def first_place(self, name: str, size: int) -> int:
         """``first_reference`` of a reference split of which only its name and size are known."""

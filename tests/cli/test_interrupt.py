@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 
 import pytest
@@ -32,16 +33,23 @@ def test_a_signal_ends_work_at_once_and_is_carried(run, number):
     assert stop.value.signal == number and run.state == "interrupted"
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_signal_that_python_swallows_is_not_lost(run):
-    class Finalised:
-        def __del__(self):
-            os.kill(os.getpid(), signal.SIGUSR1)
-            time.sleep(0.01)
+class Finalised:
+    """An object in whose finaliser a signal comes."""
 
-    with pytest.raises(Interrupted), interruptible():
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGUSR1)
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("seconds", [0, 30])
+def test_a_signal_that_python_swallows_comes_again(capfd, seconds):
+    began, hook = time.monotonic(), sys.unraisablehook
+    with pytest.raises(Interrupted) as stop, interruptible():
         thing = Finalised()
         del thing
+        time.sleep(seconds)
+    assert stop.value.signal == signal.SIGUSR1 and time.monotonic() - began < 10
+    assert capfd.readouterr().err == "" and sys.unraisablehook is hook
 
 
 def test_a_signal_of_which_a_library_makes_an_error_is_a_signal(run):
