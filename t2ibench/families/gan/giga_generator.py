@@ -207,7 +207,7 @@ class WordAttention(nn.Module):
 def text_attention(
     kind: ConditioningKind, channels: int, text_width: int, heads: int
 ) -> WordAttention | SpatialConditioning:
-    """Makes the layer that brings text to a feature map: attention to words, or another.
+    """Makes the layer that brings text to a feature map: the paper's attention or another's.
 
     Raises:
         ConfigError: the kind is unknown, or ``heads`` does not divide ``channels``.
@@ -398,7 +398,7 @@ class GigaGenerator(nn.Module):
         return list(self.levels)
 
     def contexts(self, words: TextFeatures) -> list[Any]:
-        """Prompt's contribution to each level, computed once a prompt."""
+        """Prompt's part of each level, from the text branch's output; computed once a prompt."""
         return [None if lv.text is None else lv.text.prepare(words) for lv in self.levels]  # type: ignore[union-attr, operator]
 
     def synthesise(self, styles: Styles, contexts: Sequence[Any]) -> list[Float[Tensor, "B 3 _ _"]]:

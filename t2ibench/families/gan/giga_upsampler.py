@@ -159,7 +159,7 @@ class UpsamplingUNet(nn.Module):
         return math.ceil(reach / self.multiple) * self.multiple
 
     def contexts(self, words: TextFeatures) -> list[Any]:
-        """Prompt's contribution to each level, computed once a prompt."""
+        """Prompt's part of each level, from the text branch's output; computed once a prompt."""
         return [None if lv.text is None else lv.text.prepare(words) for lv in self.up]  # type: ignore[union-attr, operator]
 
     def enlarge(
