@@ -24,8 +24,10 @@ NOT_COMPOSED = ("hydra", "experiment", "debug", "model")
 
 COMPOSED_WITH = {
     "autoencoder": "diffusion/ldm",
+    "backbone": "gan/style_gan_t",
     "cascade": "diffusion/sr3",
     "clip": "diffusion/fast_unclip",
+    "damsm": "gan/attn_gan",
     "prior": "diffusion/fast_unclip",
 }
 """A model that has the parts of a group."""

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 MODEL_KEYS = ("model", "parts", "base", "start", "text", "conditioning", "data.resolution")
 """Keys and groups of a cascade's stage that do not apply to the model of its base."""
 
-MODEL_GROUPS = ("autoencoder", "clip", "prior", "cascade")
+MODEL_GROUPS = ("autoencoder", "clip", "damsm", "prior", "cascade")
 """Groups whose choices belong to one model."""
 
 
@@ -251,6 +251,7 @@ def to_container(cfg: DictConfig) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         raise ConfigError(one_sentence(error)) from error
     found["model"].pop("sizes", None)
+    found["text"].pop("sizes", None)
     found["size"] = str(found["size"])
     return found
 

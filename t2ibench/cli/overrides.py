@@ -18,8 +18,9 @@ OPEN_ENDED = ("knobs.", "knobs={", "protocol.knobs.", "protocol.knobs={")
 
 PATHS = (
     "data.root", "data.source.root", "data.source.cache_dir", "paths.runs", "paths.cache",
-    "paths.data", "text.path", "text.encoder.path", "text.run", "parts.clip.path", "parts.base.run",
-    "start", "base", "hydra.launcher.submitit_folder",
+    "paths.data", "text.path", "text.encoder.path", "text.run", "parts.clip.path",
+    "parts.damsm.path", "evaluator.dual_encoders.damsm.path", "parts.base.run", "start", "base",
+    "hydra.launcher.submitit_folder",
 )  # fmt: skip
 """Keys whose values are files, folders, or names and hashes of runs."""
 

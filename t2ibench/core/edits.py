@@ -125,6 +125,26 @@ class PromptMixing(Edit):
 
 
 @dataclass(frozen=True)
+class StyleMixing(Edit):
+    """A second latent styles the finer layers.
+
+    Attributes:
+        noise: of the second latent.
+        switch: share of the layers, from the coarsest, that the first one styles.
+
+    Source: Karras et al. 2019 (StyleGAN), section 3.1.
+    Differs: none.
+    """
+
+    noise: Noise
+    switch: float
+    name: ClassVar[str] = "style_mixing"
+
+    def __post_init__(self) -> None:
+        check_share("switch", self.switch)
+
+
+@dataclass(frozen=True)
 class Interpolation(Edit):
     """An image between two: text features on the straight line, noise on the great circle.
 

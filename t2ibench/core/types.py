@@ -133,6 +133,17 @@ class Batch:
     def __len__(self) -> int:
         return self.image.shape[0]
 
+    def rows(self, rows: slice) -> Batch:
+        """A part of the batch."""
+        return replace(
+            self,
+            image=self.image[rows],
+            caption=self.caption[rows],
+            index=self.index[rows],
+            text=None if self.text is None else self.text[rows],
+            targets={name: target[rows] for name, target in self.targets.items()},
+        )
+
     def to(self, *args: Any, **kwargs: Any) -> Batch:
         """Moves every tensor; integers keep their types."""
         image = self.image.to(*args, **kwargs)

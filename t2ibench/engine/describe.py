@@ -8,14 +8,19 @@ from typing import Any
 
 import torch
 
+from t2ibench.core.edits import ImageToImage
 from t2ibench.core.knobs import resolve_knobs
 from t2ibench.core.noise import SeededNoise
 from t2ibench.engine.assemble import untrained_module
 from t2ibench.engine.context import Context
 from t2ibench.evaluation.cost import count_parameters
+from t2ibench.evaluation.flops import count_flops
 from t2ibench.evaluation.repeated_calls import RepeatedCalls
+from t2ibench.families.contract import TextToImageModule
 
 STEPS = "num_steps"
+DESCENT = "inversion_steps"
+"""Knob of a model whose edits descend in its latents (``families/gan/inversion.py``)."""
 
 
 def over_steps(flops_of: Callable[[dict[str, float]], float], knobs: Mapping[str, float]) -> float:
@@ -25,6 +30,31 @@ def over_steps(flops_of: Callable[[dict[str, float]], float], knobs: Mapping[str
         return flops_of({})
     two, three = flops_of({STEPS: 2}), flops_of({STEPS: 3})
     return two + (steps - 2) * (three - two)
+
+
+def descent_flops(
+    module: TextToImageModule, knobs: Mapping[str, float], device: torch.device, left: float = 1.0
+) -> float | None:
+    """FLOPs of an image that is edited by descent; None where the model has no such edits.
+
+    Args:
+        module: a model, which may have shapes alone.
+        knobs: complete knobs.
+        device: where it is.
+        left: share of the steps that the edit takes (1 - strength of img2img).
+    """
+    if DESCENT not in knobs:
+        return None
+    image = torch.zeros(1, 3, module.resolution, module.resolution, device=device)
+
+    def flops_of(steps: int) -> float:
+        noise, some = SeededNoise([0], device), dict(knobs) | {DESCENT: float(steps)}
+        edit = ImageToImage(image, 0.0)
+        return count_flops(lambda: module.generate([""], noise, some, edit=edit))
+
+    # All steps cost alike.
+    one, two = flops_of(1), flops_of(2)
+    return one + (round(left * knobs[DESCENT]) - 1) * (two - one)
 
 
 def describe(context: Context) -> dict[str, Any]:
@@ -52,6 +82,7 @@ def describe(context: Context) -> dict[str, Any]:
         "conditioning": spec.conditioning,
         "parameters": count_parameters(module.parts()),
         "sample_flops_per_image": over_steps(flops_of, knobs),
+        "edit_flops_per_image": descent_flops(module, knobs, meta),
         "knobs": [asdict(knob) for knob in module.knobs],
         "edits": sorted(module.edits),
     }

@@ -26,17 +26,19 @@ EDITS = {
     "inpainting": ("image", "mask"),
     "outpainting": ("image", "sides"),
     "prompt_mixing": ("with", "switch", "by"),
+    "style_mixing": ("style", "switch"),
     "interpolation": ("with", "weight"),
     "variations": ("image",),
     "image_interpolation": ("image", "other", "weight"),
     "upscaling": ("image",),
 }
-"""Options that each edit reads; ``by`` has a default."""
+"""Options that each edit reads; ``by`` and ``style`` have a default."""
 
 OPTIONS = tuple(dict.fromkeys(name for own in EDITS.values() for name in own))
 """Names of all options of all edits."""
 
-DEFAULTS = {"by": "step"}
+DEFAULTS = {"by": "", "style": "0"}
+"""Values of options that are not given; ``by`` is the first of what the model can do."""
 
 WITHOUT_PROMPT = ("variations", "image_interpolation", "upscaling")
 """Edits that need no prompt."""
@@ -111,8 +113,13 @@ def make_edit(
             return edits.extended(image("image"), read_sides(options["sides"]))
         case "prompt_mixing":
             text = module.encode_captions([options["with"]] * count)
-            by = options.get("by") or DEFAULTS["by"]
+            by = options.get("by") or module.mixings[0]
             return edits.PromptMixing(text, share("switch"), by)
+        case "style_mixing":
+            # One second latent for all images, so that a sheet of them shows one style.
+            style = options.get("style") or DEFAULTS["style"]
+            seeds = sample_seeds([f"style {style}"], seed) * count
+            return edits.StyleMixing(SeededNoise(seeds), share("switch"))
         case "interpolation":
             text = module.encode_captions([options["with"]] * count)
             seeds = sample_seeds([f"{options['with']}#{i}" for i in range(count)], seed)

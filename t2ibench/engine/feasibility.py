@@ -26,6 +26,8 @@ from t2ibench.engine.judges import (
     test_protocol,
 )
 from t2ibench.engine.parts.clip import TrainedClip
+from t2ibench.engine.parts.damsm import TextEncoderOfDAMSM, TrainedDAMSM
+from t2ibench.engine.parts.pretrained_text import PretrainedTextEncoder
 from t2ibench.engine.parts.text import ConfiguredTextEncoder
 from t2ibench.engine.scoring_plan import fixed_knobs, front_settings
 from t2ibench.engine.spec import RunSpec
@@ -163,8 +165,10 @@ def check_knobs(context: Context) -> None:
     """
     spec = context.spec
     given = (spec.knobs, spec.protocol.knobs, spec.protocol.knob_sweep, spec.protocol.steps_sweep)
-    alone = isinstance(spec.text, ConfiguredTextEncoder) and all(
-        name == "first_stage" or isinstance(part, TrainedClip) for name, part in spec.parts.items()
+    own = ConfiguredTextEncoder | PretrainedTextEncoder | TextEncoderOfDAMSM
+    alone = isinstance(spec.text, own) and all(
+        name == "first_stage" or isinstance(part, TrainedClip | TrainedDAMSM)
+        for name, part in spec.parts.items()
     )
     if not any(given) or not alone:
         return
@@ -183,8 +187,11 @@ def check_knobs(context: Context) -> None:
 def declared_knobs(context: Context) -> Sequence[Knob]:
     """Knobs of the model, whose weights are never made."""
     spec, shapes_only = context.spec, Context(context.spec)
-    encoder = spec.text.stand_in(context)  # before, as a pretrained one holds real weights
+    encoder = None
+    if isinstance(spec.text, ConfiguredTextEncoder):
+        encoder = spec.text.stand_in(context)  # before, as a pretrained one holds real weights
     with torch.device("meta"):
         for name, part in spec.parts.items():
             shapes_only.modules[name] = part.restore(shapes_only, None)
+        encoder = encoder or spec.text.restore(shapes_only, None)
         return build_module(spec, encoder, shapes_only.modules).knobs

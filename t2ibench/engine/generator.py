@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from t2ibench.core.edits import ImageToImage, Inpainting
 from t2ibench.core.errors import ConfigError
-from t2ibench.core.knobs import Knob
+from t2ibench.core.knobs import Knob, resolve_knobs
 from t2ibench.core.noise import sample_seeds
 from t2ibench.core.types import PixelImages
 from t2ibench.data.prompts import Prompt
+from t2ibench.engine.describe import descent_flops
 from t2ibench.engine.edits import WITHOUT_PROMPT, check_options, make_edit
 from t2ibench.engine.load import LoadedRun
 from t2ibench.evaluation.layouts import Layout, choose_layout, write_images
@@ -36,12 +38,14 @@ class Pictures(Sequence[Image.Image]):
         prompts: the prompts, each once.
         images_per_prompt: k images of each prompt, next to each other.
         seeds: seeds of the N images.
+        edit_flops: counted FLOPs of one image of an edit by descent in latents; else None.
     """
 
     pixels: PixelImages
     prompts: tuple[Prompt, ...]
     images_per_prompt: int
     seeds: tuple[int, ...]
+    edit_flops: float | None = None
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -203,17 +207,22 @@ class Generator:
         warn_of_losses(module.text_encoder, losses, "prompts")
         seeds = sample_seeds(seed_names(texts), seed)
         changed = make_edit(edit, options, module, len(texts), size, seed)
+        values = self.loaded.operating_point() | dict(knobs)
         pixels = generate_pixels(
             module,
             texts,
             seeds,
-            self.loaded.operating_point() | dict(knobs),
+            values,
             batch_size,
             on_progress,
             size=None if changed is not None else size,
             edit=changed,
         )
-        return Pictures(pixels, tuple(prompt_list), images_per_prompt, tuple(seeds))
+        spent = None
+        if isinstance(changed, ImageToImage | Inpainting):
+            left = 1 - getattr(changed, "strength", 0.0)
+            spent = descent_flops(module, resolve_knobs(module.knobs, values), module.device, left)
+        return Pictures(pixels, tuple(prompt_list), images_per_prompt, tuple(seeds), spent)
 
 
 def check_whole(**given: Any) -> None:

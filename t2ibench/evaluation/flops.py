@@ -273,6 +273,28 @@ def distances_backward(gradient: Tensor, a: Tensor, b: Tensor, *_: Any) -> int:
     return distances(a, b)
 
 
+@of("convolution_backward")
+def convolution_backward(
+    gradient: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias_sizes: Sequence[int] | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+    output_mask: Sequence[bool],
+) -> int:
+    """The forward pass once more for each of the gradients of input and weights.
+
+    PyTorch's own formula multiplies the gradient of grouped weights by the number of groups.
+    """
+    places = x if transposed else gradient
+    return 2 * places.numel() * weight[0].numel() * sum(output_mask[:2])
+
+
 @of("_trilinear")
 def trilinear(a: Tensor, weight: Tensor, b: Tensor, *_: Any) -> int:
     """2 R O A B + 2 R O B of a bilinear layer from widths A and B to O, for R rows."""

@@ -22,16 +22,17 @@ import pytorch_lightning as pl
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from t2ibench.core.edits import Edit
+from t2ibench.core.edits import Edit, Mixing, PromptMixing
 from t2ibench.core.errors import ConfigError, NonFiniteLossError
 from t2ibench.core.frozen import FrozenHolder
 from t2ibench.core.knobs import Knob, resolve_knobs
 from t2ibench.core.noise import Noise, SeededNoise
 from t2ibench.core.pixels import to_pixels
 from t2ibench.core.ranks import longest, own_rows
-from t2ibench.core.shards import stepped
+from t2ibench.core.shards import stepped, whole
 from t2ibench.core.types import Batch, Images, PixelImages, TextFeatures
 from t2ibench.data.records import PreparedSplit
 from t2ibench.text.contract import TextEncoder
@@ -95,6 +96,8 @@ class TextToImageModule(pl.LightningModule, ABC):
             (``build_index``) and takes no steps.
         edits: which edits the family offers (``core/edits.py``), and ``size`` where it samples
             other sizes than the training resolution.
+        mixings: ways in which a second prompt can take over (``edits.PromptMixing.by``), the
+            usual one first.
         sampling_arguments: constructor arguments that only sampling reads: they are part of a
             sample set's key and not of a run's identity, and can be changed when a run is scored.
         neutral_arguments: constructor arguments that change no result (memory, speed).
@@ -105,6 +108,7 @@ class TextToImageModule(pl.LightningModule, ABC):
     family: ClassVar[str]
     trains: ClassVar[bool] = True
     edits: ClassVar[frozenset[str]] = frozenset()
+    mixings: ClassVar[tuple[Mixing, ...]] = ("step", "layer")
     sampling_arguments: ClassVar[frozenset[str]] = frozenset()
     neutral_arguments: ClassVar[frozenset[str]] = frozenset()
 
@@ -183,6 +187,26 @@ class TextToImageModule(pl.LightningModule, ABC):
         edits also takes ``edit``, one that samples other sizes also takes ``size``.
         """
 
+    @property
+    def draws_attention(self) -> bool:
+        """True where ``attention_maps`` has maps; False by default."""
+        return False
+
+    def attention_maps(
+        self, text: TextFeatures, noise: Noise, knobs: Mapping[str, float]
+    ) -> list[Tensor]:
+        """Weights of words at the places of what ``sample`` draws; none by default.
+
+        Args:
+            text: features of B captions.
+            noise: as for ``sample``, at its first draw.
+            knobs: complete and checked.
+
+        Returns:
+            (B, L, h, w) of each layer that is worth a look; over words they sum to one.
+        """
+        return []
+
     @abstractmethod
     def configure_optimizers(self) -> Any:
         """Makes one optimiser, or a list of them (a GAN's two)."""
@@ -260,15 +284,49 @@ class TextToImageModule(pl.LightningModule, ABC):
         return text.where(keep, self.text_encoder.null(len(text)).to(text.tokens.device))
 
     def optimise(
-        self, optimizer: Optimizer, loss: Tensor, parameters: Sequence[nn.Parameter]
-    ) -> None:
-        """Performs one optimiser step: zero gradients, backward, clip, step."""
+        self,
+        optimizer: Optimizer,
+        loss: Tensor | Iterable[Tensor],
+        parameters: Sequence[nn.Parameter],
+    ) -> Tensor | None:
+        """Performs one optimiser step: zero gradients, backward, clip, step.
+
+        Args:
+            optimizer: steps ``parameters``.
+            loss: a loss, or the losses of the parts of a batch, which sum up to it; each is
+                computed after the one before it has been differentiated, so that memory holds one.
+            parameters: what the optimiser steps.
+
+        Returns:
+            Norm of the gradient before clipping, a scalar on the device; None without clipping.
+        """
         optimizer.zero_grad(set_to_none=True)
-        self.manual_backward(loss)
+        for part in (loss,) if isinstance(loss, Tensor) else loss:
+            self.manual_backward(part)
+        norm = None
         if self.gradient_clip_norm > 0:
             clipped = stepped(optimizer) or parameters
-            torch.nn.utils.clip_grad_norm_(clipped, self.gradient_clip_norm)
+            norm = self.gradient_norm(clipped)
+            torch.nn.utils.clip_grads_with_norm_(clipped, self.gradient_clip_norm, norm)
         optimizer.step()
+        return None if norm is None else whole(norm)
+
+    def gradient_norm(self, parameters: Iterable[Tensor]) -> Tensor:
+        """Global norm of the gradients of a loss, whatever it was scaled by (16-mixed)."""
+        norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+        scaler = getattr(getattr(self._trainer, "precision_plugin", None), "scaler", None)
+        return norm if scaler is None else norm / scaler.scale(torch.ones_like(norm))
+
+    def alarms(self, logged: Mapping[str, float]) -> dict[str, str]:
+        """Warnings of a training that fails without an error, a sentence by its kind; none here.
+
+        Args:
+            logged: means of what ``training_step`` returned, over one logging interval.
+
+        Returns:
+            Sentences that name a setting to turn. Each kind is told once a training.
+        """
+        return {}
 
     @torch.no_grad()
     def generate(
@@ -301,6 +359,11 @@ class TextToImageModule(pl.LightningModule, ABC):
         asked: dict[str, Any] = {}
         if edit is not None:
             self._check_offered(edit.name)
+            if isinstance(edit, PromptMixing) and edit.by not in self.mixings:
+                raise ConfigError(
+                    f"by={edit.by}: {type(self).__name__} mixes prompts by "
+                    f"{' or '.join(self.mixings)}; set by={self.mixings[0]}."
+                )
             asked["edit"] = edit
         if size is not None and tuple(size) != (self.resolution, self.resolution):
             self._check_offered("size")

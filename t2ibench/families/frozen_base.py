@@ -10,7 +10,7 @@ from torch import Tensor
 
 from t2ibench.core.frozen import FrozenHolder
 from t2ibench.core.hashing import hash_tensors
-from t2ibench.core.knobs import Knob
+from t2ibench.core.knobs import Knob, resolve_knobs
 from t2ibench.core.noise import Noise
 from t2ibench.core.types import Images, TextFeatures
 from t2ibench.families.contract import TextToImageModule
@@ -48,6 +48,11 @@ class FrozenBase(FrozenHolder):
         own = {n.removeprefix(PREFIX): v for n, v in knobs.items() if n.startswith(PREFIX)}
         return self.module.generate(text, noise, own)
 
+    @torch.no_grad()
+    def draw(self, text: TextFeatures, noise: Noise) -> Images:
+        """Images for a training step, with the default knobs; nothing waits for a device."""
+        return self.module.sample(text, noise, resolve_knobs(self.module.knobs)).clamp(-1, 1)
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenBase:
         super()._apply(fn, recurse)
         # A Lightning module also keeps its device by name.
@@ -72,6 +77,7 @@ class BaseText(FrozenHolder, TextEncoder):
         self.hold("module", base)
         self.width = base.text_encoder.width
         self.max_length = base.text_encoder.max_length
+        self.word_tokens = base.text_encoder.word_tokens
 
     @property
     def _encoder(self) -> TextEncoder:
@@ -97,3 +103,7 @@ class BaseText(FrozenHolder, TextEncoder):
     def token_report(self, captions: Sequence[str]) -> TokenReport:
         """Report of what the base's text encoder truncates or does not know in captions."""
         return self._encoder.token_report(captions)
+
+    def token_words(self, caption: str) -> list[str]:
+        """Names of a caption's tokens by the base's text encoder."""
+        return self._encoder.token_words(caption)

@@ -73,6 +73,11 @@ class FrozenClip(FrozenHolder):
         with torch.autocast(images.device.type, enabled=False):
             return normalize(self.towers(to_pixels(images)).float(), dim=1)
 
+    def embed_generated(self, images: Images) -> Float[Tensor, "B E"]:
+        """Unit vectors of images in [-1, 1], not rounded, with gradients to them."""
+        with torch.autocast(images.device.type, enabled=False):
+            return normalize(self.towers.embed(images.float()).float(), dim=1)
+
     @torch.no_grad()
     def embed_texts(self, captions: Sequence[str]) -> Float[Tensor, "B E"]:
         """Unit vectors of captions."""

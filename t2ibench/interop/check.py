@@ -9,6 +9,11 @@ from t2ibench.core.errors import CheckpointError
 SHOWN = 3
 """Names of a group that are spelled out."""
 
+REMEDY = (
+    "download it again, or give a checkpoint of Stable Diffusion v1's or LDM's text-to-image layout"
+)
+"""Remedy for a diffusion model's file."""
+
 GROUP_WORDS = 3
 """Words of a name that make its group: ``model.diffusion_model.input_blocks``."""
 
@@ -17,6 +22,7 @@ def check_fit(
     expected: Mapping[str, tuple[int, ...]],
     found: Mapping[str, tuple[int, ...]],
     source: str,
+    remedy: str = REMEDY,
 ) -> None:
     """Compares names and shapes.
 
@@ -24,6 +30,7 @@ def check_fit(
         expected: what the layout needs, as the file would name it.
         found: what the file has.
         source: the file, for the message.
+        remedy: what the user can do.
 
     Raises:
         CheckpointError: they differ; every group of names is listed with its count.
@@ -45,8 +52,7 @@ def check_fit(
     if problems:
         raise CheckpointError(
             f"{source} does not fit the layout that its tensors suggest: {', '.join(problems)}; "
-            "download it again, or give a checkpoint of Stable Diffusion v1's or LDM's "
-            "text-to-image layout."
+            f"{remedy}."
         )
 
 

@@ -53,6 +53,11 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} is not a file; give a .safetensors or .ckpt file.")
     if path.suffix == ".safetensors":
         return read_safetensors(path, "it is damaged or not whole: download it again")
+    if path.suffix == ".pkl":
+        raise CheckpointError(
+            f"{path} is a pickled network (StyleGAN-T's format), which runs code when it is read, "
+            "and was not read; give its weights as .safetensors or as a .pth of tensors."
+        )
     if path.suffix not in PICKLES:
         raise CheckpointError(
             f"{path.name} is of a kind that is not read; give .safetensors or .ckpt."

@@ -23,7 +23,7 @@ from t2ibench.core.errors import CheckpointError, MissingWeightsError
 from t2ibench.core.files import atomic_path, read_json, read_json_object, write_json
 from t2ibench.core.hashing import hash_file
 from t2ibench.core.pixels import from_pixels
-from t2ibench.core.types import PixelImages
+from t2ibench.core.types import Images, PixelImages
 from t2ibench.metrics.causal_text import encode_to_end_token, text_features
 from t2ibench.metrics.extractors.contract import FeatureExtractor
 
@@ -150,7 +150,10 @@ class DualEncoder(FeatureExtractor):
 
     def forward(self, pixels: PixelImages) -> Float[Tensor, "B D"]:
         """Image features of unit length; other sizes are averaged or enlarged to native."""
-        images = from_pixels(pixels)
+        return self.embed(from_pixels(pixels))
+
+    def embed(self, images: Images) -> Float[Tensor, "B D"]:
+        """Features of unit length of images in [-1, 1], with gradients to them."""
         side = self.image_size
         if images.shape[-2:] != (side, side):
             smaller = min(images.shape[-2:]) >= side

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from t2ibench.core.errors import ConfigError
 from t2ibench.core.types import TextFeatures
 
 log = logging.getLogger(__name__)
@@ -106,6 +107,8 @@ class TextEncoder(nn.Module, ABC):
         needs_vocabulary: whether it is made with the words of the training captions.
         cacheable: whether the features of a caption never change and are all that is needed of
             it, so that a cache can keep them.
+        word_tokens: whether ``tokens`` has a vector for each word or piece of a caption; False
+            where it repeats the caption's only one.
     """
 
     width: int
@@ -113,6 +116,7 @@ class TextEncoder(nn.Module, ABC):
     trainable: bool
     needs_vocabulary: ClassVar[bool] = False
     cacheable: ClassVar[bool] = False
+    word_tokens: bool = True
 
     @abstractmethod
     def encode(self, captions: Sequence[str]) -> TextFeatures:
@@ -133,6 +137,25 @@ class TextEncoder(nn.Module, ABC):
     @abstractmethod
     def token_report(self, captions: Sequence[str]) -> TokenReport:
         """Counts the captions that are too long and the words that are unknown."""
+
+    def token_words(self, caption: str) -> list[str]:
+        """Name of each of a caption's real tokens in a figure; numbers by default."""
+        return [str(i + 1) for i in range(int(self.encode([caption]).mask.sum()))]
+
+
+def check_word_tokens(encoder: TextEncoder | type[TextEncoder], reader: str) -> None:
+    """Refuses an encoder without a vector for each token, for a network that attends to them.
+
+    Raises:
+        ConfigError: it gives captions alone a vector.
+    """
+    if not encoder.word_tokens:
+        cls = encoder if isinstance(encoder, type) else type(encoder)
+        raise ConfigError(
+            f"text: {cls.__name__} gives one vector a caption and none a word, and {reader} "
+            "attends to words; choose an encoder of words (text=damsm, text=word_lstm), or "
+            "conditioning=concat or modulation."
+        )
 
 
 def losses_of(encoder: TextEncoder, captions: Sequence[str]) -> str:

@@ -236,6 +236,10 @@ class WordEncoder(TextEncoder):
         """Counts lost tokens, see ``TextEncoder``."""
         return self.tokenizer.report(captions)
 
+    def token_words(self, caption: str) -> list[str]:
+        """The words that are encoded, and the end token."""
+        return [*split_words(caption)[: self.max_length - 1], "(end)"]
+
 
 class WordBlock(nn.Module):
     """Pre-norm block: x + Attn(LN(x)), then x + MLP(LN(x)), over real tokens only.

@@ -6,6 +6,7 @@ optimiser calls.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -25,6 +26,8 @@ from t2ibench.nn.ema import WeightEMA
 from t2ibench.runs.clock import Budget, Clock
 from t2ibench.runs.curves import MetricsFile
 from t2ibench.training.sharding import is_sharded, unsharded
+
+log = logging.getLogger(__name__)
 
 Decay = Literal["constant", "cosine", "linear"]
 
@@ -241,6 +244,7 @@ class LearningCurves(pl.Callback):
         self._steps = 0
         self._since = 0
         self._indices = torch.empty(0, dtype=torch.int64)
+        self._told: set[str] = set()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Drops rows that were logged after the checkpoint."""
@@ -328,8 +332,18 @@ class LearningCurves(pl.Callback):
             self.file.append(row)
             if self.track is not None:
                 self.track({name: float(value) for name, value in row.items()})
+            self._warn(pl_module, means)
         self._sums, self._steps, self._indices = {}, 0, self._indices[:0]
         self._since = self.clock.images_seen
+
+    def _warn(self, pl_module: pl.LightningModule, means: dict[str, float]) -> None:
+        """Tells what the family says of the interval, each kind once."""
+        module: Any = pl_module
+        alarms = module.alarms(means) if hasattr(module, "alarms") else {}
+        for kind, sentence in alarms.items():
+            if kind not in self._told:
+                self._told.add(kind)
+                log.warning("at %d images: %s", self.clock.images_seen, sentence)
 
 
 class ValidationLosses(pl.Callback):

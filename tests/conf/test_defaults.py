@@ -56,7 +56,10 @@ def unsaid(component):
 
 
 # Given by the module that makes the network, where the model wants them.
-INJECTED = {"extra_channels", "vector_width", "text_width", "first_stage"}
+INJECTED = {
+    "extra_channels", "vector_width", "text_width", "inputs",
+    "first_stage", "clip", "damsm", "backbone",
+}  # fmt: skip
 # Where published files lie and what they are called; their content is hashed.
 FILES = {"weights", "folder", "name", "styles", "labels"}
 

@@ -27,11 +27,18 @@ MODELS = list(FILES)
 CONDITIONINGS = ("concat", "modulation", "cross_attention")
 PROMPTS = ["a large red ring", "", "a small blue moon " * 40, "a zyzzyva"]
 SIDE, BATCH, STEPS = 16, 4, 4
+SIDES = {"gan/stack_gan_2": 32}
+"""Sides of models that cannot make so small an image."""
 
 
 def conditionings(model):
     """All that a model can be given; its own alone where it reads no text."""
     return CONDITIONINGS if "${conditioning}" in FILES[model] else (None,)
+
+
+def one_rate(text):
+    """Whether a paper's model has one optimiser; the two players of a GAN keep their rates."""
+    return "origin: paper" in text and "\n  optimizer:" in text
 
 
 def words(model, conditioning, cache):
@@ -44,10 +51,13 @@ def words(model, conditioning, cache):
         # Asked for eps in pure noise, an untrained network would drive every pixel to its bounds.
         *(["model.module.process.clip_sample=true"] if "  process:" in text else []),
         *([f"parts.clip.network.image_size={SIDE}"] if "clip: " in text else []),
-        f"data.resolution={SIDE}",
+        *(["parts.damsm.network.image.channels=8"] if "damsm: " in text else []),
+        # A base of at least the world's least side.
+        *(["model.module.upscale=2"] if "\n  upscale:" in text and model not in SIDES else []),
+        f"data.resolution={SIDES.get(model, SIDE)}",
         # Layers that begin at zero hide those before them, at papers' rates for longer than a test.
         "model.training.warmup_images=0",
-        *(["model.module.optimizer.lr=0.01"] if "origin: paper" in text else []),
+        *(["model.module.optimizer.lr=0.01"] if one_rate(text) else []),
         "data.source.num_train=48",
         "data.source.num_val=8",
         "data.source.num_test=8",

@@ -53,7 +53,8 @@ def test_guarded_parts_name_every_frozen_network(case):
     if "clip" in case.spec.parts:
         assert "clip.towers" in named
     if "base" in case.spec.parts:
-        assert {"base.module", "base.module.network", "text_encoder.module"} <= named
+        assert {"base.module", "text_encoder.module"} <= named
+        assert {f"base.module.{name}" for name, _ in module.base.module.named_children()} <= named
 
 
 def test_a_frozen_text_encoder_is_guarded(frozen_text, shared_cache):

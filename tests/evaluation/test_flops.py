@@ -172,3 +172,14 @@ def test_every_kernel_that_pytorch_counts_is_known_as_a_product():
     for name in harmless.split():
         packet = getattr(torch.ops.aten, name)
         assert not multiplies(getattr(packet, packet.overloads()[0])), name
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("groups", [1, 4])
+def test_a_convolutions_gradients_cost_what_it_costs_each(transposed, groups):
+    kind = torch.nn.ConvTranspose2d if transposed else torch.nn.Conv2d
+    layer, x = kind(8, 4, 3, stride=2, groups=groups), torch.randn(2, 8, 9, 9, requires_grad=True)
+    forward = count_flops(lambda: layer(x))
+    side = 9 if transposed else 4
+    assert forward == 2 * 2 * 8 * 4 * 9 * side**2 / groups
+    assert count_flops(lambda: layer(x).sum().backward()) == 3 * forward

@@ -15,14 +15,14 @@ from t2ibench.core.noise import SeededNoise
 from t2ibench.core.types import Batch, TextFeatures
 from t2ibench.families.gan.fast_painter import Discriminator, FourierCanvas, Generator
 from t2ibench.families.gan.losses import (
+    Adversary,
     caption_words,
-    discriminator_loss,
-    generator_loss,
     gradient_penalty,
     matching_loss,
     redescription_loss,
 )
-from t2ibench.families.gan.module import TextConditionalGAN, halfway
+from t2ibench.families.gan.module import TextConditionalGAN
+from t2ibench.families.gan.pairs import halfway
 from t2ibench.text.word import WordTransformer
 
 CAPTIONS = ["a red ring", "a small blue moon on grey", "a pink cross", "ring"]
@@ -34,6 +34,7 @@ def make_module(conditioning="modulation", resolution=32, word_buckets=64, **cha
     words = sorted({w for c in CAPTIONS for w in c.split()})
     options = {
         "adversarial_loss": "hinge",
+        "relativistic_gamma": 1.0,
         "matching": "contrastive",
         "wrong_weight": 0.5,
         "matching_weight": 1.0,
@@ -93,8 +94,35 @@ def test_adversarial_losses_in_closed_form(kind):
         ),
         "hinge": (0.5 + 0.5 + 0.25 * (0.5 + 1.5), 1.5),
     }[kind]
-    assert discriminator_loss(kind, real, fake, wrong, 0.5).item() == pytest.approx(expected[0])
-    assert generator_loss(kind, fake).item() == pytest.approx(expected[1])
+    adversary = Adversary(kind)
+    found = adversary.discriminator_loss(real, [(1.0, fake), (0.5, wrong)])
+    assert found.item() == pytest.approx(expected[0])
+    assert adversary.generator_loss(fake).item() == pytest.approx(expected[1])
+
+
+def test_the_relativistic_loss_compares_pairs():
+    real, fake, wrong = torch.tensor([0.0, 2.0]), torch.tensor([0.0, -3.0]), torch.tensor([-0.5])
+
+    def softplus(x):
+        return math.log1p(math.exp(x))
+
+    adversary = Adversary("relativistic", 2.0)
+    found = adversary.discriminator_loss(real, [(1.0, fake), (0.5, wrong)], real_weight=7.0)
+    expected = (softplus(0) + softplus(-5)) / 2 + 0.5 * softplus(-0.5)
+    assert found.item() == pytest.approx(expected)
+    expected = (softplus(0) + softplus(5)) / 2
+    assert adversary.generator_loss(fake, real).item() == pytest.approx(expected)
+
+
+def test_zero_centred_penalties_of_a_linear_score_are_its_squared_weight():
+    weight = torch.randn(3, 4, 4, requires_grad=True)
+    real, fake = torch.randn(5, 3, 4, 4), torch.randn(5, 3, 4, 4)
+    found = Adversary("relativistic", 3.0).penalty(
+        lambda x: (x * weight).sum((1, 2, 3)), real, fake
+    )
+    torch.testing.assert_close(found, 3 * weight.square().sum())
+    found.backward()
+    torch.testing.assert_close(weight.grad, 6 * weight.detach())
 
 
 def test_contrastive_matching_of_orthogonal_pairs():
@@ -115,7 +143,7 @@ def test_wrong_text_matching_is_two_binary_cross_entropies():
 @pytest.mark.parametrize(
     "call",
     [
-        (lambda: discriminator_loss("wgan", *torch.zeros(3, 2), 0.5)),
+        (lambda: Adversary("wgan")),
         (lambda: matching_loss("psychic", torch.eye(2), torch.eye(2), torch.tensor(1.0))),
     ],
 )
@@ -191,6 +219,7 @@ def test_halfway_averages_sentences_and_shared_tokens():
             "gradient_penalty_weight": 0.1,
             "interpolation_weight": 1.0,
         },
+        {"adversarial_loss": "relativistic", "relativistic_gamma": 0.5},
     ],
 )
 def test_two_steps_change_every_parameter(conditioning, changes):
@@ -200,7 +229,9 @@ def test_two_steps_change_every_parameter(conditioning, changes):
         logs = module.training_step(make_batch(), i)
     assert all(torch.isfinite(v) and not v.requires_grad for v in logs.values())
     assert "loss" in logs
-    assert not [n for n, p in module.named_parameters() if torch.equal(p, start[n])]
+    # Where logits are compared with each other, what is added to all has no gradient but rounding.
+    still = {"discriminator.logit.bias"} if changes.get("relativistic_gamma") else set()
+    assert {n for n, p in module.named_parameters() if torch.equal(p, start[n])} <= still
 
 
 def test_each_step_trains_only_its_own_player():

@@ -37,7 +37,8 @@ def facts(model, cache, *extra):
     def watched(optimizer, loss, parameters):
         """In place of a step."""
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        for part in [loss] if isinstance(loss, torch.Tensor) else loss:
+            part.backward()
         stepped = [p for group in optimizer.param_groups for p in group["params"]]
         gradients.append([p.grad for p in stepped if p.grad is not None])
 

@@ -4,8 +4,8 @@ t2ibench info model=diffusion/fast_unet size=xs    a table
 t2ibench info model=gan/fast_painter --json        machine-readable
 
 Prints parameters by part, counted FLOPs of a sampled image (at ``knobs.NAME=value`` where they
-are given), knobs with ranges, and edits. The networks have shapes but no weights; nothing is
-read or written but the data set's captions.
+are given) and of one that is edited by descent in a GAN's latents, knobs with ranges, and edits.
+The networks have shapes but no weights; nothing is read or written but the data set's captions.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ def run(arguments: Sequence[str]) -> int:
     lines = [f"{facts['model']} ({origin}, size {facts['size']}, {facts['resolution']} px)"]
     lines += [f"  {name:<28}{count:>14,} parameters" for name, count in facts["parameters"].items()]
     lines.append(f"  {'sampled image':<28}{facts['sample_flops_per_image']:>14.3e} FLOPs")
+    if (descent := facts["edit_flops_per_image"]) is not None:
+        lines.append(f"  {'image edited by descent':<28}{descent:>14.3e} FLOPs")
     for knob in facts["knobs"]:
         front = "  (fidelity-alignment)" if knob["fidelity_alignment"] else ""
         lines.append(

@@ -16,10 +16,12 @@ t2ibench sample RUN "a red ring" edit=img2img image=photo.png strength=0.6
 t2ibench sample RUN "a red ring" edit=inpainting image=photo.png mask=white-where-painted.png
 t2ibench sample RUN "a red ring" edit=outpainting image=photo.png sides=16,16,0,0
 t2ibench sample RUN "a red ring" edit=prompt_mixing with="a blue star" switch=0.3 by=step|layer
+t2ibench sample RUN "a red ring" edit=style_mixing style=3 switch=0.5
 t2ibench sample RUN "a red ring" edit=interpolation with="a blue star" weight=0.5
 t2ibench sample RUN edit=variations image=photo.png images_per_prompt=4
 t2ibench sample RUN edit=image_interpolation image=one.png other=two.png weight=0.5
 t2ibench sample RUN "a red ring" edit=upscaling image=small.png
+t2ibench sample RUN "a red ring" attention=words.png     where each word was looked at, as a figure
 An image is cut to the model's square, or to size=HEIGHTxWIDTH. `t2ibench info` lists the edits that
 a model has.
 
@@ -51,9 +53,21 @@ DEFAULTS = {
     "layout": "auto",
     "edit": "",
     "size": "",
+    "attention": "",
 }
 
-EDIT_OPTIONS = ("image", "strength", "mask", "sides", "with", "switch", "by", "weight", "other")
+EDIT_OPTIONS = (
+    "image",
+    "strength",
+    "mask",
+    "sides",
+    "with",
+    "switch",
+    "by",
+    "style",
+    "weight",
+    "other",
+)
 """Options of edits, equal to those of ``engine/edits.py`` (a test checks it)."""
 
 
@@ -64,6 +78,7 @@ def run(arguments: Sequence[str]) -> int:
     if not given.words:
         raise ConfigError("sample needs a run folder first: t2ibench sample RUN PROMPT…")
     from t2ibench.data.prompts import Prompt, read_prompts
+    from t2ibench.engine.attention import check_attention, save_attention
     from t2ibench.engine.edits import check_options
     from t2ibench.engine.generator import Generator, as_prompts
     from t2ibench.engine.load import open_folder
@@ -86,6 +101,13 @@ def run(arguments: Sequence[str]) -> int:
     )
     layout = choose_layout(given.options["layout"], prompts, per_prompt)
     generator = Generator(open_folder(folder))
+    figure = given.options["attention"]
+    if figure:
+        if edit or size:
+            raise ConfigError(
+                f"attention={figure} is drawn without edit= and size=; leave one out."
+            )
+        check_attention(figure, generator.loaded.module)
     with progress_bar("sample", len(prompts) * per_prompt) as advance:
         shared: dict[str, Any] = {
             "seed": seed,
@@ -99,7 +121,10 @@ def run(arguments: Sequence[str]) -> int:
         else:
             found = generator.generate(prompts, **(shared | given.knobs))
     found.save(given.options["out"], layout)
-    sys.stdout.write(f"{len(found)} images in {given.options['out']} ({layout} layout)\n")
+    if figure:
+        save_attention(figure, generator, found, given.knobs)
+    cost = f", {found.edit_flops:.2e} FLOPs each by descent" if found.edit_flops is not None else ""
+    sys.stdout.write(f"{len(found)} images in {given.options['out']} ({layout} layout){cost}\n")
     return 0
 
 

@@ -3,62 +3,133 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 from zlib import crc32
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, relu, softplus
 
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.ranks import gathered, own, world_size
+from t2ibench.core.types import Images
 
-AdversarialLoss = Literal["non_saturating", "hinge"]
+AdversarialLoss = Literal["non_saturating", "hinge", "relativistic"]
 Matching = Literal["wrong_text", "contrastive"]
 Logits = Float[Tensor, " B"]
 WORD = re.compile(r"[^\W_]+")
 
 
-def discriminator_loss(
-    kind: AdversarialLoss, real: Logits, fake: Logits, wrong: Logits, wrong_weight: float
-) -> Float[Tensor, ""]:
-    """Loss of the discriminator: E[l(real, 1)] + E[l(fake, 0)] + w E[l(wrong, 0)].
+class Adversary:
+    r"""Adversarial loss of both players, over any number of kinds of wrong examples.
 
-    non_saturating: l(x, 1) = softplus(-x) and l(x, 0) = softplus(x); hinge: relu(1 - x) and
-    relu(1 + x).
+    With real logits :math:`r`, and kinds :math:`k` of examples that should be told from them with
+    logits :math:`f_k` and weights :math:`w_k` (generated images, real images with wrong captions):
+
+        non_saturating  D: w E[softplus(-r)] + sum_k w_k E[softplus(f_k)]    G: E[softplus(-f)]
+        hinge           D: w E[relu(1 - r)] + sum_k w_k E[relu(1 + f_k)]     G: -E[f]
+        relativistic    D: sum_k w_k E[softplus(f_k - r)]                    G: E[softplus(r - f)]
+
+    The relativistic loss pairs example i of each kind with real image i, and comes with
+    zero-centred gradient penalties on real and generated images (``penalised``); binary
+    cross-entropy of a sigmoid is the non-saturating loss.
 
     Args:
-        kind: the loss l.
-        real: (B,) logits of real images with their captions.
-        fake: (B,) logits of generated images with their captions.
-        wrong: (B,) logits of real images with captions of others.
-        wrong_weight: w; 0.5 in the paper's code.
+        kind: the loss.
+        gamma: weight of R1 and of R2, each halved, in the relativistic loss; unused by the others.
 
     Raises:
-        ConfigError: the kind is unknown.
+        ConfigError: the kind is unknown, or gamma is negative.
 
-    Source: Reed et al. 2016 (GAN-INT-CLS), algorithm 1; Lim and Ye 2017 (geometric GAN),
-        eq. 12 (hinge).
-    Differs: generated images keep weight 1.
+    Source: Goodfellow et al. 2014, section 3; Lim and Ye 2017 (geometric GAN), eq. 12-13 (hinge);
+        Huang et al. 2024 (R3GAN), section 2 (relativistic, R1 and R2).
+    Differs: a matching-aware discriminator has several kinds of wrong examples (Reed et al. 2016).
     """
-    if kind == "non_saturating":
-        return (softplus(-real) + softplus(fake) + wrong_weight * softplus(wrong)).mean()
-    if kind == "hinge":
-        return (relu(1 - real) + relu(1 + fake) + wrong_weight * relu(1 + wrong)).mean()
-    raise ConfigError(
-        f"adversarial_loss={kind} is unknown; choose {', '.join(get_args(AdversarialLoss))}."
-    )
+
+    def __init__(self, kind: AdversarialLoss, gamma: float = 0.0) -> None:
+        if kind not in get_args(AdversarialLoss):
+            raise ConfigError(
+                f"model.module.adversarial_loss={kind} is unknown; choose "
+                f"{', '.join(get_args(AdversarialLoss))}."
+            )
+        if gamma < 0:
+            raise ConfigError(f"model.module.relativistic_gamma={gamma:g} must not be negative.")
+        self.kind = kind
+        self.gamma = gamma
+
+    @property
+    def relativistic(self) -> bool:
+        """True where the generator's loss needs the logits of real images."""
+        return self.kind == "relativistic"
+
+    @property
+    def penalised(self) -> bool:
+        """True where the discriminator's loss has ``penalty`` on real and on generated images."""
+        return self.relativistic and self.gamma > 0
+
+    def discriminator_loss(
+        self, real: Tensor, wrong: Sequence[tuple[float, Tensor]], real_weight: float = 1.0
+    ) -> Float[Tensor, ""]:
+        """Loss of the discriminator.
+
+        Args:
+            real: (B, ...) logits of real images with their captions.
+            wrong: weight and (b, ...) logits of each kind of wrong examples; b at most B, of the
+                first b real images.
+            real_weight: weight of the real ones; unused by the relativistic loss.
+        """
+        if self.kind == "relativistic":
+            pairs = [(weight, softplus(f - real[: len(f)])) for weight, f in wrong]
+            return torch.stack([weight * loss.mean() for weight, loss in pairs]).sum()
+        if self.kind == "hinge":
+            terms = [real_weight * relu(1 - real).mean()]
+            terms += [weight * relu(1 + f).mean() for weight, f in wrong]
+        else:
+            terms = [real_weight * softplus(-real).mean()]
+            terms += [weight * softplus(f).mean() for weight, f in wrong]
+        return torch.stack(terms).sum()
+
+    def generator_loss(self, fake: Tensor, real: Tensor | None = None) -> Float[Tensor, ""]:
+        """Loss of the generator.
+
+        Args:
+            fake: (B, ...) logits of generated images with their captions.
+            real: (B, ...) logits of the real images, without gradients; of the relativistic loss.
+        """
+        if self.kind == "relativistic":
+            assert real is not None, "the relativistic loss compares with real images"
+            return softplus(real - fake).mean()
+        return softplus(-fake).mean() if self.kind == "non_saturating" else -fake.mean()
+
+    def penalty(
+        self, judge: Callable[[Images], Tensor], real: Images, fake: Images
+    ) -> Float[Tensor, ""]:
+        """Penalty gamma/2 (R1 + R2) of the relativistic loss, in float32."""
+        both = zero_centred_penalty(judge, real) + zero_centred_penalty(judge, fake)
+        return self.gamma / 2 * both
 
 
-def generator_loss(kind: AdversarialLoss, fake: Logits) -> Float[Tensor, ""]:
-    """Loss of the generator: mean softplus(-fake) for non-saturating, mean -fake for hinge.
+def zero_centred_penalty(judge: Callable[[Images], Tensor], images: Images) -> Float[Tensor, ""]:
+    """Mean over images of the squared gradient norm of their summed logits, in float32.
 
-    Source: Goodfellow et al. 2014, section 3; Lim and Ye 2017, eq. 13.
+    On real images it is R1, on generated ones R2. The factor gamma / 2 is the caller's, as is the
+    number of steps between two penalties (times which a lazy one is weighted).
+
+    Args:
+        judge: maps images to logits (B, ...); each image's depend on that image alone.
+        images: (B, 3, H, W) in [-1, 1]; needs no gradient.
+
+    Source: Mescheder et al. 2018, eq. 9.
     Differs: none.
     """
-    return softplus(-fake).mean() if kind == "non_saturating" else -fake.mean()
+    with torch.autocast(images.device.type, enabled=False), sdpa_kernel(SDPBackend.MATH):
+        inputs = images.detach().float().requires_grad_()
+        logits = judge(inputs)
+        (gradient,) = torch.autograd.grad(logits.float().sum(), inputs, create_graph=True)
+    return gradient.square().sum((1, 2, 3)).mean()
 
 
 def matching_loss(

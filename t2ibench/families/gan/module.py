@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, cast
 
+import torch
 from torch import Tensor, nn
 
+from t2ibench.core.edits import Edit, Interpolation
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.knobs import Knob
 from t2ibench.core.noise import Noise, TrainingNoise
-from t2ibench.core.ranks import gathered, greatest, noise_like, own
-from t2ibench.core.types import Batch, Images, TextFeatures, pad_to_same_length
+from t2ibench.core.ranks import noise_like
+from t2ibench.core.types import Batch, Images, TextFeatures
 from t2ibench.families.contract import OptimizerFactory, TextToImageModule
 from t2ibench.families.gan.fast_painter import Judgement
+from t2ibench.families.gan.inversion import INVERSIONS, Paint, between, edited, inversion_knob
 from t2ibench.families.gan.losses import (
     AdversarialLoss,
+    Adversary,
     Matching,
     caption_words,
-    discriminator_loss,
-    generator_loss,
     gradient_penalty,
     matching_loss,
     redescription_loss,
 )
+from t2ibench.families.gan.pairs import halfway, next_caption
 from t2ibench.text.contract import TextEncoder
 
 NUDGE = 0.02
@@ -46,6 +49,7 @@ class TextConditionalGAN(TextToImageModule):
         null_text_probability: 0 for a GAN: it is not guided.
         gradient_clip_norm: see ``TextToImageModule``.
         adversarial_loss: loss of both players.
+        relativistic_gamma: weight of R1 and R2; of ``adversarial_loss=relativistic`` alone.
         matching: which wrong pairs the matching loss takes.
         wrong_weight: weight of real images with wrong captions in the adversarial loss.
         matching_weight: weight of the matching loss, in both players.
@@ -66,6 +70,7 @@ class TextConditionalGAN(TextToImageModule):
     """
 
     family: ClassVar[str] = "gan"
+    edits: ClassVar[frozenset[str]] = INVERSIONS | {"interpolation"}
     sampling_arguments: ClassVar[frozenset[str]] = frozenset({"truncation_psi"})
 
     def __init__(
@@ -80,6 +85,7 @@ class TextConditionalGAN(TextToImageModule):
         null_text_probability: float,
         gradient_clip_norm: float,
         adversarial_loss: AdversarialLoss,
+        relativistic_gamma: float,
         matching: Matching,
         wrong_weight: float,
         matching_weight: float,
@@ -105,7 +111,7 @@ class TextConditionalGAN(TextToImageModule):
             )
         self.make_generator_optimizer = generator_optimizer
         self.make_discriminator_optimizer = discriminator_optimizer
-        self.adversarial_loss = adversarial_loss
+        self.adversary = Adversary(adversarial_loss, relativistic_gamma)
         self.matching = matching
         self.wrong_weight = wrong_weight
         self.matching_weight = matching_weight
@@ -116,9 +122,10 @@ class TextConditionalGAN(TextToImageModule):
 
     @property
     def knobs(self) -> tuple[Knob, ...]:
-        """Sampling knob: truncation, which multiplies z by psi."""
+        """Sampling knobs: truncation, which multiplies z by psi, and the steps of an edit."""
         sweep = (0.25, 0.5, 0.75, 1.0)
-        return (Knob("truncation_psi", self.default_psi, 0.0, 1.5, True, sweep),)
+        psi = Knob("truncation_psi", self.default_psi, 0.0, 1.5, True, sweep)
+        return (psi, inversion_knob())
 
     @property
     def trains_in_turns(self) -> bool:
@@ -162,12 +169,9 @@ class TextConditionalGAN(TextToImageModule):
         judge, known = self.discriminator, text.detach()
         real, fake = judge(batch.image), judge(fake_images)
         right = judge.belief(real, known)
-        adversarial = discriminator_loss(
-            self.adversarial_loss,
-            right,
-            judge.belief(fake, known),
-            judge.belief(real, next_caption(known)),
-            self.wrong_weight,
+        wrong = judge.belief(real, next_caption(known))
+        adversarial = self.adversary.discriminator_loss(
+            right, [(1.0, judge.belief(fake, known)), (self.wrong_weight, wrong)]
         )
         told, matching = self._told(real, judge.embed_text(text), batch)
         loss = adversarial + told
@@ -175,6 +179,10 @@ class TextConditionalGAN(TextToImageModule):
             nudged = judge(batch.image + NUDGE * noise_like(batch.image))
             penalty = gradient_penalty(right, judge.belief(nudged, known), NUDGE)
             loss = loss + 0.5 * self.gradient_penalty_weight * penalty
+        if self.adversary.penalised:
+            loss = loss + self.adversary.penalty(
+                lambda images: judge.belief(judge(images), known), batch.image, fake_images
+            )
         self.optimise(optimizer, loss, [*judge.parameters(), *self._text_parameters()])
         return {
             "discriminator_loss": adversarial.detach(),
@@ -191,9 +199,9 @@ class TextConditionalGAN(TextToImageModule):
             fake = self.discriminator(fake_images)
             told, matching = self._told(fake, self.discriminator.embed_text(text), batch)
             belief = self.discriminator.belief(fake, text)
-            loss = generator_loss(self.adversarial_loss, belief) + told
+            loss = self.adversary.generator_loss(belief, self._real_logits(batch, text)) + told
             if self.interpolation_weight > 0:
-                loss = loss + self.interpolation_weight * self._interpolated(text)
+                loss = loss + self.interpolation_weight * self._interpolated(batch, text)
             self.optimise(optimizer, loss, list(self.generator.parameters()))
         finally:
             self.discriminator.requires_grad_(True)
@@ -210,51 +218,53 @@ class TextConditionalGAN(TextToImageModule):
             told = told + self.redescription_weight * described
         return told, matching
 
-    def _interpolated(self, text: TextFeatures) -> Tensor:
+    def _real_logits(self, batch: Batch, text: TextFeatures) -> Tensor | None:
+        """Logits of the real images, where the generator's loss compares with them."""
+        if not self.adversary.relativistic:
+            return None
+        with torch.no_grad():
+            return self.discriminator.belief(self.discriminator(batch.image), text)
+
+    def _interpolated(self, batch: Batch, text: TextFeatures) -> Tensor:
         """Loss of the generator on captions halfway between two of the batch."""
         between = halfway(text)
         fake = self.discriminator(self.generator(between, self._noise(text)))
         wanted = self.discriminator.embed_text(between)
         matching = matching_loss(self.matching, fake.embedding, wanted, self.discriminator.scale)
         belief = self.discriminator.belief(fake, between)
-        return generator_loss(self.adversarial_loss, belief) + self.matching_weight * matching
+        adversarial = self.adversary.generator_loss(belief, self._real_logits(batch, text))
+        return adversarial + self.matching_weight * matching
 
-    def sample(self, text: TextFeatures, noise: Noise, knobs: Mapping[str, float]) -> Images:
-        """Generates images in one forward pass.
+    def sample(
+        self,
+        text: TextFeatures,
+        noise: Noise,
+        knobs: Mapping[str, float],
+        edit: Edit | None = None,
+    ) -> Images:
+        """Generates images in one forward pass; edits by descent in z (``inversion``).
 
         Source: Brock et al. 2019 (BigGAN), section 3.1 (truncation).
         Differs: z is scaled by psi, not resampled, so that its direction is kept.
         """
-        z = noise.normal(self.generator.noise_width)
-        return self.generator(text, knobs["truncation_psi"] * z)
+        paint, start = self.invertible(noise, knobs)
+        if edit is None:
+            return paint(text, start)
+        if isinstance(edit, Interpolation):
+            return paint(*between(text, start, self.invertible(edit.noise, knobs)[1], edit))
+        steps = int(knobs["inversion_steps"])
+        return edited(paint, text, start, cast(Any, edit), steps, self.resolution)
+
+    def invertible(self, noise: Noise, knobs: Mapping[str, float]) -> tuple[Paint, list[Tensor]]:
+        """The generator as a function of text and latents, and the latents of a batch: z alone."""
+
+        def paint(text: TextFeatures, latents: Sequence[Tensor]) -> Images:
+            return self.generator(text, knobs["truncation_psi"] * latents[0])
+
+        return paint, [noise.normal(self.generator.noise_width)]
 
     def _noise(self, text: TextFeatures) -> Tensor:
         return TrainingNoise(len(text), text.pooled.device).normal(self.generator.noise_width)
 
     def _text_parameters(self) -> list[nn.Parameter]:
         return [p for p in self.text_encoder.parameters() if p.requires_grad]
-
-
-def next_caption(text: TextFeatures) -> TextFeatures:
-    """Wrong captions: each image gets that of its neighbour in the batch of all ranks."""
-    text = text.padded(greatest(text.tokens.shape[1]))
-
-    def before(rows: Tensor) -> Tensor:
-        return own(gathered(rows).roll(1, 0), len(text))
-
-    return TextFeatures(before(text.tokens), before(text.mask), before(text.pooled))
-
-
-def halfway(text: TextFeatures) -> TextFeatures:
-    """Text features averaged with the next caption's in the batch.
-
-    Tokens are averaged where both captions have one, and are the one's own elsewhere.
-
-    Source: Reed et al. 2016 (GAN-INT-CLS), section 4.3, beta = 0.5.
-    Differs: token features are interpolated too, for cross-attention.
-    """
-    text, other = pad_to_same_length([text, next_caption(text)])
-    weight = text.mask.float().unsqueeze(-1)
-    others = other.mask.float().unsqueeze(-1)
-    tokens = (weight * text.tokens + others * other.tokens) / (weight + others).clamp(min=1)
-    return TextFeatures(tokens, text.mask | other.mask, (text.pooled + other.pooled) / 2)

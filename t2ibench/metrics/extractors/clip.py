@@ -19,10 +19,11 @@ import torch
 from jaxtyping import Float, UInt8
 from safetensors import SafetensorError
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from t2ibench.core.errors import CheckpointError, ConfigError, first_line
 from t2ibench.core.hashing import hash_file
-from t2ibench.core.types import PixelImages
+from t2ibench.core.types import Images, PixelImages
 from t2ibench.metrics.causal_text import encode_to_end_token, text_features
 from t2ibench.metrics.extractors.contract import FeatureExtractor
 from t2ibench.metrics.extractors.published import (
@@ -87,9 +88,35 @@ class ClipTowers(FeatureExtractor):
     def images(self, pixels: PixelImages) -> Float[Tensor, "B 3 side side"]:
         """Resized, cropped and normalised pixels."""
         device = next(self.parameters()).device
-        scaled = resize_and_crop(pixels, self.size).to(device).float() / 255
-        mean, std = (torch.tensor(v, device=device)[:, None, None] for v in self.normalisation)
-        return (scaled - mean) / std
+        return self.normalised(resize_and_crop(pixels, self.size).to(device).float() / 255)
+
+    def normalised(self, images: Images) -> Float[Tensor, "B 3 H W"]:
+        """Input of the network for images in [0, 1]."""
+        mean, std = (
+            torch.tensor(v, device=images.device)[:, None, None] for v in self.normalisation
+        )
+        return (images - mean) / std
+
+    def embed(self, images: Images) -> Float[Tensor, "B D"]:
+        """Features of images in [-1, 1], with gradients to them.
+
+        They are resized by an antialiased bicubic filter in floats, in place of Pillow's in bytes:
+        features of what is scored come from ``forward``.
+        """
+        size, short = self.size, min(images.shape[-2:])
+        sides = [size * side // short for side in images.shape[-2:]]
+        scaled = interpolate(images, size=sides, mode="bicubic", antialias=True)
+        top, left = (round((side - size) / 2) for side in sides)
+        cut = scaled[..., top : top + size, left : left + size]
+        return self.projected(self.normalised((cut + 1) / 2))
+
+    @abstractmethod
+    def projected(self, scaled: Float[Tensor, "B 3 side side"]) -> Float[Tensor, "B D"]:
+        """Projected image features of the network's input."""
+
+    def forward(self, pixels: PixelImages) -> Float[Tensor, "B D"]:
+        """Projected image features."""
+        return self.projected(self.images(pixels))
 
     def image_features(self, pixels: PixelImages) -> Float[Tensor, "B D"]:
         """Embeds (B, 3, H, W) uint8 images as (B, D), on the CPU."""
@@ -172,9 +199,9 @@ class TransformersClip(ClipTowers):
         same = self.size == side and file.is_file() and hash_file(file) == main.sha256
         return "cmmd" if same else "cmmd-style"
 
-    def forward(self, pixels: PixelImages) -> Float[Tensor, "B D"]:
-        """Projected image features."""
-        return _tensor(self.model.get_image_features(pixel_values=self.images(pixels)))
+    def projected(self, scaled: Float[Tensor, "B 3 side side"]) -> Float[Tensor, "B D"]:
+        """Projected image features of the network's input."""
+        return _tensor(self.model.get_image_features(pixel_values=scaled))
 
     def encode_captions(self, captions: list[str]) -> Float[Tensor, "B D"]:
         """Projected text features."""
@@ -253,9 +280,9 @@ class OpenClip(ClipTowers):
         """Entry of the published weights that are meant where no file is given."""
         return OPEN_CLIP_B32
 
-    def forward(self, pixels: PixelImages) -> Float[Tensor, "B D"]:
-        """Projected image features."""
-        return self.model.encode_image(self.images(pixels))
+    def projected(self, scaled: Float[Tensor, "B 3 side side"]) -> Float[Tensor, "B D"]:
+        """Projected image features of the network's input."""
+        return self.model.encode_image(scaled)
 
     def encode_captions(self, captions: list[str]) -> Float[Tensor, "B D"]:
         """Projected text features."""

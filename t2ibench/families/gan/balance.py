@@ -1,0 +1,75 @@
+"""Balance of two players: what is logged of them, and warnings of silent failure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from t2ibench.core.types import Images
+
+BALANCE = ("real_logit", "fake_logit", "accuracy", "real_spread", "fake_spread")
+"""Names of what ``balance`` returns."""
+
+WON, DEAD, COLLAPSED = 0.995, 1e-3, 0.1
+"""Accuracy above which the discriminator has won; difference of mean logits below which it tells
+nothing; spread of generated images, over that of real ones, below which they are all one."""
+
+
+@torch.no_grad()
+def balance(
+    real: Tensor, fake: Tensor, real_images: Images, fake_images: Images
+) -> dict[str, Tensor]:
+    """Scalars of one step, to be logged.
+
+    Args:
+        real: (B, ...) logits of real images with their captions.
+        fake: (B, ...) logits of generated images.
+        real_images: (B, 3, H, W).
+        fake_images: (B, 3, H, W).
+
+    Returns:
+        ``real_logit`` and ``fake_logit``, means; ``accuracy``, share of pairs in which the real
+        image has the greater mean logit (0.5: the discriminator cannot tell); ``real_spread`` and
+        ``fake_spread``, standard deviation over the batch, averaged over pixels.
+    """
+    real, fake = (
+        logits.float().flatten(1).mean(1) if logits.ndim > 1 else logits.float()
+        for logits in (real, fake)
+    )
+    return {
+        "real_logit": real.mean(),
+        "fake_logit": fake.mean(),
+        "accuracy": (real > fake).float().mean(),
+        "real_spread": real_images.float().std(0, correction=0).mean(),
+        "fake_spread": fake_images.float().std(0, correction=0).mean(),
+    }
+
+
+def balance_alarms(logged: Mapping[str, float], rate: str, penalty: str) -> dict[str, str]:
+    """Warnings of players out of balance, by kind.
+
+    Args:
+        logged: means over a logging interval, with those of ``balance``.
+        rate: configuration key of the discriminator's learning rate.
+        penalty: configuration key that holds the discriminator back.
+    """
+    found = {}
+    if logged["fake_spread"] < COLLAPSED * logged["real_spread"]:
+        found["collapse"] = (
+            f"generated images differ {logged['fake_spread'] / logged['real_spread']:.2g} times as "
+            f"much as real ones, so the generator has all but collapsed to one image; lower {rate} "
+            f"or raise {penalty}."
+        )
+    if logged["accuracy"] > WON:
+        found["won"] = (
+            f"the discriminator tells real from generated in {logged['accuracy']:.1%} of pairs, so "
+            f"the generator learns little from it; lower {rate} or raise {penalty}."
+        )
+    if abs(logged["real_logit"] - logged["fake_logit"]) < DEAD:
+        found["dead"] = (
+            "the discriminator gives real and generated images the same logit, so nothing is "
+            f"learned; raise {rate} or lower {penalty}."
+        )
+    return found

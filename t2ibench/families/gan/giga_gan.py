@@ -1,0 +1,346 @@
+"""GigaGAN as a family.
+
+Kang et al. 2023, "Scaling up GANs for text-to-image synthesis". Networks: ``giga_generator``,
+``giga_discriminator``; losses: ``giga_losses``; what enlarges its images: ``giga_upsampler``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from t2ibench.core.edits import (
+    Edit,
+    Interpolation,
+    Mixing,
+    PromptMixing,
+    StyleMixing,
+    lerp_text,
+    slerp,
+)
+from t2ibench.core.errors import ConfigError
+from t2ibench.core.knobs import Knob
+from t2ibench.core.noise import Noise, TrainingNoise
+from t2ibench.core.ranks import world_size
+from t2ibench.core.types import Batch, Images, TextFeatures
+from t2ibench.families.contract import OptimizerFactory, TextToImageModule
+from t2ibench.families.frozen_clip import FrozenClip
+from t2ibench.families.gan.augment import Augmentation, DiffAugment
+from t2ibench.families.gan.balance import balance, balance_alarms
+from t2ibench.families.gan.giga_discriminator import VisionDiscriminator, pyramid_of, realism
+from t2ibench.families.gan.giga_losses import (
+    PyramidGame,
+    add_logs,
+    caption_embeddings,
+    clip_contrastive_loss,
+    rows_of_parts,
+)
+from t2ibench.families.gan.losses import AdversarialLoss, Adversary
+from t2ibench.text.contract import TextEncoder
+
+
+class GigaGAN(TextToImageModule):
+    """GigaGAN family: a generator of pyramids against a multi-scale discriminator.
+
+    A trainable text encoder learns with the discriminator, from its losses.
+
+    Args:
+        text_encoder: see ``TextToImageModule``.
+        generator: factory, called with ``resolution`` and ``text_width``.
+        discriminator: factory, called with ``resolution`` and ``text_width``.
+        generator_optimizer: factory of the generator's optimiser.
+        discriminator_optimizer: factory of the discriminators' and text encoder's.
+        resolution: H = W of the images, a power of two of at least 8.
+        null_text_probability: 0 for a GAN: it is not guided.
+        gradient_clip_norm: see ``TextToImageModule``.
+        adversarial_loss: loss of both players.
+        relativistic_gamma: weight of R1 and R2; of ``adversarial_loss=relativistic`` alone.
+        matching_weight: weight of real and generated images with wrong captions.
+        r1_gamma: weight of the lazy R1; 0 is off.
+        r1_interval: steps between two R1 penalties.
+        clip_weight: weight of the contrastive loss in the space of ``clip``; 0 is off.
+        clip_temperature: of the contrastive loss.
+        vision_weight: weight of the vision-aided discriminator over ``backbone``; 0 is off.
+        vision_width: of its heads.
+        augment: differentiable augmentation of what the discriminator sees.
+        accumulation: parts of a batch whose gradients are accumulated.
+        truncation_psi: default truncation.
+        clip: frozen CLIP; never the evaluator's.
+        backbone: frozen network that gives feature maps (``engine.parts.frozen_backbone``).
+
+    Raises:
+        ConfigError: a weight without its part, or a part without its weight.
+
+    Source: Kang et al. 2023 (GigaGAN), section 3.
+    Differs: weights of the losses are not verified; no caption is dropped; the discriminator's
+        wrong captions are the neighbours' in the batch.
+    """
+
+    family: ClassVar[str] = "gan"
+    edits: ClassVar[frozenset[str]] = frozenset({"prompt_mixing", "style_mixing", "interpolation"})
+    mixings: ClassVar[tuple[Mixing, ...]] = ("layer",)
+    sampling_arguments: ClassVar[frozenset[str]] = frozenset({"truncation_psi"})
+
+    def __init__(
+        self,
+        *,
+        text_encoder: TextEncoder,
+        generator: Callable[..., nn.Module],
+        discriminator: Callable[..., nn.Module],
+        generator_optimizer: OptimizerFactory,
+        discriminator_optimizer: OptimizerFactory,
+        resolution: int,
+        null_text_probability: float,
+        gradient_clip_norm: float,
+        adversarial_loss: AdversarialLoss,
+        relativistic_gamma: float,
+        matching_weight: float,
+        r1_gamma: float,
+        r1_interval: int,
+        clip_weight: float,
+        clip_temperature: float,
+        vision_weight: float,
+        vision_width: int,
+        augment: Sequence[Augmentation],
+        accumulation: int,
+        truncation_psi: float,
+        clip: FrozenClip | None = None,
+        backbone: nn.Module | None = None,
+    ) -> None:
+        super().__init__(
+            text_encoder=text_encoder,
+            resolution=resolution,
+            null_text_probability=null_text_probability,
+            gradient_clip_norm=gradient_clip_norm,
+        )
+        _together("clip_weight", clip_weight, "clip", clip)
+        _together("vision_weight", vision_weight, "backbone", backbone)
+        width = text_encoder.width
+        self.generator: Any = generator(resolution=resolution, text_width=width)
+        self.discriminator: Any = discriminator(resolution=resolution, text_width=width)
+        self.clip = clip
+        self.backbone: Any = backbone
+        self.vision: VisionDiscriminator | None = None
+        if backbone is not None:
+            network: Any = cast(Any, backbone).frozen_networks["network"]
+            self.vision = VisionDiscriminator(
+                maps=network.maps,
+                channels=network.width,
+                width=vision_width,
+                text_width=int(cast(Any, self.discriminator.branch).width),
+            )
+        self.make_generator_optimizer = generator_optimizer
+        self.make_discriminator_optimizer = discriminator_optimizer
+        self.game = PyramidGame(
+            Adversary(adversarial_loss, relativistic_gamma),
+            DiffAugment(augment),
+            matching_weight,
+            r1_gamma,
+            r1_interval,
+        )
+        self.clip_weight = clip_weight
+        self.clip_temperature = clip_temperature
+        self.vision_weight = vision_weight
+        self.accumulation = accumulation
+        self.default_psi = truncation_psi
+
+    @property
+    def knobs(self) -> tuple[Knob, ...]:
+        """Sampling knob: truncation towards the mean style of the prompt."""
+        sweep = (0.25, 0.5, 0.75, 1.0)
+        return (Knob("truncation_psi", self.default_psi, 0.0, 1.5, True, sweep),)
+
+    @property
+    def trains_in_turns(self) -> bool:
+        """True: generator and discriminator train in turns."""
+        return True
+
+    def parts(self) -> dict[str, nn.Module]:
+        """Networks by name, including the CLIP's frozen towers."""
+        found = {n: part for n, part in super().parts().items() if n not in ("clip", "backbone")}
+        if self.clip is not None:
+            found["clip"] = self.clip.towers
+        if self.backbone is not None:
+            found["backbone"] = self.backbone.frozen_networks["network"]
+        return found
+
+    def sampling_parameters(self) -> dict[str, nn.Parameter]:
+        """Trainable parameters of sampling: all but the discriminators'."""
+        return {
+            n: p for n, p in super().sampling_parameters().items()
+            if not n.startswith(("discriminator.", "vision."))
+        }  # fmt: skip
+
+    def alarms(self, logged: Mapping[str, float]) -> dict[str, str]:
+        """Warnings of players out of balance."""
+        rate, penalty = "model.module.discriminator_optimizer.lr", "model.module.r1_gamma"
+        return balance_alarms(logged, rate, penalty)
+
+    def configure_optimizers(self) -> Any:
+        """Makes the generator's optimiser, then that of discriminators and text encoder."""
+        return [
+            self.make_generator_optimizer(self.generator.parameters()),
+            self.make_discriminator_optimizer(self._judging()),
+        ]
+
+    def _judging(self) -> list[nn.Parameter]:
+        judges = [self.discriminator, *([] if self.vision is None else [self.vision])]
+        text = [p for p in self.text_encoder.parameters() if p.requires_grad]
+        return [*(p for judge in judges for p in judge.parameters()), *text]
+
+    # ---- training ----
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Performs the discriminator's step, then the generator's, for the same latents.
+
+        Source: Kang et al. 2023 (GigaGAN), section 3.4.
+        Differs: both players see the same generated images.
+        """
+        of_generator, of_discriminator = cast(list[Any], self.optimizers())
+        rows = rows_of_parts(len(batch), self.accumulation)
+        noise = TrainingNoise(len(batch), batch.image.device).normal(self.generator.noise_width)
+        drawn = None
+        if len(rows) == 1:  # one graph serves both steps
+            drawn = self.generator(self.encode_text(batch).detach(), noise)
+        logs: dict[str, Tensor] = {}
+        losses = self._discriminator_losses(batch, noise, rows, drawn, logs)
+        self.optimise(of_discriminator, losses, self._judging())
+        judges = [self.discriminator, *([] if self.vision is None else [self.vision])]
+        for judge in judges:
+            judge.requires_grad_(False)
+        try:
+            losses = self._generator_losses(batch, noise, rows, drawn, logs)
+            self.optimise(of_generator, losses, list(self.generator.parameters()))
+        finally:
+            for judge in judges:
+                judge.requires_grad_(True)
+        return logs
+
+    def _discriminator_losses(
+        self,
+        batch: Batch,
+        noise: Float[Tensor, "B Z"],
+        rows: Sequence[slice],
+        drawn: list[Tensor] | None,
+        logs: dict[str, Tensor],
+    ) -> Iterator[Tensor]:
+        """Loss of each part of the batch; the gradient norm is logged after the last."""
+        penalise = self.game.penalty_is_due(self.images_seen // (len(batch) * world_size()))
+        for chosen in rows:
+            part = batch.rows(chosen)
+            text = self.encode_text(part)
+            with torch.no_grad():
+                fake = drawn or self.generator(text.detach(), noise[chosen])
+            real = pyramid_of(part.image, len(fake))
+            fake = [images.detach() for images in fake]
+            loss, found, (right, false) = self.game.discriminator_loss(
+                self.discriminator, real, fake, text, penalise
+            )
+            if self.vision is not None:
+                judged = self._vision_loss(part.image, fake[-1], text)
+                found["vision_discriminator_loss"] = judged.detach()
+                loss = loss + self.vision_weight * judged
+            found |= balance(realism(right), realism(false), part.image, fake[-1])
+            add_logs(logs, found, len(rows))
+            yield loss / len(rows)
+        logs["discriminator_gradient_norm"] = self.gradient_norm(self._judging())
+
+    def _generator_losses(
+        self,
+        batch: Batch,
+        noise: Float[Tensor, "B Z"],
+        rows: Sequence[slice],
+        drawn: list[Tensor] | None,
+        logs: dict[str, Tensor],
+    ) -> Iterator[Tensor]:
+        """Loss of each part of the batch; the gradient norm is logged after the last."""
+        captions = caption_embeddings(self.clip, self.clip_weight, batch)
+        for chosen in rows:
+            part = batch.rows(chosen)
+            with torch.no_grad():
+                text = self.encode_text(part)
+            fake = drawn or self.generator(text, noise[chosen])
+            real = pyramid_of(part.image, len(fake))
+            loss = self.game.generator_loss(self.discriminator, real, fake, text)
+            found = {"adversarial_loss": loss.detach()}
+            if captions is not None and self.clip is not None:
+                shown = self.clip.embed_generated(fake[-1])
+                contrast = clip_contrastive_loss(shown, captions, self.clip_temperature, chosen)
+                found["clip_loss"] = contrast.detach()
+                loss = loss + self.clip_weight * contrast
+            if self.vision is not None:
+                seen = self._vision_logits(fake[-1], text)
+                other = None
+                if self.game.adversary.relativistic:
+                    with torch.no_grad():
+                        other = self._vision_logits(part.image, text)
+                fooled = self.game.adversary.generator_loss(seen, other)
+                found["vision_generator_loss"] = fooled.detach()
+                loss = loss + self.vision_weight * fooled
+            found["loss"] = loss.detach()
+            add_logs(logs, found, len(rows))
+            yield loss / len(rows)
+        logs["generator_gradient_norm"] = self.gradient_norm(self.generator.parameters())
+
+    def _vision_logits(self, images: Images, text: TextFeatures) -> Float[Tensor, " B"]:
+        """Mean logit of the vision-aided discriminator's heads, one an image."""
+        assert self.vision is not None
+        maps = self.backbone(self.game.augment(images))
+        return realism(self.vision(maps, self.discriminator.branch(text).pooled)) / len(maps)
+
+    def _vision_loss(self, real: Images, fake: Images, text: TextFeatures) -> Tensor:
+        """Loss of the vision-aided discriminator."""
+        right, false = (self._vision_logits(images, text) for images in (real, fake))
+        return self.game.adversary.discriminator_loss(right, [(1.0, false)])
+
+    # ---- sampling ----
+
+    def sample(
+        self,
+        text: TextFeatures,
+        noise: Noise,
+        knobs: Mapping[str, float],
+        *,
+        edit: Edit | None = None,
+    ) -> Images:
+        """Generates images in one forward pass.
+
+        Source: Kang et al. 2023 (GigaGAN), section 4.5 (prompt mixing, interpolation); Karras et
+            al. 2019 (StyleGAN), section 3.1 (style mixing).
+        Differs: none.
+        """
+        generator, psi = self.generator, knobs["truncation_psi"]
+        z = noise.normal(generator.noise_width)
+        if isinstance(edit, Interpolation):
+            text = lerp_text(text, edit.text.to(z.device), edit.weight)
+            other = edit.noise.normal(generator.noise_width).to(z)
+            z = slerp(z, other, edit.weight)
+        told = generator.branch(text)
+        count = len(generator.levels)
+        styles = [generator.mapping.truncated(z, told.pooled, psi)] * count
+        contexts = generator.contexts(told)
+        if isinstance(edit, StyleMixing | PromptMixing):
+            kept = round(edit.switch * count)
+            if isinstance(edit, PromptMixing):
+                told = generator.branch(edit.text.to(z.device))
+                contexts = contexts[:kept] + generator.contexts(told)[kept:]
+            else:
+                z = edit.noise.normal(generator.noise_width).to(z)
+            styles = styles[:kept] + [generator.mapping.truncated(z, told.pooled, psi)] * (
+                count - kept
+            )
+        return generator.synthesise(styles, contexts)[-1]
+
+
+def _together(weight_name: str, weight: float, part_name: str, part: nn.Module | None) -> None:
+    """Refuses a weight without its part, and a part without its weight."""
+    if (weight > 0) != (part is not None):
+        raise ConfigError(
+            f"model.module.{weight_name}={weight:g} and parts.{part_name} "
+            f"({'none' if part is None else 'given'}) must come together: choose {part_name}=none "
+            f"with weight 0, or a file of {part_name} with a weight."
+        )

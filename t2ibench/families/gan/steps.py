@@ -1,0 +1,81 @@
+"""A player's step over the parts of a batch, and what is logged of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from t2ibench.core.errors import ConfigError
+from t2ibench.core.shards import stepped, whole
+from t2ibench.core.types import Batch
+from t2ibench.families.contract import TextToImageModule
+
+
+def parts_of(batch: Batch, count: int) -> list[Batch]:
+    """A batch in ``count`` parts of equal size, over which gradients are accumulated.
+
+    Raises:
+        ConfigError: they would not be of equal size, or of one image.
+    """
+    if count == 1:
+        return [batch]
+    size, rest = divmod(len(batch), count)
+    if rest or size < 2:
+        raise ConfigError(
+            f"model.module.accumulation={count} splits a batch of {len(batch)} images into parts "
+            f"of {len(batch) / count:g}; choose a divisor that leaves at least 2."
+        )
+    return [batch.rows(slice(i * size, (i + 1) * size)) for i in range(count)]
+
+
+class Step:
+    """One optimiser step of one player; its losses are made and differentiated part by part.
+
+    Args:
+        module: the family's module.
+        optimizer: steps ``parameters``.
+        parameters: the player's.
+    """
+
+    def __init__(
+        self, module: TextToImageModule, optimizer: Any, parameters: Sequence[nn.Parameter]
+    ) -> None:
+        self.module = module
+        self.optimizer = optimizer
+        self.parameters = parameters
+        self.logs: list[Mapping[str, Tensor]] = []
+
+    def take(
+        self, losses: Iterable[tuple[Tensor, Mapping[str, Tensor]]], count: int
+    ) -> dict[str, Tensor]:
+        """Performs the step.
+
+        Args:
+            losses: of each part its mean loss and what is logged of it.
+            count: number of parts.
+
+        Returns:
+            Means of what is logged over the parts, detached, and ``gradient_norm``.
+        """
+        norm = self.module.optimise(self.optimizer, self._shares(losses, count), self.parameters)
+        if norm is None:
+            moved = stepped(self.optimizer) or self.parameters
+            norm = whole(self.module.gradient_norm(moved))
+        names = self.logs[0]
+        found = {n: torch.stack([log[n].detach().float() for log in self.logs]) for n in names}
+        return {n: values.mean() for n, values in found.items()} | {"gradient_norm": norm.detach()}
+
+    def _shares(
+        self, losses: Iterable[tuple[Tensor, Mapping[str, Tensor]]], count: int
+    ) -> Iterator[Tensor]:
+        for loss, logs in losses:
+            self.logs.append(logs)
+            yield loss / count
+
+
+def named(prefix: str, logs: Mapping[str, Tensor], plain: Sequence[str] = ()) -> dict[str, Tensor]:
+    """Logs with a player's prefix, but for those whose names are ``plain``."""
+    return {name if name in plain else f"{prefix}_{name}": value for name, value in logs.items()}
