@@ -150,8 +150,6 @@ def _budget(budget: dict[str, object]) -> str:
 
 def _explained(content: Content) -> str:
     """The caption, and what the grey rows are."""
-    meanings = {
-        row.label.split(" of ")[0]: row.meaning for row in content.scores.rows if row.reference
-    }
+    meanings = {row.label: row.meaning for row in content.scores.rows if row.reference}
     rows = " ".join(f"{label}: {meaning}" for label, meaning in meanings.items())
     return f"{content.caption()} {rows}"

@@ -174,7 +174,9 @@ def _references(groups: Sequence[Group]) -> list[Reference]:
     rows = _measured(groups, "floor", "Real vs real", meaning)
     for ceiling, labels in _ceilings(groups):
         more = f" and {len(labels) - 1} more" if len(labels) > 1 else ""
-        meaning = "Real images through the first stage and back: no model on that stage beats it."
+        meaning = (
+            f"Real images through the first stage and back: what {', '.join(labels)} cannot beat."
+        )
         rows.append(Reference("ceiling", f"First stage of {labels[0]}{more}", meaning, ceiling))
     meaning = "The real images of the prompts: what the instruments say of the truth."
     return rows + _measured(groups, "ground_truth", "Real images", meaning)
