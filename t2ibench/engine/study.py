@@ -81,6 +81,10 @@ def plan(
     return list(found.values())
 
 
+SCORED_OTHERWISE = "scored under another protocol"
+"""Detail of a cell that is trained, and scored in another way than is asked for now."""
+
+
 def requested_progress(ledger: Ledger, cell: Cell, spec: RunSpec) -> Progress:
     """Progress of a cell; one that is scored under another protocol is not finished."""
     progress = ledger.progress(cell)
@@ -91,7 +95,7 @@ def requested_progress(ledger: Ledger, cell: Cell, spec: RunSpec) -> Progress:
         return progress
     if "reason" in status:
         return replace(progress, state="failed", detail=status["reason"])
-    return replace(progress, state="interrupted", detail="scored under another protocol")
+    return replace(progress, state="interrupted", detail=SCORED_OTHERWISE)
 
 
 def to_do(planned: Iterable[Planned], retries: int) -> list[Planned]:
@@ -215,9 +219,17 @@ class Estimate:
 
 
 def estimates(planned: Sequence[Planned], root: Path) -> list[Estimate]:
-    """Estimates from the budgets and from finished runs of the same model and size in ``root``."""
+    """Estimates from the budgets and from finished runs of the same model and size in ``root``.
+
+    A run that is only to be scored again trains nothing.
+    """
     rates = measured_rates(root)
-    return [estimate(p.spec, rates.get((p.spec.model.name, p.spec.size), {})) for p in planned]
+    return [
+        Estimate(0, 0, 0)
+        if p.progress.detail == SCORED_OTHERWISE
+        else estimate(p.spec, rates.get((p.spec.model.name, p.spec.size), {}))
+        for p in planned
+    ]
 
 
 def estimate(spec: RunSpec, rates: dict[str, float]) -> Estimate:

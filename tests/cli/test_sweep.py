@@ -170,6 +170,10 @@ def test_another_protocol_scores_again_without_training(runs, capsys):
     assert main(words("seed=0")) == 0
     trained, scored = weights(runs), stamps(runs, "scores.json")
     other = ["protocol.test.num_images=40", "protocol.test.reference_size=40"]
+    capsys.readouterr()
+    assert main(words("seed=0", *other, "--dry-run")) == 0
+    planned = capsys.readouterr().out
+    assert "is scored again" in planned and "interrupted" not in planned
     assert main(words("seed=0", *other)) == 0
     assert weights(runs) == trained
     again = stamps(runs, "scores.json")

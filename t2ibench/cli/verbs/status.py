@@ -115,6 +115,8 @@ def plan_text(
     planned: Sequence[Planned], todo: Sequence[Planned], costs: Sequence[Estimate]
 ) -> str:
     """Table of what a launch would run: one row a cell, then the sum over those that would run."""
+    from t2ibench.engine.study import SCORED_OTHERWISE
+
     table = Table()
     for title, justify in (("Cell", "left"), ("Run", "left"), ("State", "left"), ("", "left"),
                            ("Images", "right"), ("FLOPs", "right"), ("Time", "right")):  # fmt: skip
@@ -123,6 +125,8 @@ def plan_text(
     for p, cost in zip(planned, costs, strict=True):
         state = p.progress.state
         would = "runs" if p.cell.run in runs else "given up" if state == "failed" else "skipped"
+        if p.progress.detail == SCORED_OTHERWISE:
+            state, would = "finished", "is scored again"
         table.add_row(
             escape(p.cell.label),
             p.cell.run,
