@@ -23,6 +23,7 @@ class Knob:
             quality-alignment front is drawn (guidance scale, truncation psi).
         sweep: the values of that front.
         integer: True where only whole numbers make sense (steps, top-k).
+        of_edits: True where only edits read it.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Knob:
     fidelity_alignment: bool = False
     sweep: tuple[float, ...] = ()
     integer: bool = False
+    of_edits: bool = False
 
 
 def resolve_knobs(

@@ -41,7 +41,11 @@ class FrozenBase(FrozenHolder):
     @property
     def knobs(self) -> tuple[Knob, ...]:
         """Knobs of the frozen module, each name with the prefix ``base_``."""
-        return tuple(replace(knob, name=PREFIX + knob.name) for knob in self.module.knobs)
+        return tuple(
+            replace(knob, name=PREFIX + knob.name)
+            for knob in self.module.knobs
+            if not knob.of_edits
+        )
 
     def generate(self, text: TextFeatures, noise: Noise, knobs: Mapping[str, float]) -> Images:
         """Images of the frozen module, which takes those of ``knobs`` that have the prefix."""

@@ -41,7 +41,7 @@ COARSEST = 4
 
 def inversion_knob() -> Knob:
     """Number of descent steps of an edit; unused by sampling."""
-    return Knob("inversion_steps", 100, 1, 5000, integer=True)
+    return Knob("inversion_steps", 100, 1, 5000, integer=True, of_edits=True)
 
 
 def check_edit(edit: Edit, resolution: int) -> None:
