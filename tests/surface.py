@@ -66,7 +66,7 @@ def choices() -> list[list[str]]:
         if group not in NOT_COMPOSED:
             names = sorted(config_files(group))
             found += [[*model, f"{group}={name}", *NEEDED.get(name, [])] for name in names]
-    return found
+    return [*found, ["evaluator/dual_encoder=[damsm]"]]
 
 
 def keys() -> list[str]:
