@@ -187,19 +187,21 @@ def test_another_protocol_scores_again_without_training(runs, capsys):
 
 def test_a_protocol_that_fails_costs_nothing_that_was_scored(runs, capsys):
     assert main(words("seed=0")) == 0
-    trained, scored = weights(runs), stamps(runs, "scores.json")
+    (file,) = runs.glob("gan-*/scores.json")
+    trained, scored = weights(runs), read_json(file)["chosen"]["scores"]
     (path,) = runs.glob("gan-*/samples/chosen")
     shutil.rmtree(path)
     path.write_text("")  # where samples cannot be written
     other = ["protocol.test.num_images=40", "protocol.test.reference_size=40"]
     assert main(words("seed=0", *other)) == 2
     assert "study s: 1 failed" in capsys.readouterr().err
-    assert (weights(runs), stamps(runs, "scores.json")) == (trained, scored)
-    assert set(states(capsys).values()) == {"finished"}, "what it holds is whole"
+    (kept,) = runs.glob("gan-*/scores/*.json")
+    assert weights(runs) == trained and read_json(kept)["chosen"]["scores"] == scored
+    assert set(states(capsys).values()) == {"failed"}, "what was asked for is not there"
     path.unlink()
     assert main(words("seed=0", *other)) == 0
     assert weights(runs) == trained
-    assert all(read_json(path)["protocol"]["num_images"] == 40 for path in scored)
+    assert read_json(file)["protocol"]["num_images"] == 40
 
 
 def test_grids_may_be_typed_as_an_experiment_writes_them(runs, capsys):
