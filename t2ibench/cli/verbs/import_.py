@@ -5,7 +5,7 @@ t2ibench import sd-v1-4.ckpt out=runs/sd14 use_ema=false tokenizer=clip-vit-larg
 t2ibench import stable-diffusion-v1-5/ out=runs/sd15 data=folder data.root=PICTURES
 t2ibench import txt2img-large.ckpt out=runs/ldm tokenizer=vocab.txt
 t2ibench import bird_AttnGAN2.pth text_encoder200.pth vocabulary=captions.pickle out=runs/birds
-t2ibench import netG_StackGAN2.pth text=NAME out=runs/birds2
+t2ibench import netG_StackGAN2.pth text=char_cnn_rnn out=runs/birds2
 t2ibench sample runs/sd15 "a lighthouse at dusk" knobs.num_steps=50
 
 Stable Diffusion v1 (also its inpainting UNet) and LDM text-to-image are read. Every tensor of the
