@@ -259,7 +259,7 @@ def to_container(cfg: DictConfig) -> dict[str, Any]:
 def make_absolute(cfg: DictConfig) -> None:
     """Replaces paths relative to the working folder or the home, as runs outlive both."""
     for key in ABSOLUTE:
-        value = OmegaConf.select(cfg, key)
+        value = OmegaConf.select(cfg, key, throw_on_resolution_failure=False)
         if isinstance(value, str) and value:
             OmegaConf.update(cfg, key, os.path.abspath(os.path.expanduser(value)))
     if str(cfg.paths.runs).startswith("~"):

@@ -125,7 +125,7 @@ def test_what_is_trained_and_what_is_sampled_have_keys_of_their_own(model):
     [
         (["data.resolution=abc"], "data.resolution=abc must be a whole number."),
         (["budget.amount=abc"], "budget.amount=abc must be a number."),
-        (["text=3"], "text=3 is unknown; choose one of base, clip_vit_l14"),
+        (["text=3"], "text=3 is unknown; choose one of base, char_cnn_rnn,"),
         (["study=foo"], "study=foo must be a mapping of keys."),
         (["knobs=3"], "knobs=3 must be a mapping of keys."),
         (["model.training.batch_size=0"], "model.training.batch_size=0 must be greater than"),
