@@ -129,7 +129,7 @@ class TrainedClip(Part):
         return Run.named(root, label, self.identity(context))
 
     def _recorded(self, context: Context) -> dict[str, Any]:
-        """What its run's configuration holds."""
+        """Configuration that its run keeps."""
         return {"part": self.config(), "data": context.spec.data.model_dump(mode="json")}
 
 

@@ -150,7 +150,7 @@ class TrainedDAMSM(Part):
         return Run.named(root, label, self.identity(context))
 
     def _recorded(self, context: Context) -> dict[str, Any]:
-        """What its run's configuration holds."""
+        """Configuration that its run keeps."""
         return {"part": self.config(), "data": context.spec.data.model_dump(mode="json")}
 
     def _untrained(self, vocabulary: Sequence[str]) -> DAMSM:

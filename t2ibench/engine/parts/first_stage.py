@@ -132,7 +132,7 @@ class TrainedFirstStage(Part):
         return Run.named(root, label, self.identity(context))
 
     def _recorded(self, context: Context) -> dict[str, Any]:
-        """What its run's configuration holds."""
+        """Configuration that its run keeps."""
         return {"part": self.config(), "data": context.spec.data.model_dump(mode="json")}
 
     def _untrained(self, context: Context) -> Any:

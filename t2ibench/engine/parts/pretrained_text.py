@@ -114,7 +114,7 @@ class PretrainedTextEncoder(TextPart):
         return Run.named(root, label, self.identity(context))
 
     def _recorded(self, context: Context) -> dict[str, Any]:
-        """What its run's configuration holds."""
+        """Configuration that its run keeps."""
         return {"part": self.config(), "data": context.spec.data.model_dump(mode="json")}
 
     def _with_weights(self, context: Context, weights: Path) -> Any:
