@@ -59,7 +59,7 @@ def load(run: str | Path) -> Generator:
         >>> pictures.save("pictures")
         'plain'
         >>> sorted(run.knobs)
-        ['truncation_psi']
+        ['inversion_steps', 'truncation_psi']
     """
     return Generator(open_folder(folder_of(run)))
 
