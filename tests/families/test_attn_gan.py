@@ -33,6 +33,7 @@ from t2ibench.families.gan.attn_gan_networks import (
     pyramid_sides,
 )
 from t2ibench.families.gan.stack_gan_v2 import Generator as StackGANv2Generator
+from t2ibench.families.gan.stage_losses import generator_loss_of_stages
 from t2ibench.nn.gated import Augmented
 from t2ibench.nn.regions import ConvRegions, InceptionRegions, Seen
 from t2ibench.text.damsm import DAMSMText
@@ -160,7 +161,8 @@ def test_generator_discriminators_and_losses_are_the_authors(theirs, dtype):
     # Captions of one class are no negatives there; here those that are alike.
     names = [str(number) for number in recipe.CLASSES]
     matched = module.damsm.losses(drawn.images[-1], text, names)
-    fooled = module.generator_loss(discriminators(drawn.images, text.pooled), None)
+    judged = discriminators(drawn.images, text.pooled)
+    fooled = generator_loss_of_stages(module.adversary, judged, None)
     loss = fooled + 5 * (matched.words + matched.sentence) + drawn.augmented.divergence
     assert loss.item() == near(theirs["generator_loss"])
     if dtype == torch.float64:

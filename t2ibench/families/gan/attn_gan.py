@@ -10,30 +10,28 @@ of the caption. A discriminator a stage judges realism with and without the capt
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from t2ibench.core.errors import ConfigError
-from t2ibench.core.knobs import Knob
 from t2ibench.core.noise import Noise, TrainingNoise
 from t2ibench.core.types import Batch, Images, TextFeatures
-from t2ibench.families.contract import OptimizerFactory, TextToImageModule
+from t2ibench.families.contract import OptimizerFactory
 from t2ibench.families.damsm import FrozenDAMSM, Matched
 from t2ibench.families.gan.attn_gan_networks import (
     STAGES,
     Drawn,
     Judged,
     WordAttention,
-    both_logits,
     image_pyramid,
 )
 from t2ibench.families.gan.augment import Augmentation, DiffAugment
-from t2ibench.families.gan.balance import BALANCE, balance, balance_alarms
+from t2ibench.families.gan.balance import BALANCE, balance
 from t2ibench.families.gan.losses import AdversarialLoss, Adversary
+from t2ibench.families.gan.players import TwoPlayers
+from t2ibench.families.gan.stage_losses import generator_loss_of_stages, penalty_of_stages
 from t2ibench.families.gan.steps import Step, named, parts_of
 from t2ibench.text.contract import TextEncoder, check_word_tokens
 
@@ -52,7 +50,7 @@ class Part(NamedTuple):
     drawn: list[tuple[TextFeatures, Drawn]]
 
 
-class AttnGAN(TextToImageModule):
+class AttnGAN(TwoPlayers):
     """AttnGAN family: three stages with word attention, three discriminators, DAMSM.
 
         D: sum_i (L(real) + L(real, t)) / 2 + (L(fake) + L(fake, t) + L(real, t')) / 3
@@ -91,8 +89,8 @@ class AttnGAN(TextToImageModule):
         authors' code.
     """
 
-    family: ClassVar[str] = "gan"
-    sampling_arguments: ClassVar[frozenset[str]] = frozenset({"truncation_psi"})
+    judges: ClassVar[tuple[str, ...]] = ("discriminators",)
+    held_back_by: ClassVar[str] = "model.module.generator_optimizer.lr"
 
     def __init__(
         self,
@@ -116,42 +114,29 @@ class AttnGAN(TextToImageModule):
     ) -> None:
         super().__init__(
             text_encoder=text_encoder,
+            generator_optimizer=generator_optimizer,
+            discriminator_optimizer=discriminator_optimizer,
             resolution=resolution,
             null_text_probability=null_text_probability,
             gradient_clip_norm=gradient_clip_norm,
+            accumulation=accumulation,
+            truncation_psi=truncation_psi,
         )
-        if accumulation < 1:
-            raise ConfigError(f"model.module.accumulation={accumulation} must be at least 1.")
         sizes: dict[str, Any] = {"resolution": resolution, "text_width": text_encoder.width}
         self.generator: Any = generator(**sizes)
         self.discriminators: Any = None if discriminator is None else discriminator(**sizes)
         if self.draws_attention:
             check_word_tokens(text_encoder, "AttnGAN")
         self.damsm = damsm
-        self.make_generator_optimizer = generator_optimizer
-        self.make_discriminator_optimizer = discriminator_optimizer
         self.adversary = Adversary(adversarial_loss, relativistic_gamma)
         self.damsm_weight = damsm_weight
         self.divergence_weight = divergence_weight
         self.augment = DiffAugment(augment)
-        self.accumulation = accumulation
-        self.default_psi = truncation_psi
 
     @property
     def draws_attention(self) -> bool:
         """True where the generator attends to words."""
         return any(isinstance(part, WordAttention) for part in self.generator.modules())
-
-    @property
-    def knobs(self) -> tuple[Knob, ...]:
-        """Sampling knob: truncation, which multiplies z and the augmentation's noise by psi."""
-        sweep = (0.25, 0.5, 0.75, 1.0)
-        return (Knob("truncation_psi", self.default_psi, 0.0, 1.5, True, sweep),)
-
-    @property
-    def trains_in_turns(self) -> bool:
-        """True: generator and discriminators train in turns."""
-        return True
 
     def parts(self) -> dict[str, nn.Module]:
         """Networks by name, each discriminator and each tower of DAMSM by itself."""
@@ -166,29 +151,6 @@ class AttnGAN(TextToImageModule):
         if not self.damsm.is_text_of(self.text_encoder):
             found["text_encoder"] = self.text_encoder
         return found
-
-    def sampling_parameters(self) -> dict[str, nn.Parameter]:
-        """Trainable parameters of sampling: all but the discriminators'."""
-        return {
-            n: p for n, p in super().sampling_parameters().items()
-            if not n.startswith("discriminators.")
-        }  # fmt: skip
-
-    def configure_optimizers(self) -> Any:
-        """Makes the generator's optimiser, then that of discriminators and text encoder.
-
-        Raises:
-            ConfigError: there are no discriminators.
-        """
-        if self.discriminators is None:
-            raise ConfigError(
-                "model.module.discriminator=null: a generator without discriminators only samples; "
-                "name one to train it."
-            )
-        return [
-            self.make_generator_optimizer(self.generator.parameters()),
-            self.make_discriminator_optimizer(self._judging()),
-        ]
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Performs the discriminators' step, then the generator's, on the same generated images.
@@ -206,16 +168,13 @@ class AttnGAN(TextToImageModule):
             Part(some, draws, [])
             for some, draws in zip(batches, noise.chunk(len(batches)), strict=True)
         ]
-        step = Step(self, of_discriminators, self._judging())
+        step = Step(self, of_discriminators, self.judging_parameters())
         judged = step.take(self._discriminator_losses(parts), len(parts))
         logs = named("discriminator", judged, BALANCE)
-        self.discriminators.requires_grad_(False)
-        try:
-            step = Step(self, of_generator, list(self.generator.parameters()))
+        with self.judges_held():
+            step = Step(self, of_generator, self.drawing_parameters())
             drawn = step.take(self._generator_losses(parts), len(parts))
-            return logs | named("generator", drawn, ("loss",))
-        finally:
-            self.discriminators.requires_grad_(True)
+        return logs | named("generator", drawn, ("loss",))
 
     def _discriminator_losses(
         self, parts: Sequence[Part]
@@ -235,7 +194,9 @@ class AttnGAN(TextToImageModule):
             adversarial = loss = self.discriminator_loss(real, fake)
             logs = balance(real.together, fake.together, real_images[-1], fake_images[-1])
             if self.adversary.penalised:
-                logs["penalty"] = self._penalty(real_images, fake_images, known)
+                logs["penalty"] = penalty_of_stages(
+                    self.adversary, self.discriminators, real_images, fake_images, known.pooled
+                )
                 loss = loss + logs["penalty"]
             yield loss, logs | {"loss": adversarial}
 
@@ -260,7 +221,7 @@ class AttnGAN(TextToImageModule):
                 with torch.no_grad():
                     images = self._changed(image_pyramid(part.batch.image, STAGES))
                     real = self.discriminators(images, text.pooled)
-            adversarial = self.generator_loss(fake, real)
+            adversarial = generator_loss_of_stages(self.adversary, fake, real)
             matched = self.damsm_losses(drawn.images[-1], part.batch.caption, text)
             divergence = drawn.augmented.divergence
             loss = adversarial + self.divergence_weight * divergence
@@ -276,15 +237,6 @@ class AttnGAN(TextToImageModule):
                 },
             )
 
-    def generator_loss(self, fake: Judged, real: Judged | None) -> Float[Tensor, ""]:
-        """Adversarial loss of the generator: the sum over stages, alone and with the caption."""
-        terms = []
-        for i in range(len(fake.alone)):
-            alone, told = (None, None) if real is None else (real.alone[i], real.told[i])
-            terms.append(self.adversary.generator_loss(fake.alone[i], alone))
-            terms.append(self.adversary.generator_loss(fake.told[i], told))
-        return torch.stack(terms).sum()
-
     def damsm_losses(self, images: Images, captions: Sequence[str], text: TextFeatures) -> Matched:
         """Losses of the last images with their captions, which DAMSM encodes by itself."""
         own = self.damsm.is_text_of(self.text_encoder)
@@ -297,25 +249,6 @@ class AttnGAN(TextToImageModule):
 
     def _changed(self, images: Sequence[Tensor]) -> list[Tensor]:
         return [self.augment(image) for image in images]
-
-    def _penalty(
-        self, real: Sequence[Tensor], fake: Sequence[Tensor], text: TextFeatures
-    ) -> Tensor:
-        judges = self.discriminators.of_side.values()
-        found = []
-        for judge, r, f in zip(judges, real, fake, strict=True):
-            logits = partial(both_logits, judge, text.pooled)
-            found.append(self.adversary.penalty(logits, r, f))
-        return torch.stack(found).sum()
-
-    def _judging(self) -> list[nn.Parameter]:
-        trained = [p for p in self.text_encoder.parameters() if p.requires_grad]
-        return [*self.discriminators.parameters(), *trained]
-
-    def alarms(self, logged: Mapping[str, float]) -> dict[str, str]:
-        """Warnings of players out of balance, see ``balance_alarms``."""
-        rate = "model.module.{}_optimizer.lr"
-        return balance_alarms(logged, rate.format("discriminator"), rate.format("generator"))
 
     def sample(self, text: TextFeatures, noise: Noise, knobs: Mapping[str, float]) -> Images:
         """Generates images in one forward pass; the last stage's are the output.

@@ -385,8 +385,3 @@ def image_pyramid(images: Images, stages: int) -> list[Tensor]:
     for _ in range(stages - 1):
         found.append(avg_pool2d(found[-1], 2))
     return found[::-1]
-
-
-def both_logits(judge: nn.Module, sentence: Tensor, images: Images) -> Float[Tensor, "2 B"]:
-    """A discriminator's logits of images, alone and with their captions."""
-    return torch.stack(judge(images, sentence)[:2])

@@ -12,7 +12,7 @@ double from 4 x 4 to R, channels halve to the width of the last hidden map.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -20,14 +20,14 @@ from torch import Tensor, nn
 from torch.nn.functional import leaky_relu, relu
 
 from t2ibench.core.errors import ConfigError
-from t2ibench.core.knobs import Knob
 from t2ibench.core.noise import Noise, TrainingNoise
 from t2ibench.core.types import Batch, Images, TextFeatures
-from t2ibench.families.contract import OptimizerFactory, TextToImageModule
+from t2ibench.families.contract import OptimizerFactory
 from t2ibench.families.gan.augment import Augmentation, DiffAugment
-from t2ibench.families.gan.balance import BALANCE, balance, balance_alarms
+from t2ibench.families.gan.balance import BALANCE, balance
 from t2ibench.families.gan.losses import AdversarialLoss, Adversary
 from t2ibench.families.gan.pairs import first_with_second_half, next_caption
+from t2ibench.families.gan.players import TwoPlayers
 from t2ibench.families.gan.steps import Step, named, parts_of
 from t2ibench.nn.batch_norm import BatchNorm
 from t2ibench.nn.conditioning import ConditioningKind, SpatialConditioning
@@ -206,7 +206,7 @@ class Discriminator(nn.Module):
         return self.logit(x).float().flatten()
 
 
-class GANINTCLS(TextToImageModule):
+class GANINTCLS(TwoPlayers):
     r"""GAN-INT-CLS: a generator against a matching-aware discriminator.
 
     With D's logits of real images with their captions :math:`r`, with wrong captions :math:`w`, of
@@ -249,9 +249,6 @@ class GANINTCLS(TextToImageModule):
         learning rate does not fall by steps; relativistic penalties see running statistics.
     """
 
-    family: ClassVar[str] = "gan"
-    sampling_arguments: ClassVar[frozenset[str]] = frozenset({"truncation_psi"})
-
     def __init__(
         self,
         *,
@@ -277,9 +274,13 @@ class GANINTCLS(TextToImageModule):
     ) -> None:
         super().__init__(
             text_encoder=text_encoder,
+            generator_optimizer=generator_optimizer,
+            discriminator_optimizer=discriminator_optimizer,
             resolution=resolution,
             null_text_probability=null_text_probability,
             gradient_clip_norm=gradient_clip_norm,
+            accumulation=accumulation,
+            truncation_psi=truncation_psi,
         )
         self.generator = Generator(
             resolution=resolution,
@@ -296,42 +297,10 @@ class GANINTCLS(TextToImageModule):
             projected_width=projected_width,
             channels=discriminator_channels,
         )
-        self.make_generator_optimizer = generator_optimizer
-        self.make_discriminator_optimizer = discriminator_optimizer
         self.adversary = Adversary(adversarial_loss, relativistic_gamma)
         self.wrong_weight = wrong_weight
         self.interpolation_weight = interpolation_weight
         self.augment = DiffAugment(augment)
-        self.accumulation = accumulation
-        self.default_psi = truncation_psi
-
-    @property
-    def knobs(self) -> tuple[Knob, ...]:
-        """Sampling knob: truncation, which multiplies z by psi."""
-        sweep = (0.25, 0.5, 0.75, 1.0)
-        return (Knob("truncation_psi", self.default_psi, 0.0, 1.5, True, sweep),)
-
-    @property
-    def trains_in_turns(self) -> bool:
-        """True: generator and discriminator train in turns."""
-        return True
-
-    def sampling_parameters(self) -> dict[str, nn.Parameter]:
-        """Trainable parameters of sampling: all but the discriminator's."""
-        found = super().sampling_parameters()
-        return {n: p for n, p in found.items() if not n.startswith("discriminator.")}
-
-    def configure_optimizers(self) -> Any:
-        """Makes the generator's optimiser, then that of discriminator and text encoder."""
-        return [
-            self.make_generator_optimizer(self.generator.parameters()),
-            self.make_discriminator_optimizer(self._judging_parameters()),
-        ]
-
-    def alarms(self, logged: Mapping[str, float]) -> dict[str, str]:
-        """Warnings of players out of balance."""
-        rate, penalty = "model.module.discriminator_optimizer.lr", "model.module.relativistic_gamma"
-        return balance_alarms(logged, rate, f"{penalty} (of adversarial_loss=relativistic)")
 
     # ---- training ----
 
@@ -344,15 +313,12 @@ class GANINTCLS(TextToImageModule):
         of_generator, of_discriminator = cast(list[Any], self.optimizers())
         parts = parts_of(batch, self.accumulation)
         self._clear_biases()
-        step = Step(self, of_discriminator, self._judging_parameters())
+        step = Step(self, of_discriminator, self.judging_parameters())
         logs = named("discriminator", step.take(map(self._judged, parts), len(parts)), BALANCE)
         self._clear_biases()
-        self.discriminator.requires_grad_(False)
-        try:
-            step = Step(self, of_generator, list(self.generator.parameters()))
+        with self.judges_held():
+            step = Step(self, of_generator, self.drawing_parameters())
             made = step.take(map(self._drawn, parts), len(parts))
-        finally:
-            self.discriminator.requires_grad_(True)
         logs |= named("generator", made)
         return {"loss": logs["generator_loss"]} | logs
 
@@ -423,10 +389,6 @@ class GANINTCLS(TextToImageModule):
 
     def _noise(self, count: int) -> Tensor:
         return TrainingNoise(count, self.device).normal(self.generator.noise_width)
-
-    def _judging_parameters(self) -> list[nn.Parameter]:
-        text = [p for p in self.text_encoder.parameters() if p.requires_grad]
-        return [*self.discriminator.parameters(), *text]
 
     # ---- sampling ----
 

@@ -23,27 +23,26 @@ from t2ibench.core.edits import (
     slerp,
 )
 from t2ibench.core.errors import ConfigError
-from t2ibench.core.knobs import Knob
 from t2ibench.core.noise import Noise, TrainingNoise
 from t2ibench.core.ranks import world_size
 from t2ibench.core.types import Batch, Images, TextFeatures
-from t2ibench.families.contract import OptimizerFactory, TextToImageModule
+from t2ibench.families.contract import OptimizerFactory
 from t2ibench.families.frozen_clip import FrozenClip
 from t2ibench.families.gan.augment import Augmentation, DiffAugment
-from t2ibench.families.gan.balance import balance, balance_alarms
+from t2ibench.families.gan.balance import balance
 from t2ibench.families.gan.giga_discriminator import VisionDiscriminator, pyramid_of, realism
 from t2ibench.families.gan.giga_losses import (
     PyramidGame,
-    add_logs,
     caption_embeddings,
     clip_contrastive_loss,
-    rows_of_parts,
 )
 from t2ibench.families.gan.losses import AdversarialLoss, Adversary
+from t2ibench.families.gan.players import TwoPlayers
+from t2ibench.families.gan.steps import Step, parts_of
 from t2ibench.text.contract import TextEncoder
 
 
-class GigaGAN(TextToImageModule):
+class GigaGAN(TwoPlayers):
     """GigaGAN family: a generator of pyramids against a multi-scale discriminator.
 
     A trainable text encoder learns with the discriminator, from its losses.
@@ -80,10 +79,10 @@ class GigaGAN(TextToImageModule):
         wrong captions are the neighbours' in the batch.
     """
 
-    family: ClassVar[str] = "gan"
     edits: ClassVar[frozenset[str]] = frozenset({"prompt_mixing", "style_mixing", "interpolation"})
+    judges: ClassVar[tuple[str, ...]] = ("discriminator", "vision")
+    held_back_by: ClassVar[str] = "model.module.r1_gamma"
     mixings: ClassVar[tuple[Mixing, ...]] = ("layer",)
-    sampling_arguments: ClassVar[frozenset[str]] = frozenset({"truncation_psi"})
 
     def __init__(
         self,
@@ -113,9 +112,13 @@ class GigaGAN(TextToImageModule):
     ) -> None:
         super().__init__(
             text_encoder=text_encoder,
+            generator_optimizer=generator_optimizer,
+            discriminator_optimizer=discriminator_optimizer,
             resolution=resolution,
             null_text_probability=null_text_probability,
             gradient_clip_norm=gradient_clip_norm,
+            accumulation=accumulation,
+            truncation_psi=truncation_psi,
         )
         _together("clip_weight", clip_weight, "clip", clip)
         _together("vision_weight", vision_weight, "backbone", backbone)
@@ -133,8 +136,6 @@ class GigaGAN(TextToImageModule):
                 width=vision_width,
                 text_width=int(cast(Any, self.discriminator.branch).width),
             )
-        self.make_generator_optimizer = generator_optimizer
-        self.make_discriminator_optimizer = discriminator_optimizer
         self.game = PyramidGame(
             Adversary(adversarial_loss, relativistic_gamma),
             DiffAugment(augment),
@@ -145,19 +146,6 @@ class GigaGAN(TextToImageModule):
         self.clip_weight = clip_weight
         self.clip_temperature = clip_temperature
         self.vision_weight = vision_weight
-        self.accumulation = accumulation
-        self.default_psi = truncation_psi
-
-    @property
-    def knobs(self) -> tuple[Knob, ...]:
-        """Sampling knob: truncation towards the mean style of the prompt."""
-        sweep = (0.25, 0.5, 0.75, 1.0)
-        return (Knob("truncation_psi", self.default_psi, 0.0, 1.5, True, sweep),)
-
-    @property
-    def trains_in_turns(self) -> bool:
-        """True: generator and discriminator train in turns."""
-        return True
 
     def parts(self) -> dict[str, nn.Module]:
         """Networks by name, including the CLIP's frozen towers."""
@@ -168,30 +156,6 @@ class GigaGAN(TextToImageModule):
             found["backbone"] = self.backbone.frozen_networks["network"]
         return found
 
-    def sampling_parameters(self) -> dict[str, nn.Parameter]:
-        """Trainable parameters of sampling: all but the discriminators'."""
-        return {
-            n: p for n, p in super().sampling_parameters().items()
-            if not n.startswith(("discriminator.", "vision."))
-        }  # fmt: skip
-
-    def alarms(self, logged: Mapping[str, float]) -> dict[str, str]:
-        """Warnings of players out of balance."""
-        rate, penalty = "model.module.discriminator_optimizer.lr", "model.module.r1_gamma"
-        return balance_alarms(logged, rate, penalty)
-
-    def configure_optimizers(self) -> Any:
-        """Makes the generator's optimiser, then that of discriminators and text encoder."""
-        return [
-            self.make_generator_optimizer(self.generator.parameters()),
-            self.make_discriminator_optimizer(self._judging()),
-        ]
-
-    def _judging(self) -> list[nn.Parameter]:
-        judges = [self.discriminator, *([] if self.vision is None else [self.vision])]
-        text = [p for p in self.text_encoder.parameters() if p.requires_grad]
-        return [*(p for judge in judges for p in judge.parameters()), *text]
-
     # ---- training ----
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
@@ -201,90 +165,73 @@ class GigaGAN(TextToImageModule):
         Differs: both players see the same generated images.
         """
         of_generator, of_discriminator = cast(list[Any], self.optimizers())
-        rows = rows_of_parts(len(batch), self.accumulation)
+        parts = parts_of(batch, self.accumulation)
         noise = TrainingNoise(len(batch), batch.image.device).normal(self.generator.noise_width)
         drawn = None
-        if len(rows) == 1:  # one graph serves both steps
+        if len(parts) == 1:  # one graph serves both steps
             drawn = self.generator(self.encode_text(batch).detach(), noise)
-        logs: dict[str, Tensor] = {}
-        losses = self._discriminator_losses(batch, noise, rows, drawn, logs)
-        self.optimise(of_discriminator, losses, self._judging())
-        judges = [self.discriminator, *([] if self.vision is None else [self.vision])]
-        for judge in judges:
-            judge.requires_grad_(False)
-        try:
-            losses = self._generator_losses(batch, noise, rows, drawn, logs)
-            self.optimise(of_generator, losses, list(self.generator.parameters()))
-        finally:
-            for judge in judges:
-                judge.requires_grad_(True)
+        given = list(zip(parts, noise.chunk(len(parts)), strict=True))
+        step = Step(self, of_discriminator, self.judging_parameters())
+        logs = step.take(self._discriminator_losses(given, drawn), len(parts))
+        logs["discriminator_gradient_norm"] = logs.pop("gradient_norm")
+        with self.judges_held():
+            step = Step(self, of_generator, self.drawing_parameters())
+            logs |= step.take(self._generator_losses(batch, given, drawn), len(parts))
+        logs["generator_gradient_norm"] = logs.pop("gradient_norm")
         return logs
 
     def _discriminator_losses(
-        self,
-        batch: Batch,
-        noise: Float[Tensor, "B Z"],
-        rows: Sequence[slice],
-        drawn: list[Tensor] | None,
-        logs: dict[str, Tensor],
-    ) -> Iterator[Tensor]:
-        """Loss of each part of the batch; the gradient norm is logged after the last."""
-        penalise = self.game.penalty_is_due(self.images_seen // (len(batch) * world_size()))
-        for chosen in rows:
-            part = batch.rows(chosen)
+        self, parts: Sequence[tuple[Batch, Tensor]], drawn: list[Tensor] | None
+    ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """Loss and logs of each part of the batch, given with its latents."""
+        count = sum(len(part) for part, _ in parts)
+        penalise = self.game.penalty_is_due(self.images_seen // (count * world_size()))
+        for part, noise in parts:
             text = self.encode_text(part)
             with torch.no_grad():
-                fake = drawn or self.generator(text.detach(), noise[chosen])
+                fake = drawn or self.generator(text.detach(), noise)
             real = pyramid_of(part.image, len(fake))
             fake = [images.detach() for images in fake]
-            loss, found, (right, false) = self.game.discriminator_loss(
+            loss, logs, (right, false) = self.game.discriminator_loss(
                 self.discriminator, real, fake, text, penalise
             )
             if self.vision is not None:
-                judged = self._vision_loss(part.image, fake[-1], text)
-                found["vision_discriminator_loss"] = judged.detach()
-                loss = loss + self.vision_weight * judged
-            found |= balance(realism(right), realism(false), part.image, fake[-1])
-            add_logs(logs, found, len(rows))
-            yield loss / len(rows)
-        logs["discriminator_gradient_norm"] = self.gradient_norm(self._judging())
+                logs["vision_discriminator_loss"] = self._vision_loss(part.image, fake[-1], text)
+                loss = loss + self.vision_weight * logs["vision_discriminator_loss"]
+            yield loss, logs | balance(realism(right), realism(false), part.image, fake[-1])
 
     def _generator_losses(
         self,
         batch: Batch,
-        noise: Float[Tensor, "B Z"],
-        rows: Sequence[slice],
+        parts: Sequence[tuple[Batch, Tensor]],
         drawn: list[Tensor] | None,
-        logs: dict[str, Tensor],
-    ) -> Iterator[Tensor]:
-        """Loss of each part of the batch; the gradient norm is logged after the last."""
+    ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """Loss and logs of each part of the batch, given with its latents."""
         captions = caption_embeddings(self.clip, self.clip_weight, batch)
-        for chosen in rows:
-            part = batch.rows(chosen)
+        first = 0
+        for part, noise in parts:
             with torch.no_grad():
                 text = self.encode_text(part)
-            fake = drawn or self.generator(text, noise[chosen])
+            fake = drawn or self.generator(text, noise)
             real = pyramid_of(part.image, len(fake))
             loss = self.game.generator_loss(self.discriminator, real, fake, text)
-            found = {"adversarial_loss": loss.detach()}
+            logs = {"adversarial_loss": loss}
             if captions is not None and self.clip is not None:
-                shown = self.clip.embed_generated(fake[-1])
-                contrast = clip_contrastive_loss(shown, captions, self.clip_temperature, chosen)
-                found["clip_loss"] = contrast.detach()
-                loss = loss + self.clip_weight * contrast
+                shown, rows = self.clip.embed_generated(fake[-1]), slice(first, first + len(part))
+                logs["clip_loss"] = clip_contrastive_loss(
+                    shown, captions, self.clip_temperature, rows
+                )
+                loss = loss + self.clip_weight * logs["clip_loss"]
+            first += len(part)
             if self.vision is not None:
                 seen = self._vision_logits(fake[-1], text)
                 other = None
                 if self.game.adversary.relativistic:
                     with torch.no_grad():
                         other = self._vision_logits(part.image, text)
-                fooled = self.game.adversary.generator_loss(seen, other)
-                found["vision_generator_loss"] = fooled.detach()
-                loss = loss + self.vision_weight * fooled
-            found["loss"] = loss.detach()
-            add_logs(logs, found, len(rows))
-            yield loss / len(rows)
-        logs["generator_gradient_norm"] = self.gradient_norm(self.generator.parameters())
+                logs["vision_generator_loss"] = self.game.adversary.generator_loss(seen, other)
+                loss = loss + self.vision_weight * logs["vision_generator_loss"]
+            yield loss, logs | {"loss": loss}
 
     def _vision_logits(self, images: Images, text: TextFeatures) -> Float[Tensor, " B"]:
         """Mean logit of the vision-aided discriminator's heads, one an image."""

@@ -6,14 +6,13 @@ upsampler are trained by the same ones.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from t2ibench.core.errors import ConfigError
 from t2ibench.core.ranks import gathered, own, world_size
 from t2ibench.core.types import Batch, TextFeatures
 from t2ibench.families.frozen_clip import FrozenClip
@@ -194,24 +193,3 @@ def split(logits: Logits, count: int) -> tuple[Logits, Logits]:
 def caption_embeddings(clip: FrozenClip | None, weight: float, batch: Batch) -> Tensor | None:
     """Unit vectors of a batch's captions, where a contrastive loss asks for them."""
     return clip.embed_texts(batch.caption) if clip is not None and weight > 0 else None
-
-
-def rows_of_parts(count: int, accumulation: int) -> list[slice]:
-    """Rows of each part of a batch.
-
-    Raises:
-        ConfigError: the batch has no such parts of two images or more.
-    """
-    if accumulation < 1 or count % accumulation or (accumulation > 1 and count < 2 * accumulation):
-        raise ConfigError(
-            f"model.module.accumulation={accumulation} does not cut a batch of {count} into equal "
-            "parts of at least two images; choose a divisor."
-        )
-    size = count // accumulation
-    return [slice(start, start + size) for start in range(0, count, size)]
-
-
-def add_logs(logs: dict[str, Tensor], found: Mapping[str, Tensor], parts: int) -> None:
-    """Adds a part's scalars to the step's means."""
-    for name, value in found.items():
-        logs[name] = logs.get(name, 0) + value / parts

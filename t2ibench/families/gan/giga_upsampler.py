@@ -25,7 +25,7 @@ from t2ibench.core.types import Batch, Images, TextFeatures
 from t2ibench.families.contract import OptimizerFactory, TextToImageModule
 from t2ibench.families.frozen_base import FrozenBase
 from t2ibench.families.gan.augment import Augmentation, DiffAugment
-from t2ibench.families.gan.balance import balance, balance_alarms
+from t2ibench.families.gan.balance import balance
 from t2ibench.families.gan.giga_discriminator import Halving, pyramid_of, realism
 from t2ibench.families.gan.giga_generator import (
     StyleMapping,
@@ -34,8 +34,10 @@ from t2ibench.families.gan.giga_generator import (
     enlarged,
     text_attention,
 )
-from t2ibench.families.gan.giga_losses import PyramidGame, add_logs, rows_of_parts
+from t2ibench.families.gan.giga_losses import PyramidGame
 from t2ibench.families.gan.losses import AdversarialLoss, Adversary
+from t2ibench.families.gan.players import TwoPlayers
+from t2ibench.families.gan.steps import Step, parts_of
 from t2ibench.nn.adaptive import EqualisedConv
 from t2ibench.nn.conditioning import ConditioningKind
 from t2ibench.samplers.tiles import tiled
@@ -199,7 +201,7 @@ class UpsamplingUNet(nn.Module):
         return self.enlarge(low, self.mapping(noise, told.pooled), self.contexts(told))
 
 
-class GigaUpsampler(TextToImageModule):
+class GigaUpsampler(TwoPlayers):
     """GigaGAN's upsampler as a stage of a cascade.
 
     Args:
@@ -236,9 +238,8 @@ class GigaUpsampler(TextToImageModule):
         contrastive loss; see ``UpsamplingUNet``.
     """
 
-    family: ClassVar[str] = "gan"
     edits: ClassVar[frozenset[str]] = frozenset({"upscaling"})
-    sampling_arguments: ClassVar[frozenset[str]] = frozenset({"truncation_psi"})
+    held_back_by: ClassVar[str] = "model.module.r1_gamma"
     neutral_arguments: ClassVar[frozenset[str]] = frozenset({"tile"})
 
     def __init__(
@@ -268,9 +269,13 @@ class GigaUpsampler(TextToImageModule):
     ) -> None:
         super().__init__(
             text_encoder=text_encoder,
+            generator_optimizer=generator_optimizer,
+            discriminator_optimizer=discriminator_optimizer,
             resolution=resolution,
             null_text_probability=null_text_probability,
             gradient_clip_norm=gradient_clip_norm,
+            accumulation=accumulation,
+            truncation_psi=truncation_psi,
         )
         if base.resolution * upscale != resolution:
             raise ConfigError(
@@ -289,8 +294,6 @@ class GigaUpsampler(TextToImageModule):
                 f"model.module.tile={tile} is no multiple of {self.generator.multiple}, as the "
                 f"U-Net's {self.generator.halvings} halvings need."
             )
-        self.make_generator_optimizer = generator_optimizer
-        self.make_discriminator_optimizer = discriminator_optimizer
         self.game = PyramidGame(
             Adversary(adversarial_loss, relativistic_gamma),
             DiffAugment(augment),
@@ -300,8 +303,6 @@ class GigaUpsampler(TextToImageModule):
         )
         self.reconstruction_weight = reconstruction_weight
         self.noise_augmentation = noise_augmentation
-        self.accumulation = accumulation
-        self.default_psi = truncation_psi
         self.tile = tile
 
     @property
@@ -312,37 +313,13 @@ class GigaUpsampler(TextToImageModule):
         """
         return (Knob("truncation_psi", self.default_psi, 0.0, 1.5), *self.base.knobs)
 
-    @property
-    def trains_in_turns(self) -> bool:
-        """True: generator and discriminator train in turns."""
-        return True
-
     def parts(self) -> dict[str, nn.Module]:
         """Networks by name, including the base, whose weights are not in the state dict."""
         return super().parts() | {"base": self.base.module}
 
-    def sampling_parameters(self) -> dict[str, nn.Parameter]:
-        """Trainable parameters of sampling: all but the discriminator's."""
-        return {
-            n: p for n, p in super().sampling_parameters().items()
-            if not n.startswith("discriminator.")
-        }  # fmt: skip
-
-    def alarms(self, logged: Mapping[str, float]) -> dict[str, str]:
-        """Warnings of players out of balance."""
-        rate, penalty = "model.module.discriminator_optimizer.lr", "model.module.r1_gamma"
-        return balance_alarms(logged, rate, penalty)
-
     def encode_captions(self, captions: Sequence[str]) -> TextFeatures:
         """Text features of the base, which serve every stage."""
         return self.text_encoder.encode(list(captions))
-
-    def configure_optimizers(self) -> Any:
-        """Makes the U-Net's optimiser, then the discriminator's."""
-        return [
-            self.make_generator_optimizer(self.generator.parameters()),
-            self.make_discriminator_optimizer(self.discriminator.parameters()),
-        ]
 
     # ---- training ----
 
@@ -353,20 +330,20 @@ class GigaUpsampler(TextToImageModule):
         Differs: see the class.
         """
         of_generator, of_discriminator = cast(list[Any], self.optimizers())
-        rows = rows_of_parts(len(batch), self.accumulation)
-        inputs = self._inputs(batch)
+        parts = parts_of(batch, self.accumulation)
+        low, latents = self._inputs(batch)
         drawn = None
-        if len(rows) == 1:  # one graph serves both steps
-            drawn = self.generator(inputs[0], self.encode_text(batch), inputs[1])
-        logs: dict[str, Tensor] = {}
-        losses = self._discriminator_losses(batch, inputs, rows, drawn, logs)
-        self.optimise(of_discriminator, losses, list(self.discriminator.parameters()))
-        self.discriminator.requires_grad_(False)
-        try:
-            losses = self._generator_losses(batch, inputs, rows, drawn, logs)
-            self.optimise(of_generator, losses, list(self.generator.parameters()))
-        finally:
-            self.discriminator.requires_grad_(True)
+        if len(parts) == 1:  # one graph serves both steps
+            drawn = self.generator(low, self.encode_text(batch), latents)
+        count = len(parts)
+        given = list(zip(parts, low.chunk(count), latents.chunk(count), strict=True))
+        step = Step(self, of_discriminator, self.judging_parameters())
+        logs = step.take(self._discriminator_losses(given, drawn), count)
+        logs["discriminator_gradient_norm"] = logs.pop("gradient_norm")
+        with self.judges_held():
+            step = Step(self, of_generator, self.drawing_parameters())
+            logs |= step.take(self._generator_losses(given, drawn), count)
+        logs["generator_gradient_norm"] = logs.pop("gradient_norm")
         return logs
 
     def _inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -379,52 +356,36 @@ class GigaUpsampler(TextToImageModule):
         return low, latents
 
     def _discriminator_losses(
-        self,
-        batch: Batch,
-        inputs: tuple[Tensor, Tensor],
-        rows: Sequence[slice],
-        drawn: list[Tensor] | None,
-        logs: dict[str, Tensor],
-    ) -> Iterator[Tensor]:
-        """Loss of each part of the batch; the gradient norm is logged after the last."""
-        penalise = self.game.penalty_is_due(self.images_seen // (len(batch) * world_size()))
-        for chosen in rows:
-            part = batch.rows(chosen)
+        self, parts: Sequence[tuple[Batch, Tensor, Tensor]], drawn: list[Tensor] | None
+    ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """Loss and logs of each part of the batch, given with its small images and latents."""
+        count = sum(len(part) for part, _, _ in parts)
+        penalise = self.game.penalty_is_due(self.images_seen // (count * world_size()))
+        for part, low, latents in parts:
             text = self.encode_text(part)
             with torch.no_grad():
-                fake = drawn or self.generator(inputs[0][chosen], text, inputs[1][chosen])
+                fake = drawn or self.generator(low, text, latents)
             real = pyramid_of(part.image, len(fake))
             fake = [images.detach() for images in fake]
-            loss, found, (right, false) = self.game.discriminator_loss(
+            loss, logs, (right, false) = self.game.discriminator_loss(
                 self.discriminator, real, fake, text, penalise
             )
-            found |= balance(realism(right), realism(false), part.image, fake[-1])
-            add_logs(logs, found, len(rows))
-            yield loss / len(rows)
-        logs["discriminator_gradient_norm"] = self.gradient_norm(self.discriminator.parameters())
+            yield loss, logs | balance(realism(right), realism(false), part.image, fake[-1])
 
     def _generator_losses(
-        self,
-        batch: Batch,
-        inputs: tuple[Tensor, Tensor],
-        rows: Sequence[slice],
-        drawn: list[Tensor] | None,
-        logs: dict[str, Tensor],
-    ) -> Iterator[Tensor]:
-        """Loss of each part of the batch; the gradient norm is logged after the last."""
-        for chosen in rows:
-            part = batch.rows(chosen)
+        self, parts: Sequence[tuple[Batch, Tensor, Tensor]], drawn: list[Tensor] | None
+    ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """Loss and logs of each part of the batch, given with its small images and latents."""
+        for part, low, latents in parts:
             text = self.encode_text(part)
-            fake = drawn or self.generator(inputs[0][chosen], text, inputs[1][chosen])
+            fake = drawn or self.generator(low, text, latents)
             real = pyramid_of(part.image, len(fake))
-            loss = self.game.generator_loss(self.discriminator, real, fake, text)
+            adversarial = self.game.generator_loss(self.discriminator, real, fake, text)
             error = l1_loss(fake[-1], part.image)
-            found = {"adversarial_loss": loss.detach(), "reconstruction_loss": error.detach()}
-            loss = loss + self.reconstruction_weight * error
-            found["loss"] = loss.detach()
-            add_logs(logs, found, len(rows))
-            yield loss / len(rows)
-        logs["generator_gradient_norm"] = self.gradient_norm(self.generator.parameters())
+            loss = adversarial + self.reconstruction_weight * error
+            yield loss, {
+                "adversarial_loss": adversarial, "reconstruction_loss": error, "loss": loss,
+            }  # fmt: skip
 
     # ---- sampling ----
 

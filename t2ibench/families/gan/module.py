@@ -14,7 +14,8 @@ from t2ibench.core.knobs import Knob
 from t2ibench.core.noise import Noise, TrainingNoise
 from t2ibench.core.ranks import noise_like
 from t2ibench.core.types import Batch, Images, TextFeatures
-from t2ibench.families.contract import OptimizerFactory, TextToImageModule
+from t2ibench.families.contract import OptimizerFactory
+from t2ibench.families.gan.balance import balance
 from t2ibench.families.gan.fast_painter import Judgement
 from t2ibench.families.gan.inversion import INVERSIONS, Paint, between, edited, inversion_knob
 from t2ibench.families.gan.losses import (
@@ -27,13 +28,14 @@ from t2ibench.families.gan.losses import (
     redescription_loss,
 )
 from t2ibench.families.gan.pairs import halfway, next_caption
+from t2ibench.families.gan.players import TwoPlayers
 from t2ibench.text.contract import TextEncoder
 
 NUDGE = 0.02
 """Sigma of the approximate gradient penalty, in units of [-1, 1] images."""
 
 
-class TextConditionalGAN(TextToImageModule):
+class TextConditionalGAN(TwoPlayers):
     """GAN family: a generator against a discriminator that judges realism and matching.
 
     The text encoder learns from the discriminator's matching loss on real images; the
@@ -69,9 +71,7 @@ class TextConditionalGAN(TextToImageModule):
         see the same generated images.
     """
 
-    family: ClassVar[str] = "gan"
     edits: ClassVar[frozenset[str]] = INVERSIONS | {"interpolation"}
-    sampling_arguments: ClassVar[frozenset[str]] = frozenset({"truncation_psi"})
 
     def __init__(
         self,
@@ -96,9 +96,13 @@ class TextConditionalGAN(TextToImageModule):
     ) -> None:
         super().__init__(
             text_encoder=text_encoder,
+            generator_optimizer=generator_optimizer,
+            discriminator_optimizer=discriminator_optimizer,
             resolution=resolution,
             null_text_probability=null_text_probability,
             gradient_clip_norm=gradient_clip_norm,
+            accumulation=1,
+            truncation_psi=truncation_psi,
         )
         self.generator: Any = generator(resolution=resolution, text_width=text_encoder.width)
         self.discriminator: Any = discriminator(text_width=text_encoder.width)
@@ -109,8 +113,6 @@ class TextConditionalGAN(TextToImageModule):
                 f"model.module.discriminator.word_buckets={buckets} must both be 0 or both be "
                 "more: model=gan/fast_painter has no word labels, model=gan/fast_painter_words has."
             )
-        self.make_generator_optimizer = generator_optimizer
-        self.make_discriminator_optimizer = discriminator_optimizer
         self.adversary = Adversary(adversarial_loss, relativistic_gamma)
         self.matching = matching
         self.wrong_weight = wrong_weight
@@ -118,38 +120,15 @@ class TextConditionalGAN(TextToImageModule):
         self.redescription_weight = redescription_weight
         self.gradient_penalty_weight = gradient_penalty_weight
         self.interpolation_weight = interpolation_weight
-        self.default_psi = truncation_psi
 
     @property
     def knobs(self) -> tuple[Knob, ...]:
         """Sampling knobs: truncation, which multiplies z by psi, and the steps of an edit."""
-        sweep = (0.25, 0.5, 0.75, 1.0)
-        psi = Knob("truncation_psi", self.default_psi, 0.0, 1.5, True, sweep)
-        return (psi, inversion_knob())
-
-    @property
-    def trains_in_turns(self) -> bool:
-        """True: generator and discriminator train in turns."""
-        return True
+        return (*super().knobs, inversion_knob())
 
     def extra_supervision(self) -> tuple[str, ...]:
         """Word labels of each image from its caption, where the redescription loss is on."""
         return ("word labels",) if self.redescription_weight > 0 else ()
-
-    def sampling_parameters(self) -> dict[str, nn.Parameter]:
-        """Trainable parameters of sampling: all but the discriminator's."""
-        return {
-            n: p for n, p in super().sampling_parameters().items()
-            if not n.startswith("discriminator.")
-        }  # fmt: skip
-
-    def configure_optimizers(self) -> Any:
-        """Makes the generator's optimiser, then that of discriminator and text encoder."""
-        judge = [*self.discriminator.parameters(), *self._text_parameters()]
-        return [
-            self.make_generator_optimizer(self.generator.parameters()),
-            self.make_discriminator_optimizer(judge),
-        ]
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Performs the discriminator's step, then the generator's, on the same generated images.
@@ -168,10 +147,10 @@ class TextConditionalGAN(TextToImageModule):
     ) -> dict[str, Tensor]:
         judge, known = self.discriminator, text.detach()
         real, fake = judge(batch.image), judge(fake_images)
-        right = judge.belief(real, known)
+        right, false = judge.belief(real, known), judge.belief(fake, known)
         wrong = judge.belief(real, next_caption(known))
         adversarial = self.adversary.discriminator_loss(
-            right, [(1.0, judge.belief(fake, known)), (self.wrong_weight, wrong)]
+            right, [(1.0, false), (self.wrong_weight, wrong)]
         )
         told, matching = self._told(real, judge.embed_text(text), batch)
         loss = adversarial + told
@@ -183,28 +162,21 @@ class TextConditionalGAN(TextToImageModule):
             loss = loss + self.adversary.penalty(
                 lambda images: judge.belief(judge(images), known), batch.image, fake_images
             )
-        self.optimise(optimizer, loss, [*judge.parameters(), *self._text_parameters()])
-        return {
-            "discriminator_loss": adversarial.detach(),
-            "real_logit": right.detach().mean(),
-            "fake_logit": fake.logit.detach().mean(),
-            "matching_real": matching.detach(),
-        }
+        self.optimise(optimizer, loss, self.judging_parameters())
+        logs = {"discriminator_loss": adversarial.detach(), "matching_real": matching.detach()}
+        return logs | balance(right, false, batch.image, fake_images)
 
     def _generator_step(
         self, batch: Batch, text: TextFeatures, fake_images: Tensor, optimizer: Any
     ) -> dict[str, Tensor]:
-        self.discriminator.requires_grad_(False)
-        try:
+        with self.judges_held():
             fake = self.discriminator(fake_images)
             told, matching = self._told(fake, self.discriminator.embed_text(text), batch)
             belief = self.discriminator.belief(fake, text)
             loss = self.adversary.generator_loss(belief, self._real_logits(batch, text)) + told
             if self.interpolation_weight > 0:
                 loss = loss + self.interpolation_weight * self._interpolated(batch, text)
-            self.optimise(optimizer, loss, list(self.generator.parameters()))
-        finally:
-            self.discriminator.requires_grad_(True)
+            self.optimise(optimizer, loss, self.drawing_parameters())
         return {"loss": loss.detach(), "matching_fake": matching.detach()}
 
     def _told(self, judged: Judgement, wanted: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -265,6 +237,3 @@ class TextConditionalGAN(TextToImageModule):
 
     def _noise(self, text: TextFeatures) -> Tensor:
         return TrainingNoise(len(text), text.pooled.device).normal(self.generator.noise_width)
-
-    def _text_parameters(self) -> list[nn.Parameter]:
-        return [p for p in self.text_encoder.parameters() if p.requires_grad]

@@ -22,8 +22,9 @@ from t2ibench.core.types import Batch, Images, TextFeatures
 from t2ibench.families.contract import OptimizerFactory, TextToImageModule
 from t2ibench.families.frozen_base import FrozenBase
 from t2ibench.families.gan.augment import Augmentation, DiffAugment
-from t2ibench.families.gan.balance import BALANCE, balance_alarms
+from t2ibench.families.gan.balance import BALANCE
 from t2ibench.families.gan.losses import AdversarialLoss, Adversary
+from t2ibench.families.gan.players import TwoPlayers
 from t2ibench.families.gan.stack_gan_losses import Losses, Made
 from t2ibench.families.gan.stack_gan_networks import (
     Discriminator,
@@ -34,9 +35,6 @@ from t2ibench.families.gan.stack_gan_networks import (
 from t2ibench.families.gan.steps import Step, named, parts_of
 from t2ibench.nn.conditioning import ConditioningKind
 from t2ibench.text.contract import TextEncoder
-
-SWEEP = (0.25, 0.5, 0.75, 1.0)
-"""Truncations at which the front is drawn."""
 
 
 def play(module: Any, batch: Batch) -> dict[str, Tensor]:
@@ -70,25 +68,15 @@ def play(module: Any, batch: Batch) -> dict[str, Tensor]:
         for part, given in zip(parts, inputs, strict=True):
             yield losses.of_generator(part.image, kept[0] if once else module.make(part, given))
 
-    judge = module.discriminator
-    step = Step(module, of_discriminator, list(judge.parameters()))
+    step = Step(module, of_discriminator, module.judging_parameters())
     logs = named("discriminator", step.take(judged(), len(parts)), BALANCE)
-    judge.requires_grad_(False)
-    try:
+    with module.judges_held():
         step = Step(module, of_generator, module.drawing_parameters())
         logs |= named("generator", step.take(drawn(), len(parts)))
-    finally:
-        judge.requires_grad_(True)
     return {"loss": logs["generator_loss"]} | logs
 
 
-def alarms_of(logged: Mapping[str, float]) -> dict[str, str]:
-    """Warnings of players out of balance."""
-    rate, penalty = "model.module.discriminator_optimizer.lr", "model.module.relativistic_gamma"
-    return balance_alarms(logged, rate, f"{penalty} (of adversarial_loss=relativistic)")
-
-
-class StackGANStageOne(TextToImageModule):
+class StackGANStageOne(TwoPlayers):
     """Stage I: a small image from noise and a sentence.
 
     A frozen text encoder is the paper's (char-CNN-RNN); one that is trained learns with the
@@ -121,8 +109,7 @@ class StackGANStageOne(TextToImageModule):
     Differs: the learning rate does not fall by steps.
     """
 
-    family: ClassVar[str] = "gan"
-    sampling_arguments: ClassVar[frozenset[str]] = frozenset({"truncation_psi"})
+    judges_teach_text: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -148,9 +135,13 @@ class StackGANStageOne(TextToImageModule):
     ) -> None:
         super().__init__(
             text_encoder=text_encoder,
+            generator_optimizer=generator_optimizer,
+            discriminator_optimizer=discriminator_optimizer,
             resolution=resolution,
             null_text_probability=null_text_probability,
             gradient_clip_norm=gradient_clip_norm,
+            accumulation=accumulation,
+            truncation_psi=truncation_psi,
         )
         self.noise_width = noise_width
         self.condition_width = condition_width
@@ -173,40 +164,6 @@ class StackGANStageOne(TextToImageModule):
         initialise(self.discriminator)
         adversary = Adversary(adversarial_loss, relativistic_gamma)
         self.losses = Losses(self.discriminator, adversary, DiffAugment(augment), kl_weight)
-        self.make_generator_optimizer = generator_optimizer
-        self.make_discriminator_optimizer = discriminator_optimizer
-        self.accumulation = accumulation
-        self.default_psi = truncation_psi
-
-    @property
-    def knobs(self) -> tuple[Knob, ...]:
-        """Sampling knob: truncation, which multiplies z and the condition's noise by psi."""
-        return (Knob("truncation_psi", self.default_psi, 0.0, 1.5, True, SWEEP),)
-
-    @property
-    def trains_in_turns(self) -> bool:
-        """True: generator and discriminator train in turns."""
-        return True
-
-    def sampling_parameters(self) -> dict[str, nn.Parameter]:
-        """Trainable parameters of sampling: all but the discriminator's."""
-        found = super().sampling_parameters()
-        return {n: p for n, p in found.items() if not n.startswith("discriminator.")}
-
-    def configure_optimizers(self) -> Any:
-        """Makes the optimiser of generator and text encoder, then the discriminator's."""
-        return [
-            self.make_generator_optimizer(self.drawing_parameters()),
-            self.make_discriminator_optimizer(self.discriminator.parameters()),
-        ]
-
-    def drawing_parameters(self) -> list[nn.Parameter]:
-        """Parameters that the generator's step changes."""
-        return list(self.sampling_parameters().values())
-
-    def alarms(self, logged: Mapping[str, float]) -> dict[str, str]:
-        """Warnings of players out of balance."""
-        return alarms_of(logged)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Performs the discriminator's step, then the generator's; see ``play``."""
@@ -232,7 +189,7 @@ class StackGANStageOne(TextToImageModule):
         return self.generator(text, psi * z, psi * eps)[0]
 
 
-class StackGANStageTwo(TextToImageModule):
+class StackGANStageTwo(TwoPlayers):
     """Stage II: redraws the small images of a trained run at a higher resolution.
 
     Both players learn from images that the frozen run draws at each step; the text encoder is that
@@ -269,9 +226,9 @@ class StackGANStageTwo(TextToImageModule):
         the learning rate does not fall by steps.
     """
 
-    family: ClassVar[str] = "gan"
     edits: ClassVar[frozenset[str]] = frozenset({"upscaling"})
-    sampling_arguments: ClassVar[frozenset[str]] = frozenset({"truncation_psi"})
+
+    judges_teach_text: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -299,9 +256,13 @@ class StackGANStageTwo(TextToImageModule):
     ) -> None:
         super().__init__(
             text_encoder=text_encoder,
+            generator_optimizer=generator_optimizer,
+            discriminator_optimizer=discriminator_optimizer,
             resolution=resolution,
             null_text_probability=null_text_probability,
             gradient_clip_norm=gradient_clip_norm,
+            accumulation=accumulation,
+            truncation_psi=truncation_psi,
         )
         if upscale < 2 or upscale & (upscale - 1) or base.resolution * upscale != resolution:
             raise ConfigError(
@@ -329,10 +290,6 @@ class StackGANStageTwo(TextToImageModule):
         initialise(self.discriminator)
         adversary = Adversary(adversarial_loss, relativistic_gamma)
         self.losses = Losses(self.discriminator, adversary, DiffAugment(augment), kl_weight)
-        self.make_generator_optimizer = generator_optimizer
-        self.make_discriminator_optimizer = discriminator_optimizer
-        self.accumulation = accumulation
-        self.default_psi = truncation_psi
 
     @property
     def knobs(self) -> tuple[Knob, ...]:
@@ -342,34 +299,9 @@ class StackGANStageTwo(TextToImageModule):
         """
         return (Knob("truncation_psi", self.default_psi, 0.0, 1.5), *self.base.knobs)
 
-    @property
-    def trains_in_turns(self) -> bool:
-        """True: generator and discriminator train in turns."""
-        return True
-
     def parts(self) -> dict[str, nn.Module]:
         """Networks by name, including the base, whose weights are not in the state dict."""
         return super().parts() | {"base": self.base.module}
-
-    def sampling_parameters(self) -> dict[str, nn.Parameter]:
-        """Trainable parameters of sampling: the generator's."""
-        found = super().sampling_parameters()
-        return {n: p for n, p in found.items() if not n.startswith("discriminator.")}
-
-    def configure_optimizers(self) -> Any:
-        """Makes the generator's optimiser, then the discriminator's."""
-        return [
-            self.make_generator_optimizer(self.drawing_parameters()),
-            self.make_discriminator_optimizer(self.discriminator.parameters()),
-        ]
-
-    def drawing_parameters(self) -> list[nn.Parameter]:
-        """Parameters that the generator's step changes."""
-        return list(self.sampling_parameters().values())
-
-    def alarms(self, logged: Mapping[str, float]) -> dict[str, str]:
-        """Warnings of players out of balance."""
-        return alarms_of(logged)
 
     def encode_captions(self, captions: Sequence[str]) -> TextFeatures:
         """Text features of the base, which serve every stage."""

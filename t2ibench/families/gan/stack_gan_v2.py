@@ -11,7 +11,6 @@ C is the width of the first stage's feature map; it halves from stage to stage.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any, ClassVar, cast
 
 import torch
@@ -19,10 +18,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from t2ibench.core.errors import ConfigError
-from t2ibench.core.knobs import Knob
 from t2ibench.core.noise import Noise, TrainingNoise
 from t2ibench.core.types import Batch, Images, TextFeatures
-from t2ibench.families.contract import OptimizerFactory, TextToImageModule
+from t2ibench.families.contract import OptimizerFactory
 from t2ibench.families.gan.attn_gan_networks import (
     STAGES,
     Drawn,
@@ -30,13 +28,14 @@ from t2ibench.families.gan.attn_gan_networks import (
     Judged,
     SentenceContext,
     WordAttention,
-    both_logits,
     image_pyramid,
     pyramid_sides,
 )
 from t2ibench.families.gan.augment import Augmentation, DiffAugment
-from t2ibench.families.gan.balance import BALANCE, balance, balance_alarms
+from t2ibench.families.gan.balance import BALANCE, balance
 from t2ibench.families.gan.losses import AdversarialLoss, Adversary
+from t2ibench.families.gan.players import TwoPlayers
+from t2ibench.families.gan.stage_losses import generator_loss_of_stages, penalty_of_stages
 from t2ibench.families.gan.steps import Step, named, parts_of
 from t2ibench.nn.conditioning import ConditioningKind
 from t2ibench.nn.gated import (
@@ -164,7 +163,7 @@ class Generator(nn.Module):
         return Drawn(tuple(drawn), augmented)
 
 
-class StackGANv2(TextToImageModule):
+class StackGANv2(TwoPlayers):
     """StackGAN-v2 family: a tree of three stages, three discriminators of two heads.
 
         D: sum_i L(real, c) + 2 L(real) + L(real, c') + L(fake, c) + L(fake)
@@ -198,8 +197,8 @@ class StackGANv2(TextToImageModule):
         authors draw other images; hence realism of real images counts twice.
     """
 
-    family: ClassVar[str] = "gan"
-    sampling_arguments: ClassVar[frozenset[str]] = frozenset({"truncation_psi"})
+    judges: ClassVar[tuple[str, ...]] = ("discriminators",)
+    judges_teach_text: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -221,12 +220,14 @@ class StackGANv2(TextToImageModule):
     ) -> None:
         super().__init__(
             text_encoder=text_encoder,
+            generator_optimizer=generator_optimizer,
+            discriminator_optimizer=discriminator_optimizer,
             resolution=resolution,
             null_text_probability=null_text_probability,
             gradient_clip_norm=gradient_clip_norm,
+            accumulation=accumulation,
+            truncation_psi=truncation_psi,
         )
-        if accumulation < 1:
-            raise ConfigError(f"model.module.accumulation={accumulation} must be at least 1.")
         self.generator: Any = generator(resolution=resolution, text_width=text_encoder.width)
         if any(isinstance(part, WordAttention) for part in self.generator.modules()):
             check_word_tokens(text_encoder, "this conditioning")
@@ -234,24 +235,9 @@ class StackGANv2(TextToImageModule):
         if discriminator is not None:
             width = self.generator.condition_width
             self.discriminators = discriminator(resolution=resolution, text_width=width)
-        self.make_generator_optimizer = generator_optimizer
-        self.make_discriminator_optimizer = discriminator_optimizer
         self.adversary = Adversary(adversarial_loss, relativistic_gamma)
         self.divergence_weight = divergence_weight
         self.augment = DiffAugment(augment)
-        self.accumulation = accumulation
-        self.default_psi = truncation_psi
-
-    @property
-    def knobs(self) -> tuple[Knob, ...]:
-        """Sampling knob: truncation, which multiplies z and the augmentation's noise by psi."""
-        sweep = (0.25, 0.5, 0.75, 1.0)
-        return (Knob("truncation_psi", self.default_psi, 0.0, 1.5, True, sweep),)
-
-    @property
-    def trains_in_turns(self) -> bool:
-        """True: generator and discriminators train in turns."""
-        return True
 
     def parts(self) -> dict[str, nn.Module]:
         """Networks by name, each discriminator by itself."""
@@ -260,29 +246,6 @@ class StackGANv2(TextToImageModule):
             judges = self.discriminators.of_side
             found |= {f"discriminator_{side}": judge for side, judge in judges.items()}
         return found | {"text_encoder": self.text_encoder}
-
-    def sampling_parameters(self) -> dict[str, nn.Parameter]:
-        """Trainable parameters of sampling: all but the discriminators'."""
-        return {
-            n: p for n, p in super().sampling_parameters().items()
-            if not n.startswith("discriminators.")
-        }  # fmt: skip
-
-    def configure_optimizers(self) -> Any:
-        """Makes the optimiser of generator and text encoder, then the discriminators'.
-
-        Raises:
-            ConfigError: there are no discriminators.
-        """
-        if self.discriminators is None:
-            raise ConfigError(
-                "model.module.discriminator=null: a generator without discriminators only samples; "
-                "name one to train it."
-            )
-        return [
-            self.make_generator_optimizer(self._drawing()),
-            self.make_discriminator_optimizer(self.discriminators.parameters()),
-        ]
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Performs the discriminators' step, then the generator's, on the same generated images.
@@ -298,16 +261,13 @@ class StackGANv2(TextToImageModule):
         batches = parts_of(batch, self.accumulation)
         parts = list(zip(batches, noise.chunk(len(batches)), strict=True))
         kept: list[Drawn] = []
-        step = Step(self, of_discriminators, list(self.discriminators.parameters()))
+        step = Step(self, of_discriminators, self.judging_parameters())
         judged = step.take(self._discriminator_losses(parts, kept), len(parts))
         logs = named("discriminator", judged, BALANCE)
-        self.discriminators.requires_grad_(False)
-        try:
-            step = Step(self, of_generator, self._drawing())
+        with self.judges_held():
+            step = Step(self, of_generator, self.drawing_parameters())
             drawn = step.take(self._generator_losses(parts, kept), len(parts))
-            return logs | named("generator", drawn, ("loss",))
-        finally:
-            self.discriminators.requires_grad_(True)
+        return logs | named("generator", drawn, ("loss",))
 
     def _discriminator_losses(
         self, parts: Sequence[tuple[Batch, Tensor]], kept: list[Drawn]
@@ -327,7 +287,9 @@ class StackGANv2(TextToImageModule):
             adversarial = loss = self.discriminator_loss(real, fake)
             logs = balance(real.together, fake.together, real_images[-1], fake_images[-1])
             if self.adversary.penalised:
-                logs["penalty"] = self._penalty(real_images, fake_images, condition)
+                logs["penalty"] = penalty_of_stages(
+                    self.adversary, self.discriminators, real_images, fake_images, condition
+                )
                 loss = loss + logs["penalty"]
             yield loss, logs | {"loss": adversarial}
 
@@ -350,39 +312,13 @@ class StackGANv2(TextToImageModule):
                 with torch.no_grad():
                     images = self._changed(image_pyramid(batch.image, STAGES))
                     real = self.discriminators(images, condition)
-            adversarial = self.generator_loss(fake, real)
+            adversarial = generator_loss_of_stages(self.adversary, fake, real)
             divergence = drawn.augmented.divergence
             loss = adversarial + self.divergence_weight * divergence
             yield loss, {"loss": loss, "adversarial": adversarial, "divergence": divergence}
 
-    def generator_loss(self, fake: Judged, real: Judged | None) -> Float[Tensor, ""]:
-        """Adversarial loss of the generator: the sum over stages, alone and with the caption."""
-        terms = []
-        for i in range(len(fake.alone)):
-            alone, told = (None, None) if real is None else (real.alone[i], real.told[i])
-            terms.append(self.adversary.generator_loss(fake.alone[i], alone))
-            terms.append(self.adversary.generator_loss(fake.told[i], told))
-        return torch.stack(terms).sum()
-
     def _changed(self, images: Sequence[Tensor]) -> list[Tensor]:
         return [self.augment(image) for image in images]
-
-    def _penalty(self, real: Sequence[Tensor], fake: Sequence[Tensor], condition: Tensor) -> Tensor:
-        judges = self.discriminators.of_side.values()
-        found = [
-            self.adversary.penalty(partial(both_logits, judge, condition), r, f)
-            for judge, r, f in zip(judges, real, fake, strict=True)
-        ]
-        return torch.stack(found).sum()
-
-    def _drawing(self) -> list[nn.Parameter]:
-        trained = [p for p in self.text_encoder.parameters() if p.requires_grad]
-        return [*self.generator.parameters(), *trained]
-
-    def alarms(self, logged: Mapping[str, float]) -> dict[str, str]:
-        """Warnings of players out of balance, see ``balance_alarms``."""
-        rate = "model.module.{}_optimizer.lr"
-        return balance_alarms(logged, rate.format("discriminator"), rate.format("generator"))
 
     def sample(self, text: TextFeatures, noise: Noise, knobs: Mapping[str, float]) -> Images:
         """Generates images in one forward pass; the last stage's are the output.

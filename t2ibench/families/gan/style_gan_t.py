@@ -22,12 +22,13 @@ from t2ibench.core.frozen import FrozenHolder
 from t2ibench.core.knobs import Knob
 from t2ibench.core.noise import Noise, TrainingNoise
 from t2ibench.core.types import Batch, Images, TextFeatures
-from t2ibench.families.contract import OptimizerFactory, TextToImageModule
+from t2ibench.families.contract import OptimizerFactory
 from t2ibench.families.frozen_clip import FrozenClip
 from t2ibench.families.gan.augment import Augmentation, DiffAugment
-from t2ibench.families.gan.balance import BALANCE, balance, balance_alarms
+from t2ibench.families.gan.balance import BALANCE, balance
 from t2ibench.families.gan.inversion import INVERSIONS, Paint, between, edited, inversion_knob
 from t2ibench.families.gan.losses import AdversarialLoss, Adversary
+from t2ibench.families.gan.players import TwoPlayers
 from t2ibench.families.gan.projected import cropped
 from t2ibench.families.gan.steps import Step, named, parts_of
 from t2ibench.families.gan.style_gan_t_generator import Latents
@@ -44,7 +45,7 @@ GUIDED_SIDE = 64
 """Side of the random part that CLIP sees of a larger image."""
 
 
-class StyleGANT(TextToImageModule):
+class StyleGANT(TwoPlayers):
     """StyleGAN-T: text-conditional generator against projected heads.
 
     A text encoder that is trained along learns from the discriminator's loss; the generator reads
@@ -82,10 +83,10 @@ class StyleGANT(TextToImageModule):
         generator trains CLIP's text encoder, is left out.
     """
 
-    family: ClassVar[str] = "gan"
     edits: ClassVar[frozenset[str]] = INVERSIONS | MIXINGS
     mixings: ClassVar[tuple[Mixing, ...]] = ("layer",)
-    sampling_arguments: ClassVar[frozenset[str]] = frozenset({"truncation_psi"})
+
+    held_back_by: ClassVar[str] = "model.module.blur_fade_images"
 
     def __init__(
         self,
@@ -112,9 +113,13 @@ class StyleGANT(TextToImageModule):
     ) -> None:
         super().__init__(
             text_encoder=text_encoder,
+            generator_optimizer=generator_optimizer,
+            discriminator_optimizer=discriminator_optimizer,
             resolution=resolution,
             null_text_probability=null_text_probability,
             gradient_clip_norm=gradient_clip_norm,
+            accumulation=accumulation,
+            truncation_psi=truncation_psi,
         )
         if (clip is None) != (clip_weight == 0):
             raise ConfigError(
@@ -130,28 +135,17 @@ class StyleGANT(TextToImageModule):
         self.discriminator: Any = discriminator(
             width=vit.width, maps=vit.maps, text_width=text_encoder.width
         )
-        self.make_generator_optimizer = generator_optimizer
-        self.make_discriminator_optimizer = discriminator_optimizer
         self.adversary = Adversary(adversarial_loss, relativistic_gamma)
         self.augment = DiffAugment(augment, cut=CUT)
-        self.accumulation = accumulation
         self.crop_probability = crop_probability
         self.clip_weight = clip_weight
         self.blur_sigma = blur_sigma
         self.blur_fade_images = blur_fade_images
-        self.default_psi = truncation_psi
 
     @property
     def knobs(self) -> tuple[Knob, ...]:
         """Sampling knobs: truncation of the mapped noise, and the steps of an edit's descent."""
-        sweep = (0.25, 0.5, 0.75, 1.0)
-        psi = Knob("truncation_psi", self.default_psi, 0.0, 1.5, True, sweep)
-        return (psi, inversion_knob())
-
-    @property
-    def trains_in_turns(self) -> bool:
-        """True: generator and discriminator train in turns."""
-        return True
+        return (*super().knobs, inversion_knob())
 
     def parts(self) -> dict[str, nn.Module]:
         """Networks by name; the generator's two by themselves, the frozen ones inside holders."""
@@ -161,25 +155,6 @@ class StyleGANT(TextToImageModule):
             frozen["clip"] = self.clip.towers
         of_generator = dict(self.generator.named_children())
         return own | of_generator | frozen
-
-    def sampling_parameters(self) -> dict[str, nn.Parameter]:
-        """Trainable parameters of sampling: all but the discriminator's."""
-        return {
-            n: p for n, p in super().sampling_parameters().items()
-            if not n.startswith("discriminator.")
-        }  # fmt: skip
-
-    def configure_optimizers(self) -> Any:
-        """Makes the generator's optimiser, then that of the heads and the text encoder."""
-        return [
-            self.make_generator_optimizer(self.generator.parameters()),
-            self.make_discriminator_optimizer(self._judging()),
-        ]
-
-    def alarms(self, logged: Mapping[str, float]) -> dict[str, str]:
-        """Warnings of players out of balance."""
-        rate = "model.module.discriminator_optimizer.lr"
-        return balance_alarms(logged, rate, "model.module.blur_fade_images")
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Performs the discriminator's step, then the generator's, on generated images of its own.
@@ -192,15 +167,12 @@ class StyleGANT(TextToImageModule):
         noise = TrainingNoise(len(batch), batch.image.device)
         first, second = (self.generator.draw(noise) for _ in range(2))
         texts: list[TextFeatures] = []
-        step = Step(self, of_discriminator, self._judging())
+        step = Step(self, of_discriminator, self.judging_parameters())
         logs = step.take(self._discriminator_losses(parts, first, texts), len(parts))
         told = named("discriminator", logs, BALANCE)
-        self.discriminator.requires_grad_(False)
-        try:
-            step = Step(self, of_generator, list(self.generator.parameters()))
+        with self.judges_held():
+            step = Step(self, of_generator, self.drawing_parameters())
             logs = step.take(self._generator_losses(parts, second, texts), len(parts))
-        finally:
-            self.discriminator.requires_grad_(True)
         return told | named("generator", logs, ("loss",))
 
     def _discriminator_losses(
@@ -314,10 +286,6 @@ class StyleGANT(TextToImageModule):
             finer = self.generator.draw(edit.noise).z.to(z)
             return None, torch.stack([z] * first + [finer] * (layers - first), 1)
         return None, z
-
-    def _judging(self) -> list[nn.Parameter]:
-        text = [p for p in self.text_encoder.parameters() if p.requires_grad]
-        return [*self.discriminator.parameters(), *text]
 
 
 def spherical_distance(a: Float[Tensor, "B E"], b: Float[Tensor, "B E"]) -> Float[Tensor, " B"]:
