@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import logging
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -30,8 +30,9 @@ from t2ibench.engine.assemble import folder_of_part
 from t2ibench.engine.build import instantiate
 from t2ibench.engine.context import Context
 from t2ibench.engine.device import facts
-from t2ibench.engine.interrupt import Interrupted, outcome
+from t2ibench.engine.interrupt import outcome
 from t2ibench.engine.parts.part import Part, Prepared
+from t2ibench.engine.parts.resumable import forget_checkpoints, resumable
 from t2ibench.engine.progress import wait_reporter
 from t2ibench.engine.spec import ComponentField, Content, Settings, Trained
 from t2ibench.evaluation.flops import count_flops
@@ -40,14 +41,11 @@ from t2ibench.metrics.dual_encoder import DualEncoder, Vocabulary
 from t2ibench.metrics.dual_encoder_training import (
     ContrastiveBatch,
     TrainingPlan,
-    TrainingState,
     acceptance,
     train_dual_encoder,
 )
 from t2ibench.runs.clock import Clock
 from t2ibench.runs.folder import Run
-from t2ibench.training.checkpoint import SaveSchedule, WholeFiles, newest_whole, previous
-from t2ibench.training.preemption import deferred_signals
 
 STATISTICS_PAIRS, CARD_PAIRS = 2048, 512
 """Number of training pairs of the statistics, and of validation pairs of the card's results."""
@@ -207,25 +205,9 @@ def train_clip(part: TrainedClip, context: Context, run: Run) -> None:
         )
 
     step_flops = count_flops(lambda: trained(replace(plan, steps=1)))
-    found = newest_whole(run.checkpoint, KEPT_STATE)
-    resumed = None if found is None else found.content
-    spent = resumed["seconds"] if resumed is not None else 0.0
-    began, schedule = time.perf_counter(), SaveSchedule(trainer.checkpoint_every_seconds)
-
-    with deferred_signals() as stop:
-
-        def keep(state: Callable[[], TrainingState]) -> None:
-            if stop.number is None and not schedule.due(lambda: 0):  # small: measured at once
-                return
-            seconds = {"seconds": spent + time.perf_counter() - began}
-            with schedule.saving():
-                WholeFiles().save_checkpoint(state() | seconds, run.checkpoint)
-            if stop.number is not None:
-                stop.handled = True
-                raise Interrupted(stop.number)
-
-        encoder = trained(plan, resumed=resumed, keep=keep)
-    seconds = spent + time.perf_counter() - began
+    encoder, seconds = resumable(
+        run, KEPT_STATE, trainer.checkpoint_every_seconds, partial(trained, plan)
+    )
     card = {
         "trained_on": {"data": source.split_fingerprint("train"), "split": "train"},
         "training": recipe,
@@ -233,8 +215,7 @@ def train_clip(part: TrainedClip, context: Context, run: Run) -> None:
     encoder.save(run.path / KEPT, card | heldout_retrieval(encoder.to(context.device), source))
     clock = Clock(plan.steps * batch_size, step_flops / batch_size, seconds)
     run.set_status("finished", clock=clock.state_dict())
-    for checkpoint in (run.checkpoint, previous(run.checkpoint)):
-        checkpoint.unlink(missing_ok=True)
+    forget_checkpoints(run)
 
 
 def pairs_of(

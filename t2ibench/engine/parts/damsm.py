@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 import shutil
-import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -26,9 +26,10 @@ from t2ibench.engine.assemble import folder_of_part
 from t2ibench.engine.build import instantiate
 from t2ibench.engine.context import Context
 from t2ibench.engine.device import facts
-from t2ibench.engine.interrupt import Interrupted, outcome
+from t2ibench.engine.interrupt import outcome
 from t2ibench.engine.parts.clip import pairs_of
 from t2ibench.engine.parts.part import Part, Prepared
+from t2ibench.engine.parts.resumable import forget_checkpoints, resumable
 from t2ibench.engine.parts.text import TextPart, read_vocabulary
 from t2ibench.engine.progress import wait_reporter
 from t2ibench.engine.spec import ComponentField, Content, Settings, Trained
@@ -40,8 +41,6 @@ from t2ibench.runs.clock import Clock
 from t2ibench.runs.folder import Run
 from t2ibench.text.contract import check_word_tokens
 from t2ibench.text.word import build_vocabulary
-from t2ibench.training.checkpoint import SaveSchedule, WholeFiles, newest_whole, previous
-from t2ibench.training.preemption import deferred_signals
 
 KEPT = "damsm"
 """Folder in a run's parts with a copy of its DAMSM, and in a DAMSM's own run."""
@@ -198,25 +197,9 @@ class TrainedDAMSM(Part):
             return train_damsm(network, draw, chosen, device=context.device, **more)
 
         step_flops = count_flops(lambda: trained(1))
-        found = newest_whole(run.checkpoint, KEPT_STATE)
-        resumed = None if found is None else found.content
-        spent = resumed["seconds"] if resumed is not None else 0.0
-        began, schedule = time.perf_counter(), SaveSchedule(trainer.checkpoint_every_seconds)
-
-        with deferred_signals() as stop:
-
-            def keep(state: Callable[[], dict[str, Any]]) -> None:
-                if stop.number is None and not schedule.due(lambda: 0):  # small: measured at once
-                    return
-                seconds = {"seconds": spent + time.perf_counter() - began}
-                with schedule.saving():
-                    WholeFiles().save_checkpoint(state() | seconds, run.checkpoint)
-                if stop.number is not None:
-                    stop.handled = True
-                    raise Interrupted(stop.number)
-
-            network = trained(plan.steps, resumed=resumed, keep=keep)
-        seconds = spent + time.perf_counter() - began
+        network, seconds = resumable(
+            run, KEPT_STATE, trainer.checkpoint_every_seconds, partial(trained, plan.steps)
+        )
         card: dict[str, Any] = {
             "trained_on": {"data": source.split_fingerprint("train"), "split": "train"},
             "training": self.training.model_dump(mode="json"),
@@ -229,8 +212,7 @@ class TrainedDAMSM(Part):
         save_damsm(network.state_dict(), words, run.path / KEPT, card)
         clock = Clock(plan.steps * batch_size, step_flops / batch_size, seconds)
         run.set_status("finished", clock=clock.state_dict())
-        for checkpoint in (run.checkpoint, previous(run.checkpoint)):
-            checkpoint.unlink(missing_ok=True)
+        forget_checkpoints(run)
 
 
 class PublishedDAMSM(Part):
