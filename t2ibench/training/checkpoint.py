@@ -42,7 +42,7 @@ UNREADABLE = (
     AttributeError,
     AssertionError,
     OverflowError,
-    NotImplementedError,
+    NotImplementedError,  # zipfile: a damaged entry names a compression that it does not know
     zlib.error,
     pickle.UnpicklingError,
     zipfile.BadZipFile,
