@@ -1,4 +1,4 @@
-"""What every GAN here has in common: two players that train in turns, and truncation."""
+"""Two players that train in turns, and truncation: the part that every GAN here shares."""
 
 from __future__ import annotations
 
