@@ -25,7 +25,7 @@ from t2ibench.core.types import Batch, Images, TextFeatures
 from t2ibench.families.contract import OptimizerFactory, TextToImageModule
 from t2ibench.families.frozen_base import FrozenBase
 from t2ibench.families.gan.augment import Augmentation, DiffAugment
-from t2ibench.families.gan.balance import balance
+from t2ibench.families.gan.balance import BALANCE, balance
 from t2ibench.families.gan.giga_discriminator import Halving, pyramid_of, realism
 from t2ibench.families.gan.giga_generator import (
     StyleMapping,
@@ -37,7 +37,7 @@ from t2ibench.families.gan.giga_generator import (
 from t2ibench.families.gan.giga_losses import PyramidGame
 from t2ibench.families.gan.losses import AdversarialLoss, Adversary
 from t2ibench.families.gan.players import TwoPlayers
-from t2ibench.families.gan.steps import Step, parts_of
+from t2ibench.families.gan.steps import Step, named, parts_of
 from t2ibench.nn.adaptive import EqualisedConv
 from t2ibench.nn.conditioning import ConditioningKind
 from t2ibench.samplers.tiles import tiled
@@ -338,13 +338,12 @@ class GigaUpsampler(TwoPlayers):
         count = len(parts)
         given = list(zip(parts, low.chunk(count), latents.chunk(count), strict=True))
         step = Step(self, of_discriminator, self.judging_parameters())
-        logs = step.take(self._discriminator_losses(given, drawn), count)
-        logs["discriminator_gradient_norm"] = logs.pop("gradient_norm")
+        judged = step.take(self._discriminator_losses(given, drawn), count)
+        logs = named("discriminator", judged, BALANCE)
         with self.judges_held():
             step = Step(self, of_generator, self.drawing_parameters())
-            logs |= step.take(self._generator_losses(given, drawn), count)
-        logs["generator_gradient_norm"] = logs.pop("gradient_norm")
-        return logs
+            made = step.take(self._generator_losses(given, drawn), count)
+        return logs | named("generator", made, ("loss",))
 
     def _inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Low-resolution images with noise on them, and latents."""
@@ -384,7 +383,7 @@ class GigaUpsampler(TwoPlayers):
             error = l1_loss(fake[-1], part.image)
             loss = adversarial + self.reconstruction_weight * error
             yield loss, {
-                "adversarial_loss": adversarial, "reconstruction_loss": error, "loss": loss,
+                "adversarial": adversarial, "reconstruction": error, "loss": loss,
             }  # fmt: skip
 
     # ---- sampling ----
