@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from t2ibench.core.ranks import averaged
 from t2ibench.core.types import Images
 
 BALANCE = ("real_logit", "fake_logit", "accuracy", "real_spread", "fake_spread")
@@ -44,7 +45,7 @@ def balance(
     Returns:
         ``real_logit`` and ``fake_logit``, means; ``accuracy``, share of pairs in which the real
         image has the greater mean logit (0.5: the discriminator cannot tell); ``real_spread`` and
-        ``fake_spread``, standard deviation over the batch, averaged over pixels.
+        ``fake_spread``, standard deviation over the batch of all ranks, averaged over pixels.
     """
     real, fake = (
         logits.float().flatten(1).mean(1) if logits.ndim > 1 else logits.float()
@@ -54,9 +55,17 @@ def balance(
         "real_logit": real.mean(),
         "fake_logit": fake.mean(),
         "accuracy": (real > fake).float().mean(),
-        "real_spread": real_images.float().std(0, correction=0).mean(),
-        "fake_spread": fake_images.float().std(0, correction=0).mean(),
+        "real_spread": spread(real_images),
+        "fake_spread": spread(fake_images),
     }
+
+
+@torch.no_grad()
+def spread(images: Images) -> Tensor:
+    """Standard deviation over the batch of all ranks, averaged over pixels."""
+    images = images.float()
+    mean = averaged(images.mean(0))
+    return averaged((images - mean).square().mean(0)).sqrt().mean()
 
 
 def balance_alarms(logged: Mapping[str, float], rate: str, penalty: str) -> dict[str, str]:
