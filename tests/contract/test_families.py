@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from contract.models import BATCH, FILES, MODELS, PROMPTS, Case, conditionings, few, stirred
+from contract.models import BATCH, MODELS, PROMPTS, Case, conditionings, few, stirred
 
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.knobs import front_knob
@@ -13,8 +13,6 @@ from t2ibench.families.gan.gan_int_cls import GANINTCLS, convolution_biases
 from t2ibench.training.checkpoint import load_weights
 
 CASES = [(model, kind) for model in MODELS for kind in conditionings(model)]
-OWN = [(m, k) for m, k in CASES if k is None or f"default_conditioning: {k}\n" in FILES[m]]
-"""Each model with its own connection of text and image: for what no connection changes."""
 IMAGES = 4 * BATCH
 HINGED = re.compile(r"discriminator\.heads\.\d\.logit\.bias")
 
@@ -79,9 +77,6 @@ def test_images_belong_to_their_seed_and_prompt(case):
     assert not torch.allclose(other, together, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "case", OWN, indirect=True, scope="module", ids=[f"{m}-{k or 'own'}" for m, k in OWN]
-)
 def test_resumed_equals_uninterrupted(case, trained, tmp_path):
     whole, _, _ = trained
     cut, _, first = case.train(tmp_path, IMAGES, interrupt_at=2)

@@ -96,7 +96,7 @@ class TrainedClip(Part):
         """Trains the CLIP, or finds it trained, and measures it on the training split."""
         own, clock, kept = self.run(context), Clock(), folder_of_part(run, KEPT)
         with own.locked(wait_reporter(own)), outcome(own):
-            own.begin(self._recorded(context))
+            own.begin(self.recorded(context))
             if rank() == 0 and not (own.state == "finished" and is_whole(own.path / KEPT)):
                 train_clip(self, context, own)
             barrier()
@@ -125,10 +125,6 @@ class TrainedClip(Part):
         """Run folder of the CLIP."""
         root, label = context.spec.paths.runs, f"clip-{self.name}"
         return Run.named(root, label, self.identity(context))
-
-    def _recorded(self, context: Context) -> dict[str, Any]:
-        """Configuration that its run keeps."""
-        return {"part": self.config(), "data": context.spec.data.model_dump(mode="json")}
 
 
 class PublishedClip(Part):

@@ -119,7 +119,7 @@ class TrainedDAMSM(Part):
         """Trains the DAMSM, or finds it trained."""
         own, clock, kept = self.run(context), Clock(), folder_of_part(run, KEPT)
         with own.locked(wait_reporter(own)), outcome(own):
-            own.begin(self._recorded(context))
+            own.begin(self.recorded(context))
             if rank() == 0 and not (own.state == "finished" and self._is_whole(own.path / KEPT)):
                 self._train(context, own)
             barrier()
@@ -147,10 +147,6 @@ class TrainedDAMSM(Part):
         """Run folder of the DAMSM."""
         root, label = context.spec.paths.runs, f"damsm-{self.name}"
         return Run.named(root, label, self.identity(context))
-
-    def _recorded(self, context: Context) -> dict[str, Any]:
-        """Configuration that its run keeps."""
-        return {"part": self.config(), "data": context.spec.data.model_dump(mode="json")}
 
     def _untrained(self, vocabulary: Sequence[str]) -> DAMSM:
         """The networks with initial weights, a function of the recipe's seed."""

@@ -101,7 +101,7 @@ class TrainedFirstStage(Part):
         """Trains the first stage, or finds it trained."""
         own = self.run(context)
         with own.locked(wait_reporter(own)), outcome(own):
-            from_first(own.begin, self._recorded(context))
+            from_first(own.begin, self.recorded(context))
             clock = Clock()
             weights = own.path / "checkpoints" / "first_stage.safetensors"
             module = self._untrained(context).to(memory_format=torch.channels_last)
@@ -130,10 +130,6 @@ class TrainedFirstStage(Part):
         """Run folder of the first stage."""
         root, label = context.spec.paths.runs, f"first_stage-{self.name}"
         return Run.named(root, label, self.identity(context))
-
-    def _recorded(self, context: Context) -> dict[str, Any]:
-        """Configuration that its run keeps."""
-        return {"part": self.config(), "data": context.spec.data.model_dump(mode="json")}
 
     def _untrained(self, context: Context) -> Any:
         torch.manual_seed(derive_seed("init first stage", self.seed))

@@ -121,6 +121,10 @@ class Part(Settings, ABC):
         """Mapping that the part was read from."""
         return {TARGET: self.target} | self.model_dump(mode="json")
 
+    def recorded(self, context: Context) -> dict[str, Any]:
+        """Configuration of the part's own run, of a part that is trained in one."""
+        return {"part": self.config(), "data": context.spec.data.model_dump(mode="json")}
+
     @property
     def target(self) -> str:
         """Import path of the part's class."""

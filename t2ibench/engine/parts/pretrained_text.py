@@ -85,7 +85,7 @@ class PretrainedTextEncoder(TextPart):
         own, clock = self.run(context), Clock()
         weights = own.path / "checkpoints" / WEIGHTS
         with own.locked(wait_reporter(own)), outcome(own):
-            own.begin(self._recorded(context))
+            own.begin(self.recorded(context))
             if from_first(lambda: own.state == "finished" and is_whole(weights)):
                 clock.load_state_dict(own.status()["clock"])
             else:
@@ -112,10 +112,6 @@ class PretrainedTextEncoder(TextPart):
         """Run folder of the encoder."""
         root, label = context.spec.paths.runs, f"text-{self.name}"
         return Run.named(root, label, self.identity(context))
-
-    def _recorded(self, context: Context) -> dict[str, Any]:
-        """Configuration that its run keeps."""
-        return {"part": self.config(), "data": context.spec.data.model_dump(mode="json")}
 
     def _with_weights(self, context: Context, weights: Path) -> Any:
         encoder = self.stand_in(context)
