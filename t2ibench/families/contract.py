@@ -95,7 +95,7 @@ class TextToImageModule(pl.LightningModule, ABC):
         trains: False for a generator without training, which reads the training split once
             (``build_index``) and takes no steps.
         edits: which edits the family offers (``core/edits.py``), and ``size`` where it samples
-            other sizes than the training resolution.
+            other sizes than the training resolution; a stage's may depend on its base.
         mixings: ways in which a second prompt can take over (``edits.PromptMixing.by``), the
             usual one first.
         sampling_arguments: constructor arguments that only sampling reads: they are part of a
@@ -107,7 +107,7 @@ class TextToImageModule(pl.LightningModule, ABC):
 
     family: ClassVar[str]
     trains: ClassVar[bool] = True
-    edits: ClassVar[frozenset[str]] = frozenset()
+    edits: frozenset[str] = frozenset()
     mixings: ClassVar[tuple[Mixing, ...]] = ("step", "layer")
     sampling_arguments: ClassVar[frozenset[str]] = frozenset()
     neutral_arguments: ClassVar[frozenset[str]] = frozenset()

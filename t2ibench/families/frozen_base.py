@@ -47,10 +47,13 @@ class FrozenBase(FrozenHolder):
             if not knob.of_edits
         )
 
+    def own_knobs(self, knobs: Mapping[str, float]) -> dict[str, float]:
+        """Knobs of the frozen module: those of ``knobs`` that have the prefix."""
+        return {n.removeprefix(PREFIX): v for n, v in knobs.items() if n.startswith(PREFIX)}
+
     def generate(self, text: TextFeatures, noise: Noise, knobs: Mapping[str, float]) -> Images:
         """Images of the frozen module, which takes those of ``knobs`` that have the prefix."""
-        own = {n.removeprefix(PREFIX): v for n, v in knobs.items() if n.startswith(PREFIX)}
-        return self.module.generate(text, noise, own)
+        return self.module.generate(text, noise, self.own_knobs(knobs))
 
     @torch.no_grad()
     def draw(self, text: TextFeatures, noise: Noise) -> Images:

@@ -62,7 +62,7 @@ class Diffusion(TextToImageModule):
     """
 
     family: ClassVar[str] = "diffusion"
-    edits: ClassVar[frozenset[str]] = frozenset(
+    edits: frozenset[str] = frozenset(
         {"img2img", "inpainting", "prompt_mixing", "interpolation", "size"}
     )
     sampling_arguments: ClassVar[frozenset[str]] = frozenset({"guidance_scale"})

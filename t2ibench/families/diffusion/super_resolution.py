@@ -92,7 +92,7 @@ class SuperResolution(TextToImageModule):
     """
 
     family: ClassVar[str] = "diffusion"
-    edits: ClassVar[frozenset[str]] = frozenset({"upscaling"})
+    edits: frozenset[str] = frozenset({"upscaling"})
     sampling_arguments: ClassVar[frozenset[str]] = frozenset({"guidance_scale", "augmentation"})
 
     def __init__(

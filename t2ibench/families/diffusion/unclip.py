@@ -83,7 +83,7 @@ class UnCLIP(TextToImageModule):
     """
 
     family: ClassVar[str] = "diffusion"
-    edits: ClassVar[frozenset[str]] = frozenset({"variations", "image_interpolation"})
+    edits: frozenset[str] = frozenset({"variations", "image_interpolation"})
     sampling_arguments: ClassVar[frozenset[str]] = frozenset({"guidance_scale"})
 
     def __init__(

@@ -30,8 +30,8 @@ from t2ibench.families.gan.attn_gan_networks import (
 from t2ibench.families.gan.augment import Augmentation, DiffAugment
 from t2ibench.families.gan.balance import BALANCE, balance
 from t2ibench.families.gan.losses import AdversarialLoss, Adversary
-from t2ibench.families.gan.players import TwoPlayers
 from t2ibench.families.gan.stage_losses import generator_loss_of_stages, penalty_of_stages
+from t2ibench.families.gan.staged import StagedPlayers
 from t2ibench.families.gan.steps import Step, named, parts_of
 from t2ibench.text.contract import TextEncoder, check_word_tokens
 
@@ -50,7 +50,7 @@ class Part(NamedTuple):
     drawn: list[tuple[TextFeatures, Drawn]]
 
 
-class AttnGAN(TwoPlayers):
+class AttnGAN(StagedPlayers):
     """AttnGAN family: three stages with word attention, three discriminators, DAMSM.
 
         D: sum_i (L(real) + L(real, t)) / 2 + (L(fake) + L(fake, t) + L(real, t')) / 3
@@ -249,15 +249,6 @@ class AttnGAN(TwoPlayers):
 
     def _changed(self, images: Sequence[Tensor]) -> list[Tensor]:
         return [self.augment(image) for image in images]
-
-    def sample(self, text: TextFeatures, noise: Noise, knobs: Mapping[str, float]) -> Images:
-        """Generates images in one forward pass; the last stage's are the output.
-
-        Source: Xu et al. 2018 (AttnGAN), section 3.1.
-        Differs: psi is of truncation; 1 is the paper's.
-        """
-        draws = knobs["truncation_psi"] * noise.normal(self.generator.randomness)
-        return self.generator(text, draws).images[-1]
 
     def attention_maps(
         self, text: TextFeatures, noise: Noise, knobs: Mapping[str, float]

@@ -237,26 +237,36 @@ class Generator(nn.Module):
         """Width of the noise: z, then that of the augmentation."""
         return self.noise_width + self.condition_width
 
-    def forward(self, text: TextFeatures, noise: Float[Tensor, "B Z"]) -> Drawn:
+    def forward(
+        self,
+        text: TextFeatures,
+        noise: Float[Tensor, "B Z"],
+        later: tuple[TextFeatures, int] | None = None,
+    ) -> Drawn:
         """Images in (-1, 1) of every stage.
 
         Args:
             text: features of B captions.
             noise: (B, ``randomness``) standard normal, truncated by the caller.
+            later: another text, and the first stage that reads it.
         """
-        augmented, maps = self.feature_maps(text, noise)
+        augmented, maps = self.feature_maps(text, noise, later)
         drawn = [torch.tanh(colour(x)) for colour, x in zip(self.colours, maps, strict=True)]
         return Drawn(tuple(drawn), augmented)
 
     def feature_maps(
-        self, text: TextFeatures, noise: Float[Tensor, "B Z"]
+        self,
+        text: TextFeatures,
+        noise: Float[Tensor, "B Z"],
+        later: tuple[TextFeatures, int] | None = None,
     ) -> tuple[Augmented, list[Tensor]]:
         """The condition, and each stage's feature map."""
+        texts = texts_of_stages(text, later)
         z, of_condition = noise.split([self.noise_width, self.condition_width], dim=1)
-        augmented = self.augmentation(text.pooled, of_condition)
+        augmented = self.augmentation(texts[0].pooled, of_condition)
         maps = [self.first(torch.cat([augmented.code, z], dim=1))]
-        for stage in self.later:
-            maps.append(stage(maps[-1], text))
+        for stage, told in zip(self.later, texts[1:], strict=True):
+            maps.append(stage(maps[-1], told))
         return augmented, maps
 
     def attention_maps(self, text: TextFeatures, noise: Float[Tensor, "B Z"]) -> list[Tensor]:
@@ -372,6 +382,15 @@ def pyramid_sides(resolution: int) -> tuple[int, ...]:
             f"from a {FIRST_MAP} x {FIRST_MAP} map; choose a power of two of at least {least}."
         )
     return tuple(resolution // 2**i for i in range(STAGES - 1, -1, -1))
+
+
+def texts_of_stages(
+    text: TextFeatures, later: tuple[TextFeatures, int] | None
+) -> list[TextFeatures]:
+    """Text of each stage; ``later`` is another one and the first stage that reads it."""
+    if later is None:
+        return [text] * STAGES
+    return [text] * later[1] + [later[0]] * (STAGES - later[1])
 
 
 def normed(channels: int) -> list[nn.Module]:

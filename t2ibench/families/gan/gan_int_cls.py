@@ -25,6 +25,7 @@ from t2ibench.core.types import Batch, Images, TextFeatures
 from t2ibench.families.contract import OptimizerFactory
 from t2ibench.families.gan.augment import Augmentation, DiffAugment
 from t2ibench.families.gan.balance import BALANCE, balance
+from t2ibench.families.gan.inversion import Paint
 from t2ibench.families.gan.losses import AdversarialLoss, Adversary
 from t2ibench.families.gan.pairs import first_with_second_half, next_caption
 from t2ibench.families.gan.players import TwoPlayers
@@ -392,14 +393,17 @@ class GANINTCLS(TwoPlayers):
 
     # ---- sampling ----
 
-    def sample(self, text: TextFeatures, noise: Noise, knobs: Mapping[str, float]) -> Images:
-        """Generates images in one forward pass.
+    def invertible(self, noise: Noise, knobs: Mapping[str, float]) -> tuple[Paint, list[Tensor]]:
+        """The generator as a function of text and z.
 
         Source: Brock et al. 2019 (BigGAN), section 3.1 (truncation).
         Differs: z is scaled by psi, not resampled, so that its direction is kept.
         """
-        z = noise.normal(self.generator.noise_width)
-        return self.generator(text, knobs["truncation_psi"] * z)
+
+        def paint(text: TextFeatures, latents: Sequence[Tensor]) -> Images:
+            return self.generator(text, knobs["truncation_psi"] * latents[0])
+
+        return paint, [noise.normal(self.generator.noise_width)]
 
 
 def convolution_biases(network: nn.Module) -> Iterator[Tensor]:

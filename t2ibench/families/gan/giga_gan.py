@@ -13,15 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from t2ibench.core.edits import (
-    Edit,
-    Interpolation,
-    Mixing,
-    PromptMixing,
-    StyleMixing,
-    lerp_text,
-    slerp,
-)
+from t2ibench.core.edits import Edit, Mixing, PromptMixing, StyleMixing
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.noise import Noise, TrainingNoise
 from t2ibench.core.ranks import world_size
@@ -36,6 +28,7 @@ from t2ibench.families.gan.giga_losses import (
     caption_embeddings,
     clip_contrastive_loss,
 )
+from t2ibench.families.gan.inversion import Paint
 from t2ibench.families.gan.losses import AdversarialLoss, Adversary
 from t2ibench.families.gan.players import TwoPlayers
 from t2ibench.families.gan.steps import Step, parts_of
@@ -79,7 +72,7 @@ class GigaGAN(TwoPlayers):
         wrong captions are the neighbours' in the batch.
     """
 
-    edits: ClassVar[frozenset[str]] = frozenset({"prompt_mixing", "style_mixing", "interpolation"})
+    edits: frozenset[str] = TwoPlayers.edits | {"prompt_mixing", "style_mixing"}
     judges: ClassVar[tuple[str, ...]] = ("discriminator", "vision")
     held_back_by: ClassVar[str] = "model.module.r1_gamma"
     mixings: ClassVar[tuple[Mixing, ...]] = ("layer",)
@@ -246,40 +239,49 @@ class GigaGAN(TwoPlayers):
 
     # ---- sampling ----
 
+    def invertible(self, noise: Noise, knobs: Mapping[str, float]) -> tuple[Paint, list[Tensor]]:
+        """The generator as a function of text and z; no noise maps are published.
+
+        Source: Kang et al. 2023 (GigaGAN), section 4.5 (interpolation of text and of z).
+        Differs: none.
+        """
+        generator, psi = self.generator, knobs["truncation_psi"]
+
+        def paint(text: TextFeatures, latents: Sequence[Tensor]) -> Images:
+            told = generator.branch(text)
+            style = generator.mapping.truncated(latents[0], told.pooled, psi)
+            styles = [style] * len(generator.levels)
+            return generator.synthesise(styles, generator.contexts(told))[-1]
+
+        return paint, [noise.normal(generator.noise_width)]
+
     def sample(
         self,
         text: TextFeatures,
         noise: Noise,
         knobs: Mapping[str, float],
-        *,
         edit: Edit | None = None,
     ) -> Images:
-        """Generates images in one forward pass.
+        """Generates images in one forward pass; edits by descent in z.
 
-        Source: Kang et al. 2023 (GigaGAN), section 4.5 (prompt mixing, interpolation); Karras et
-            al. 2019 (StyleGAN), section 3.1 (style mixing).
-        Differs: none.
+        Source: Kang et al. 2023 (GigaGAN), section 4.5 (prompt mixing); Karras et al. 2019
+            (StyleGAN), section 3.1 (style mixing).
+        Differs: see ``edited`` for img2img and inpainting.
         """
+        if not isinstance(edit, StyleMixing | PromptMixing):
+            return super().sample(text, noise, knobs, edit)
         generator, psi = self.generator, knobs["truncation_psi"]
-        z = noise.normal(generator.noise_width)
-        if isinstance(edit, Interpolation):
-            text = lerp_text(text, edit.text.to(z.device), edit.weight)
-            other = edit.noise.normal(generator.noise_width).to(z)
-            z = slerp(z, other, edit.weight)
-        told = generator.branch(text)
+        z = finer = noise.normal(generator.noise_width)
+        told = later = generator.branch(text)
+        if isinstance(edit, PromptMixing):
+            later = generator.branch(edit.text.to(z.device))
+        else:
+            finer = edit.noise.normal(generator.noise_width).to(z)
         count = len(generator.levels)
-        styles = [generator.mapping.truncated(z, told.pooled, psi)] * count
-        contexts = generator.contexts(told)
-        if isinstance(edit, StyleMixing | PromptMixing):
-            kept = round(edit.switch * count)
-            if isinstance(edit, PromptMixing):
-                told = generator.branch(edit.text.to(z.device))
-                contexts = contexts[:kept] + generator.contexts(told)[kept:]
-            else:
-                z = edit.noise.normal(generator.noise_width).to(z)
-            styles = styles[:kept] + [generator.mapping.truncated(z, told.pooled, psi)] * (
-                count - kept
-            )
+        kept = round(edit.switch * count)
+        styles = [generator.mapping.truncated(z, told.pooled, psi)] * kept
+        styles += [generator.mapping.truncated(finer, later.pooled, psi)] * (count - kept)
+        contexts = generator.contexts(told)[:kept] + generator.contexts(later)[kept:]
         return generator.synthesise(styles, contexts)[-1]
 
 

@@ -16,14 +16,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss, pad
 
-from t2ibench.core.edits import Edit, Upscaling
 from t2ibench.core.errors import ConfigError
-from t2ibench.core.knobs import Knob
-from t2ibench.core.noise import Noise, TrainingNoise
+from t2ibench.core.noise import TrainingNoise
 from t2ibench.core.ranks import noise_like, own_rows, world_size
-from t2ibench.core.types import Batch, Images, TextFeatures
+from t2ibench.core.types import Batch, TextFeatures
 from t2ibench.families.contract import OptimizerFactory, TextToImageModule
-from t2ibench.families.frozen_base import FrozenBase
 from t2ibench.families.gan.augment import Augmentation, DiffAugment
 from t2ibench.families.gan.balance import balance
 from t2ibench.families.gan.giga_discriminator import Halving, pyramid_of, realism
@@ -36,8 +33,8 @@ from t2ibench.families.gan.giga_generator import (
 )
 from t2ibench.families.gan.giga_losses import PyramidGame
 from t2ibench.families.gan.losses import AdversarialLoss, Adversary
-from t2ibench.families.gan.players import TwoPlayers
 from t2ibench.families.gan.steps import Step, parts_of
+from t2ibench.families.gan.upper_stage import UpperStage
 from t2ibench.nn.adaptive import EqualisedConv
 from t2ibench.nn.conditioning import ConditioningKind
 from t2ibench.samplers.tiles import tiled
@@ -201,7 +198,7 @@ class UpsamplingUNet(nn.Module):
         return self.enlarge(low, self.mapping(noise, told.pooled), self.contexts(told))
 
 
-class GigaUpsampler(TwoPlayers):
+class GigaUpsampler(UpperStage):
     """GigaGAN's upsampler as a stage of a cascade.
 
     Args:
@@ -238,7 +235,6 @@ class GigaUpsampler(TwoPlayers):
         contrastive loss; see ``UpsamplingUNet``.
     """
 
-    edits: ClassVar[frozenset[str]] = frozenset({"upscaling"})
     held_back_by: ClassVar[str] = "model.module.r1_gamma"
     neutral_arguments: ClassVar[frozenset[str]] = frozenset({"tile"})
 
@@ -268,6 +264,7 @@ class GigaUpsampler(TwoPlayers):
         tile: int,
     ) -> None:
         super().__init__(
+            base=base,
             text_encoder=text_encoder,
             generator_optimizer=generator_optimizer,
             discriminator_optimizer=discriminator_optimizer,
@@ -282,7 +279,6 @@ class GigaUpsampler(TwoPlayers):
                 f"model.module.upscale={upscale} makes {base.resolution * upscale} px of the "
                 f"base's {base.resolution}, and data.resolution={resolution}."
             )
-        self.base = FrozenBase(base)
         self.upscale_factor = upscale
         width = text_encoder.width
         self.generator: Any = generator(upscale=upscale, text_width=width)
@@ -304,22 +300,6 @@ class GigaUpsampler(TwoPlayers):
         self.reconstruction_weight = reconstruction_weight
         self.noise_augmentation = noise_augmentation
         self.tile = tile
-
-    @property
-    def knobs(self) -> tuple[Knob, ...]:
-        """Sampling knobs: this stage's truncation, then the base's with the prefix ``base_``.
-
-        The base determines the image's content, so its fidelity-alignment knob is the cascade's.
-        """
-        return (Knob("truncation_psi", self.default_psi, 0.0, 1.5), *self.base.knobs)
-
-    def parts(self) -> dict[str, nn.Module]:
-        """Networks by name, including the base, whose weights are not in the state dict."""
-        return super().parts() | {"base": self.base.module}
-
-    def encode_captions(self, captions: Sequence[str]) -> TextFeatures:
-        """Text features of the base, which serve every stage."""
-        return self.text_encoder.encode(list(captions))
 
     # ---- training ----
 
@@ -389,22 +369,12 @@ class GigaUpsampler(TwoPlayers):
 
     # ---- sampling ----
 
-    def sample(
-        self,
-        text: TextFeatures,
-        noise: Noise,
-        knobs: Mapping[str, float],
-        *,
-        edit: Edit | None = None,
-    ) -> Images:
-        """Samples the base, or takes a given image of any size, and enlarges it in tiles."""
-        if isinstance(edit, Upscaling):
-            low = edit.image.to(self.device)
-        else:
-            low = self.base.generate(text, noise, knobs)
-        return self.enlarge(low, text, noise.normal(self.generator.noise_width), knobs)
+    @property
+    def noise_width(self) -> int:
+        """Width of z."""
+        return self.generator.noise_width
 
-    def enlarge(
+    def redrawn(
         self,
         low: Float[Tensor, "B 3 h w"],
         text: TextFeatures,

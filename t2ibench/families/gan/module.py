@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from t2ibench.core.edits import Edit, Interpolation
 from t2ibench.core.errors import ConfigError
-from t2ibench.core.knobs import Knob
 from t2ibench.core.noise import Noise, TrainingNoise
 from t2ibench.core.ranks import noise_like
 from t2ibench.core.types import Batch, Images, TextFeatures
 from t2ibench.families.contract import OptimizerFactory
 from t2ibench.families.gan.balance import balance
 from t2ibench.families.gan.fast_painter import Judgement
-from t2ibench.families.gan.inversion import INVERSIONS, Paint, between, edited, inversion_knob
+from t2ibench.families.gan.inversion import Paint
 from t2ibench.families.gan.losses import (
     AdversarialLoss,
     Adversary,
@@ -71,8 +69,6 @@ class TextConditionalGAN(TwoPlayers):
         see the same generated images.
     """
 
-    edits: ClassVar[frozenset[str]] = INVERSIONS | {"interpolation"}
-
     def __init__(
         self,
         *,
@@ -120,11 +116,6 @@ class TextConditionalGAN(TwoPlayers):
         self.redescription_weight = redescription_weight
         self.gradient_penalty_weight = gradient_penalty_weight
         self.interpolation_weight = interpolation_weight
-
-    @property
-    def knobs(self) -> tuple[Knob, ...]:
-        """Sampling knobs: truncation, which multiplies z by psi, and the steps of an edit."""
-        return (*super().knobs, inversion_knob())
 
     def extra_supervision(self) -> tuple[str, ...]:
         """Word labels of each image from its caption, where the redescription loss is on."""
@@ -207,28 +198,12 @@ class TextConditionalGAN(TwoPlayers):
         adversarial = self.adversary.generator_loss(belief, self._real_logits(batch, text))
         return adversarial + self.matching_weight * matching
 
-    def sample(
-        self,
-        text: TextFeatures,
-        noise: Noise,
-        knobs: Mapping[str, float],
-        edit: Edit | None = None,
-    ) -> Images:
-        """Generates images in one forward pass; edits by descent in z (``inversion``).
+    def invertible(self, noise: Noise, knobs: Mapping[str, float]) -> tuple[Paint, list[Tensor]]:
+        """The generator as a function of text and z.
 
         Source: Brock et al. 2019 (BigGAN), section 3.1 (truncation).
         Differs: z is scaled by psi, not resampled, so that its direction is kept.
         """
-        paint, start = self.invertible(noise, knobs)
-        if edit is None:
-            return paint(text, start)
-        if isinstance(edit, Interpolation):
-            return paint(*between(text, start, self.invertible(edit.noise, knobs)[1], edit))
-        steps = int(knobs["inversion_steps"])
-        return edited(paint, text, start, cast(Any, edit), steps, self.resolution)
-
-    def invertible(self, noise: Noise, knobs: Mapping[str, float]) -> tuple[Paint, list[Tensor]]:
-        """The generator as a function of text and latents, and the latents of a batch: z alone."""
 
         def paint(text: TextFeatures, latents: Sequence[Tensor]) -> Images:
             return self.generator(text, knobs["truncation_psi"] * latents[0])

@@ -1,17 +1,22 @@
-"""Two players that train in turns, and truncation: the part that every GAN here shares."""
+"""Two players that train in turns, truncation and edits: the part that every GAN here shares."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
-from torch import nn
+from torch import Tensor, nn
 
+from t2ibench.core.edits import Edit, Interpolation
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.knobs import Knob
+from t2ibench.core.noise import Noise
+from t2ibench.core.types import Images, TextFeatures
 from t2ibench.families.contract import OptimizerFactory, TextToImageModule
 from t2ibench.families.gan.balance import balance_alarms
+from t2ibench.families.gan.inversion import INVERSIONS, Paint, between, edited, inversion_knob
 from t2ibench.text.contract import TextEncoder
 
 SWEEP = (0.25, 0.5, 0.75, 1.0)
@@ -24,7 +29,8 @@ RATE = "model.module.discriminator_optimizer.lr"
 class TwoPlayers(TextToImageModule):
     """A ``generator`` and the networks that judge it; a paper's module adds networks and losses.
 
-    A trained text encoder learns in the step of one of the two.
+    A trained text encoder learns in the step of one of the two. A paper's module says by
+    ``invertible`` what its generator paints of which latents; from that it has samples and edits.
 
     Args:
         text_encoder: see ``TextToImageModule``.
@@ -47,6 +53,7 @@ class TwoPlayers(TextToImageModule):
     """
 
     family: ClassVar[str] = "gan"
+    edits: frozenset[str] = INVERSIONS | {"interpolation"}
     sampling_arguments: ClassVar[frozenset[str]] = frozenset({"truncation_psi"})
     judges: ClassVar[tuple[str, ...]] = ("discriminator",)
     judges_teach_text: ClassVar[bool] = True
@@ -83,8 +90,8 @@ class TwoPlayers(TextToImageModule):
 
     @property
     def knobs(self) -> tuple[Knob, ...]:
-        """Sampling knob: truncation, which multiplies the noise by psi."""
-        return (Knob("truncation_psi", self.default_psi, 0.0, 1.5, True, SWEEP),)
+        """Sampling knobs: truncation, and the steps of an edit's descent."""
+        return (Knob("truncation_psi", self.default_psi, 0.0, 1.5, True, SWEEP), inversion_knob())
 
     @property
     def trains_in_turns(self) -> bool:
@@ -133,6 +140,39 @@ class TwoPlayers(TextToImageModule):
         finally:
             for network in self._judging():
                 network.requires_grad_(True)
+
+    @abstractmethod
+    def invertible(self, noise: Noise, knobs: Mapping[str, float]) -> tuple[Paint, list[Tensor]]:
+        """The generator as a function of text and latents, and the latents of a batch.
+
+        Args:
+            noise: gives the latents, in the order of a sample's draws.
+            knobs: complete and checked.
+
+        Returns:
+            A function of which each image depends on its own text and latents alone, and
+            standard normal latents (B, ...).
+        """
+
+    def sample(
+        self,
+        text: TextFeatures,
+        noise: Noise,
+        knobs: Mapping[str, float],
+        edit: Edit | None = None,
+    ) -> Images:
+        """Generates images in one forward pass; edits by descent in the latents (``inversion``).
+
+        Source: Goodfellow et al. 2014, section 3, without an edit.
+        Differs: see ``edited`` for those.
+        """
+        paint, start = self.invertible(noise, knobs)
+        if edit is None:
+            return paint(text, start)
+        if isinstance(edit, Interpolation):
+            return paint(*between(text, start, self.invertible(edit.noise, knobs)[1], edit))
+        steps = int(knobs["inversion_steps"])
+        return edited(paint, text, start, cast(Any, edit), steps, self.resolution)
 
     def alarms(self, logged: Mapping[str, float]) -> dict[str, str]:
         """Warnings of players out of balance, see ``balance_alarms``."""

@@ -12,17 +12,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, cast
 
 import torch
-from torch import Tensor, nn
+from jaxtyping import Float
+from torch import Tensor
 
-from t2ibench.core.edits import Edit, Upscaling
 from t2ibench.core.errors import ConfigError
-from t2ibench.core.knobs import Knob
 from t2ibench.core.noise import Noise, TrainingNoise
 from t2ibench.core.types import Batch, Images, TextFeatures
 from t2ibench.families.contract import OptimizerFactory, TextToImageModule
-from t2ibench.families.frozen_base import FrozenBase
 from t2ibench.families.gan.augment import Augmentation, DiffAugment
 from t2ibench.families.gan.balance import BALANCE
+from t2ibench.families.gan.inversion import Paint
 from t2ibench.families.gan.losses import AdversarialLoss, Adversary
 from t2ibench.families.gan.players import TwoPlayers
 from t2ibench.families.gan.stack_gan_losses import Losses, Made
@@ -33,6 +32,7 @@ from t2ibench.families.gan.stack_gan_networks import (
     initialise,
 )
 from t2ibench.families.gan.steps import Step, named, parts_of
+from t2ibench.families.gan.upper_stage import UpperStage
 from t2ibench.nn.conditioning import ConditioningKind
 from t2ibench.text.contract import TextEncoder
 
@@ -178,18 +178,20 @@ class StackGANStageOne(TwoPlayers):
         """Images for a part of the batch."""
         return Made(*self.generator(self.encode_text(batch), *inputs))
 
-    def sample(self, text: TextFeatures, noise: Noise, knobs: Mapping[str, float]) -> Images:
-        """Generates images in one forward pass.
+    def invertible(self, noise: Noise, knobs: Mapping[str, float]) -> tuple[Paint, list[Tensor]]:
+        """The generator as a function of text, z and the condition's noise.
 
         Source: Brock et al. 2019 (BigGAN), section 3.1 (truncation).
         Differs: noise is scaled by psi, not resampled, so that its direction is kept.
         """
-        psi = knobs["truncation_psi"]
-        z, eps = noise.normal(self.noise_width), noise.normal(self.condition_width)
-        return self.generator(text, psi * z, psi * eps)[0]
+
+        def paint(text: TextFeatures, latents: Sequence[Tensor]) -> Images:
+            return self.generator(text, *(knobs["truncation_psi"] * x for x in latents))[0]
+
+        return paint, [noise.normal(self.noise_width), noise.normal(self.condition_width)]
 
 
-class StackGANStageTwo(TwoPlayers):
+class StackGANStageTwo(UpperStage):
     """Stage II: redraws the small images of a trained run at a higher resolution.
 
     Both players learn from images that the frozen run draws at each step; the text encoder is that
@@ -226,8 +228,6 @@ class StackGANStageTwo(TwoPlayers):
         the learning rate does not fall by steps.
     """
 
-    edits: ClassVar[frozenset[str]] = frozenset({"upscaling"})
-
     judges_teach_text: ClassVar[bool] = False
 
     def __init__(
@@ -255,6 +255,7 @@ class StackGANStageTwo(TwoPlayers):
         truncation_psi: float,
     ) -> None:
         super().__init__(
+            base=base,
             text_encoder=text_encoder,
             generator_optimizer=generator_optimizer,
             discriminator_optimizer=discriminator_optimizer,
@@ -269,7 +270,6 @@ class StackGANStageTwo(TwoPlayers):
                 f"model.module.upscale={upscale} must be 2, 4 or another power of two, and times "
                 f"the base's {base.resolution} px be data.resolution={resolution}; set one of them."
             )
-        self.base = FrozenBase(base)
         self.condition_width = condition_width
         self.generator = StageTwoGenerator(
             upscale=upscale,
@@ -291,22 +291,6 @@ class StackGANStageTwo(TwoPlayers):
         adversary = Adversary(adversarial_loss, relativistic_gamma)
         self.losses = Losses(self.discriminator, adversary, DiffAugment(augment), kl_weight)
 
-    @property
-    def knobs(self) -> tuple[Knob, ...]:
-        """Sampling knobs: truncation of the condition, then the base's with the prefix ``base_``.
-
-        The base determines the image's content, so its fidelity-alignment knob is the cascade's.
-        """
-        return (Knob("truncation_psi", self.default_psi, 0.0, 1.5), *self.base.knobs)
-
-    def parts(self) -> dict[str, nn.Module]:
-        """Networks by name, including the base, whose weights are not in the state dict."""
-        return super().parts() | {"base": self.base.module}
-
-    def encode_captions(self, captions: Sequence[str]) -> TextFeatures:
-        """Text features of the base, which serve every stage."""
-        return self.text_encoder.encode(list(captions))
-
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Performs the discriminator's step, then the generator's; see ``play``."""
         return play(self, batch)
@@ -322,18 +306,17 @@ class StackGANStageTwo(TwoPlayers):
         small, eps = inputs
         return Made(*self.generator(small, self.encode_text(batch), eps))
 
-    def sample(
+    @property
+    def noise_width(self) -> int:
+        """Width of the condition's noise."""
+        return self.condition_width
+
+    def redrawn(
         self,
+        small: Float[Tensor, "B 3 h w"],
         text: TextFeatures,
-        noise: Noise,
+        latents: Float[Tensor, "B Z"],
         knobs: Mapping[str, float],
-        *,
-        edit: Edit | None = None,
     ) -> Images:
-        """Samples the base, or takes a given image, and redraws it."""
-        if isinstance(edit, Upscaling):
-            small = edit.image.to(self.device)
-        else:
-            small = self.base.generate(text, noise, knobs)
-        eps = noise.normal(self.condition_width)
-        return self.generator(small, text, knobs["truncation_psi"] * eps)[0]
+        """Images for those of the base; the condition's noise is scaled by psi."""
+        return self.generator(small, text, knobs["truncation_psi"] * latents)[0]

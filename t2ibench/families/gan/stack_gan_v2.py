@@ -10,7 +10,7 @@ C is the width of the first stage's feature map; it halves from stage to stage.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, cast
 
 import torch
@@ -18,8 +18,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from t2ibench.core.errors import ConfigError
-from t2ibench.core.noise import Noise, TrainingNoise
-from t2ibench.core.types import Batch, Images, TextFeatures
+from t2ibench.core.noise import TrainingNoise
+from t2ibench.core.types import Batch, TextFeatures
 from t2ibench.families.contract import OptimizerFactory
 from t2ibench.families.gan.attn_gan_networks import (
     STAGES,
@@ -30,12 +30,13 @@ from t2ibench.families.gan.attn_gan_networks import (
     WordAttention,
     image_pyramid,
     pyramid_sides,
+    texts_of_stages,
 )
 from t2ibench.families.gan.augment import Augmentation, DiffAugment
 from t2ibench.families.gan.balance import BALANCE, balance
 from t2ibench.families.gan.losses import AdversarialLoss, Adversary
-from t2ibench.families.gan.players import TwoPlayers
 from t2ibench.families.gan.stage_losses import generator_loss_of_stages, penalty_of_stages
+from t2ibench.families.gan.staged import StagedPlayers
 from t2ibench.families.gan.steps import Step, named, parts_of
 from t2ibench.nn.conditioning import ConditioningKind
 from t2ibench.nn.gated import (
@@ -147,23 +148,33 @@ class Generator(nn.Module):
         """Width of the noise: z, then that of the augmentation."""
         return self.noise_width + self.condition_width
 
-    def forward(self, text: TextFeatures, noise: Float[Tensor, "B Z"]) -> Drawn:
+    def forward(
+        self,
+        text: TextFeatures,
+        noise: Float[Tensor, "B Z"],
+        later: tuple[TextFeatures, int] | None = None,
+    ) -> Drawn:
         """Images in (-1, 1) of every stage.
 
         Args:
             text: features of B captions.
             noise: (B, ``randomness``) standard normal, truncated by the caller.
+            later: another text, and the first stage that reads it.
         """
+        texts = texts_of_stages(text, later)
         z, of_condition = noise.split([self.noise_width, self.condition_width], dim=1)
-        augmented = self.augmentation(text.pooled, of_condition)
+        augmented = self.augmentation(texts[0].pooled, of_condition)
         maps = [self.first(torch.cat([augmented.code, z], dim=1))]
-        for stage in self.later:
-            maps.append(stage(maps[-1], augmented.code, text))
+        code = augmented.code
+        for stage, before, told in zip(self.later, texts, texts[1:], strict=False):
+            if told is not before:
+                code = self.augmentation(told.pooled, of_condition).code
+            maps.append(stage(maps[-1], code, told))
         drawn = [torch.tanh(colour(x)) for colour, x in zip(self.colours, maps, strict=True)]
         return Drawn(tuple(drawn), augmented)
 
 
-class StackGANv2(TwoPlayers):
+class StackGANv2(StagedPlayers):
     """StackGAN-v2 family: a tree of three stages, three discriminators of two heads.
 
         D: sum_i L(real, c) + 2 L(real) + L(real, c') + L(fake, c) + L(fake)
@@ -319,12 +330,3 @@ class StackGANv2(TwoPlayers):
 
     def _changed(self, images: Sequence[Tensor]) -> list[Tensor]:
         return [self.augment(image) for image in images]
-
-    def sample(self, text: TextFeatures, noise: Noise, knobs: Mapping[str, float]) -> Images:
-        """Generates images in one forward pass; the last stage's are the output.
-
-        Source: Zhang et al. 2018 (StackGAN-v2), section 4.1.
-        Differs: psi is of truncation; 1 is the paper's.
-        """
-        draws = knobs["truncation_psi"] * noise.normal(self.generator.randomness)
-        return self.generator(text, draws).images[-1]

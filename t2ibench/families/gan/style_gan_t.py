@@ -16,17 +16,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from t2ibench.core.edits import Edit, Interpolation, Mixing, PromptMixing, StyleMixing
+from t2ibench.core.edits import Edit, Mixing, PromptMixing, StyleMixing
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.frozen import FrozenHolder
-from t2ibench.core.knobs import Knob
 from t2ibench.core.noise import Noise, TrainingNoise
 from t2ibench.core.types import Batch, Images, TextFeatures
 from t2ibench.families.contract import OptimizerFactory
 from t2ibench.families.frozen_clip import FrozenClip
 from t2ibench.families.gan.augment import Augmentation, DiffAugment
 from t2ibench.families.gan.balance import BALANCE, balance
-from t2ibench.families.gan.inversion import INVERSIONS, Paint, between, edited, inversion_knob
+from t2ibench.families.gan.inversion import Paint
 from t2ibench.families.gan.losses import AdversarialLoss, Adversary
 from t2ibench.families.gan.players import TwoPlayers
 from t2ibench.families.gan.projected import cropped
@@ -37,9 +36,6 @@ from t2ibench.text.contract import TextEncoder
 
 CUT = 0.2
 """Side of the square that the augmentation cuts out, as a share of the image's (authors' code)."""
-
-MIXINGS = frozenset({"interpolation", "prompt_mixing", "style_mixing"})
-"""Edits in one forward pass."""
 
 GUIDED_SIDE = 64
 """Side of the random part that CLIP sees of a larger image."""
@@ -83,7 +79,7 @@ class StyleGANT(TwoPlayers):
         generator trains CLIP's text encoder, is left out.
     """
 
-    edits: ClassVar[frozenset[str]] = INVERSIONS | MIXINGS
+    edits: frozenset[str] = TwoPlayers.edits | {"prompt_mixing", "style_mixing"}
     mixings: ClassVar[tuple[Mixing, ...]] = ("layer",)
 
     held_back_by: ClassVar[str] = "model.module.blur_fade_images"
@@ -141,11 +137,6 @@ class StyleGANT(TwoPlayers):
         self.clip_weight = clip_weight
         self.blur_sigma = blur_sigma
         self.blur_fade_images = blur_fade_images
-
-    @property
-    def knobs(self) -> tuple[Knob, ...]:
-        """Sampling knobs: truncation of the mapped noise, and the steps of an edit's descent."""
-        return (*super().knobs, inversion_knob())
 
     def parts(self) -> dict[str, nn.Module]:
         """Networks by name; the generator's two by themselves, the frozen ones inside holders."""
@@ -253,15 +244,11 @@ class StyleGANT(TwoPlayers):
         Source: Sauer et al. 2023, section 3.4 (truncation).
         Differs: none without an edit; see ``inversion`` for those.
         """
-        if edit is None or isinstance(edit, PromptMixing | StyleMixing):
-            z, maps = self.generator.draw(noise)
-            later, z = self._mixed(text, z, edit)
-            return self.generator(text, Latents(z, maps), knobs["truncation_psi"], later)
-        paint, start = self.invertible(noise, knobs)
-        if isinstance(edit, Interpolation):
-            return paint(*between(text, start, self.invertible(edit.noise, knobs)[1], edit))
-        steps = int(knobs["inversion_steps"])
-        return edited(paint, text, start, cast(Any, edit), steps, self.resolution)
+        if edit is not None and not isinstance(edit, PromptMixing | StyleMixing):
+            return super().sample(text, noise, knobs, edit)
+        z, maps = self.generator.draw(noise)
+        later, z = self._mixed(text, z, edit)
+        return self.generator(text, Latents(z, maps), knobs["truncation_psi"], later)
 
     def invertible(self, noise: Noise, knobs: Mapping[str, float]) -> tuple[Paint, list[Tensor]]:
         """The generator as a function of text and latents, and the latents of a batch.
