@@ -4,7 +4,14 @@ import pytest
 import torch
 from contract.models import FILES, Case, stirred
 
-from t2ibench.core.edits import ImageToImage, Inpainting, Interpolation, extended
+from t2ibench.core.edits import (
+    ImageToImage,
+    Inpainting,
+    Interpolation,
+    PromptMixing,
+    Upscaling,
+    extended,
+)
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.knobs import resolve_knobs
 from t2ibench.core.noise import SeededNoise
@@ -26,6 +33,8 @@ STEPS = {"inversion_steps": 4}
 MANY = 30
 """Steps in which every model comes much nearer."""
 MODELS = [model for model in FILES if model.startswith("gan/")]
+ON_A_GAN = {"gan/giga_upsampler": ["parts.base.example=gan/fast_painter"]}
+"""What puts a GAN below a stage; the others have one there, or are no stage."""
 
 
 def text(count):
@@ -64,7 +73,8 @@ def awakened(module):
 
 @pytest.fixture(scope="module", params=MODELS)
 def module(request, shared_cache):
-    return awakened(Case(request.param, None, shared_cache, "size=xs_narrow").module())
+    words = ["size=xs_narrow", *ON_A_GAN.get(request.param, [])]
+    return awakened(Case(request.param, None, shared_cache, *words).module())
 
 
 def sampled(module, rows=slice(None), edit=None, **knobs):
@@ -193,6 +203,32 @@ def test_interpolation_goes_from_one_image_to_the_other(module):
     assert (at(0.5) - ends[0]).abs().max() > 1e-3
 
 
+def test_a_second_prompt_takes_over_by_layer_where_text_is_read_in_layers(module):
+    others = PROMPTS[::-1]
+    text = module.encode_captions(others)
+    if "prompt_mixing" not in module.edits:
+        with pytest.raises(ConfigError, match="offers no prompt_mixing"):
+            sampled(module, edit=PromptMixing(text, 0.5, "layer"))
+        return
+    plain, other = sampled(module), module.generate(others, SeededNoise([5, 6, 7]))
+    first, half, second = (
+        sampled(module, edit=PromptMixing(text, switch, "layer")) for switch in (1.0, 0.5, 0.0)
+    )
+    torch.testing.assert_close(first, plain, atol=1e-5, rtol=0)
+    torch.testing.assert_close(second, other, atol=1e-5, rtol=0)
+    changed = torch.tensor([0, 2])  # the middle prompt is the same in both
+    for end in (plain, other):
+        assert ((half - end)[changed].abs().amax((1, 2, 3)) > 1e-3).all()
+    with pytest.raises(ConfigError, match="mixes prompts by layer"):
+        sampled(module, edit=PromptMixing(text, 0.5, "step"))
+
+
+def test_a_stage_above_another_family_is_not_edited_by_descent(shared_cache):
+    stage = Case("gan/giga_upsampler", None, shared_cache, "size=xs_narrow").module()
+    assert stage.edits == {Upscaling.name}
+    assert "inversion_steps" not in {knob.name for knob in stage.knobs}
+
+
 def test_impossible_edits_are_refused(module):
     side = module.resolution
     image = torch.zeros(3, 3, side, side)
@@ -224,4 +260,5 @@ def test_the_cost_is_counted_as_if_all_steps_were_made(module):
     told = descent_flops(module, knobs, torch.device("cpu"), left=0.75)
     assert told == pytest.approx(made, rel=1e-6)
     forward = count_flops(lambda: module.generate([""], SeededNoise([0]), knobs))
-    assert 6 * forward < told < 8 * forward  # 3 steps of two passes, and the image
+    # 3 steps of two passes, and the image; text is read once, and needs no pass back.
+    assert 4 * forward < told < 8 * forward
