@@ -260,5 +260,6 @@ def test_the_cost_is_counted_as_if_all_steps_were_made(module):
     told = descent_flops(module, knobs, torch.device("cpu"), left=0.75)
     assert told == pytest.approx(made, rel=1e-6)
     forward = count_flops(lambda: module.generate([""], SeededNoise([0]), knobs))
-    # 3 steps of two passes, and the image; text is read once, and needs no pass back.
-    assert 4 * forward < told < 8 * forward
+    # 3 steps and the image; a way back costs less than a pass where text is read, and two where
+    # kernels depend on latents, as GigaGAN's do.
+    assert 4 * forward < told < 10 * forward

@@ -17,7 +17,10 @@ from t2ibench.families.gan.players import TwoPlayers
 
 
 class StagedPlayers(TwoPlayers):
-    """What AttnGAN and StackGAN-v2 share: latents, truncation, and a second prompt by stages."""
+    """Players of AttnGAN and StackGAN-v2: a paper's module adds networks and losses.
+
+    A second prompt takes over from a stage on, with the same noise.
+    """
 
     edits: frozenset[str] = TwoPlayers.edits | {"prompt_mixing"}
     mixings: ClassVar[tuple[Mixing, ...]] = ("layer",)
