@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from t2ibench.core.errors import ConfigError
-from t2ibench.core.files import atomic_path
 from t2ibench.core.knobs import resolve_knobs
 from t2ibench.core.noise import SeededNoise
 from t2ibench.engine.generator import Generator, Pictures
 from t2ibench.reporting.render.attention import attention_sheet
+from t2ibench.reporting.render.grid import check_png, write_png
 
 MOST = 16
 """Images of a sheet."""
@@ -25,8 +24,7 @@ def check_attention(path: str, module: Any) -> None:
     Raises:
         ConfigError: either.
     """
-    if Path(path).suffix.lower() != ".png":
-        raise ConfigError(f"attention={path} must be a file that ends in .png.")
+    check_png("attention", path)
     if not module.draws_attention:
         raise ConfigError(
             f"attention={path}: {type(module).__name__} with this conditioning has no attention to "
@@ -52,8 +50,5 @@ def save_attention(
     text = module.encode_captions(captions)
     maps = module.attention_maps(text, SeededNoise(seeds, module.device), values)
     words = [module.text_encoder.token_words(caption) for caption in captions]
-    sheet = attention_sheet(found.pixels[:count], words, [m.cpu() for m in maps])
-    target = Path(path).expanduser()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(target) as aside:
-        sheet.save(aside, format="PNG")
+    sheet = attention_sheet(found.pixels[:count], captions, words, [m.cpu() for m in maps])
+    write_png(sheet, path)

@@ -7,6 +7,7 @@ family's ``generate`` takes (``core/edits.py``).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from PIL.Image import Resampling
 from t2ibench.core import edits
 from t2ibench.core.errors import ConfigError, DataError
 from t2ibench.core.noise import SeededNoise, sample_seeds
+from t2ibench.core.pixels import to_pixels
 from t2ibench.data.decode import Decoder, DecodeReport
 from t2ibench.families.contract import TextToImageModule
 
@@ -131,6 +133,17 @@ def make_edit(
         case "upscaling":
             return edits.Upscaling(image("image"))
     return None
+
+
+def pictures_of(edit: edits.Edit) -> dict[str, torch.Tensor]:
+    """Pictures of an edit's first sample, by field: (3, H, W) uint8; a mask is white where True."""
+    found = {}
+    for field in fields(edit):
+        value = getattr(edit, field.name)
+        if isinstance(value, torch.Tensor):
+            images = value.float() * 2 - 1 if value.dtype == torch.bool else value
+            found[field.name] = to_pixels(images[:1].expand(-1, 3, -1, -1))[0].cpu()
+    return found
 
 
 def number(name: str, value: Any) -> float:

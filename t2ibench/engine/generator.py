@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from t2ibench.core.edits import ImageToImage, Inpainting
 from t2ibench.core.errors import ConfigError
@@ -19,7 +20,7 @@ from t2ibench.core.noise import sample_seeds
 from t2ibench.core.types import PixelImages
 from t2ibench.data.prompts import Prompt
 from t2ibench.engine.describe import descent_flops
-from t2ibench.engine.edits import WITHOUT_PROMPT, check_options, make_edit
+from t2ibench.engine.edits import WITHOUT_PROMPT, check_options, make_edit, pictures_of
 from t2ibench.engine.load import LoadedRun
 from t2ibench.evaluation.layouts import Layout, choose_layout, write_images
 from t2ibench.evaluation.results import RunScores
@@ -39,6 +40,7 @@ class Pictures(Sequence[Image.Image]):
         images_per_prompt: k images of each prompt, next to each other.
         seeds: seeds of the N images.
         edit_flops: counted FLOPs of one image of an edit by descent in latents; else None.
+        given: (3, H, W) uint8 pictures that an edit was given, as it read them, by option.
     """
 
     pixels: PixelImages
@@ -46,6 +48,7 @@ class Pictures(Sequence[Image.Image]):
     images_per_prompt: int
     seeds: tuple[int, ...]
     edit_flops: float | None = None
+    given: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -222,7 +225,14 @@ class Generator:
         if isinstance(changed, ImageToImage | Inpainting):
             left = 1 - getattr(changed, "strength", 0.0)
             spent = descent_flops(module, resolve_knobs(module.knobs, values), module.device, left)
-        return Pictures(pixels, tuple(prompt_list), images_per_prompt, tuple(seeds), spent)
+        return Pictures(
+            pixels,
+            tuple(prompt_list),
+            images_per_prompt,
+            tuple(seeds),
+            spent,
+            {} if changed is None else pictures_of(changed),
+        )
 
 
 def check_whole(**given: Any) -> None:
