@@ -92,6 +92,7 @@ class Generator:
 
     def __init__(self, loaded: LoadedRun) -> None:
         self.loaded = loaded
+        self._told: set[str] = set()
 
     def __repr__(self) -> str:
         spec = self.loaded.spec
@@ -207,7 +208,9 @@ class Generator:
         module = self.loaded.module
         texts = [prompt.text for prompt in prompt_list for _ in range(images_per_prompt)]
         losses = losses_of(module.text_encoder, [prompt.text for prompt in prompt_list])
-        warn_of_losses(module.text_encoder, losses, "prompts")
+        if losses not in self._told:  # columns of a sheet share their prompts
+            warn_of_losses(module.text_encoder, losses, "prompts")
+            self._told.add(losses)
         seeds = sample_seeds(seed_names(texts), seed)
         changed = make_edit(edit, options, module, len(texts), size, seed)
         values = self.loaded.operating_point() | dict(knobs)

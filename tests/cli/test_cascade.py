@@ -4,9 +4,11 @@ import os
 import shutil
 import signal
 
+import numpy as np
 import pytest
 import torch
 from by_words import module_of, run_of, trained
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from t2ibench.cli.main import main
@@ -17,6 +19,7 @@ from t2ibench.data.stream import BatchStream
 from t2ibench.engine import train as training
 from t2ibench.engine.interrupt import Interrupted
 from t2ibench.reporting import gather
+from t2ibench.reporting.render.grid import GAP, PADDING
 from t2ibench.reporting.statistics.groups import group_runs
 from t2ibench.runs.folder import Run
 
@@ -142,6 +145,22 @@ def test_the_command_samples_with_the_bases_knobs(stage, tmp_path, capsys):
         for steps in (2, 20)
     )
     assert not torch.equal(first, second)
+
+
+def test_a_sheet_has_the_given_picture_beside_the_upscaled_one(stage, tmp_path):
+    side, enlarged = 16, 128
+    small = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    Image.fromarray(small).save(tmp_path / "small.png")
+    words = ["a large red ring", "edit=upscaling", f"image={tmp_path / 'small.png'}"]
+    words += ["knobs.num_steps=2", f"out={tmp_path / 'out'}", f"sheet={tmp_path / 'sheet.png'}"]
+    assert main(["sample", str(stage.path), *words]) == 0
+    large = np.asarray(Image.open(next((tmp_path / "out").glob("*.png"))))
+    wanted = [image.repeat(enlarged // len(image), 0).repeat(enlarged // len(image), 1)
+              for image in (small, large)]  # fmt: skip
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
+    strip = sheet[-PADDING - enlarged : -PADDING, :-PADDING]
+    np.testing.assert_array_equal(strip[:, -enlarged:], wanted[1])
+    np.testing.assert_array_equal(strip[:, -2 * enlarged - GAP : -enlarged - GAP], wanted[0])
 
 
 def test_the_same_command_does_nothing_twice(stage, base):
