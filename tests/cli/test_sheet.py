@@ -20,7 +20,7 @@ def gan(tmp_path_factory, shared_cache):
     kept = [w for w in FEW if not w.startswith(("model=", "knobs.", "budget.first_stage"))]
     root = tmp_path_factory.mktemp("sheet") / "runs"
     words = ["model=gan/fast_painter", *kept, f"paths.runs={root}", f"paths.cache={shared_cache}"]
-    return trained(words).path
+    return trained(words).run.path
 
 
 @pytest.fixture(scope="module")

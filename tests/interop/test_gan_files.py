@@ -18,7 +18,7 @@ from t2ibench.families.gan.stack_gan_v2 import Generator as StackGANv2Generator
 from t2ibench.interop.gan_files import parts_of
 from t2ibench.interop.tensor_names import to_published
 from t2ibench.nn.regions import InceptionRegions
-from t2ibench.reporting.render.grid import GAP, PADDING
+from t2ibench.reporting.render.grid import GAP, LABEL_WIDTH, PADDING, SMALLEST_FONT
 from t2ibench.text.language import T5TextEncoder
 
 WORDS = [f"word{i}" for i in range(30)] + ["red", "bird"]
@@ -111,10 +111,9 @@ def test_an_imported_attn_gan_draws_the_images_of_its_weights(folder, tmp_path, 
 
     sheet = Image.open(tmp_path / "words.png")
     # Two layers, the image and three known words (there is no "a").
-    beside, above = (
-        side - 2 * PADDING + GAP - count * (128 + GAP) for side, count in zip(sheet.size, (4, 2))
-    )
-    assert 0 < beside <= 128 + 2 * GAP and 0 < above < 128
+    beside = sheet.width - 2 * PADDING + GAP - 4 * (128 + GAP)
+    above = sheet.height - 2 * PADDING + GAP - 2 * (128 + GAP)
+    assert 0 < beside <= LABEL_WIDTH * SMALLEST_FONT + 2 * GAP and 0 < above < 128
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["imported"]["format"] == "attn_gan"
     told = refused(["train", "model=gan/attn_gan", f"start={out}", "data.resolution=32"], capsys)

@@ -20,6 +20,9 @@ SMALLEST_CELL, SMALLEST_FONT = 128, 14
 FONT_SHARE = 14
 """Side of an image over the size of letters, where images are large."""
 
+LABEL_WIDTH = 14
+"""Greatest width of a row's label over the size of letters."""
+
 GAP, PADDING = 8, 14
 """White between images, and around all that is drawn."""
 
@@ -69,10 +72,11 @@ def draw_grid(rows: Sequence[Row], title: str = "") -> Image.Image:
     tallest, widest = max(c.shape[1] for c in cells), max(c.shape[2] for c in cells)
     factor = enlargement(tallest, widest)
     height, width = tallest * factor, widest * factor
-    font = ImageFont.load_default(max(SMALLEST_FONT, min(height, width) // FONT_SHARE))
-    line = sum(font.getmetrics()) if isinstance(font, ImageFont.FreeTypeFont) else SMALLEST_FONT
+    letters = max(SMALLEST_FONT, min(height, width) // FONT_SHARE)
+    font = ImageFont.load_default(letters)
+    line = sum(font.getmetrics()) if isinstance(font, ImageFont.FreeTypeFont) else letters
 
-    labels = [wrapped(row.label, font, width) for row in rows]
+    labels = [wrapped(row.label, font, LABEL_WIDTH * letters) for row in rows]
     heads = [[wrapped(head, font, width) for head in row.heads] for row in rows]
     margin = max((font.getlength(text) for label in labels for text in label), default=0)
     left = PADDING + (int(margin) + 2 * GAP if margin else 0)
@@ -93,19 +97,17 @@ def draw_grid(rows: Sequence[Row], title: str = "") -> Image.Image:
     write(titles, PADDING, PADDING, "la", PALE_INK)
     for row, label, head, over, high in zip(rows, labels, heads, above, below, strict=True):
         top += over
-        write(label, PADDING, top + (high - GAP - len(label) * line) // 2, "la", INK)
-        middle = top + (high - GAP - height) // 2
+        write(label, PADDING, top + max(0, height - len(label) * line) // 2, "la", INK)
         for column, cell in enumerate(row.cells):
             x = left + column * (width + GAP)
             picture = enlarged(cell, height, width)
-            at = (x + (width - picture.width) // 2, middle + (height - picture.height) // 2)
+            at = (x + (width - picture.width) // 2, top + (height - picture.height) // 2)
             corner = (at[0] + picture.width, at[1] + picture.height)
             pen.rectangle((at[0] - 1, at[1] - 1, *corner), outline=FRAME)
             sheet.paste(picture, at)
             if head:
-                text = head[column]
-                bottom = top - GAP // 2 - len(text) * line
-                write(text, x + width / 2, bottom, "ma", INK)
+                begin = top - GAP // 2 - len(head[column]) * line
+                write(head[column], x + width / 2, begin, "ma", INK)
         top += high
     return sheet
 
