@@ -96,7 +96,7 @@ def make_edit(
     """
     side = module.resolution
     if edit == "upscaling":
-        side = getattr(getattr(module, "base", module), "resolution", side)
+        side = getattr(module, "base", module).resolution
     size = size or (side, side)
 
     def image(name: str) -> torch.Tensor:

@@ -39,6 +39,11 @@ class FrozenBase(FrozenHolder):
         return self._frozen["module"]
 
     @property
+    def resolution(self) -> int:
+        """H = W of the frozen module's images, in pixels."""
+        return self.module.resolution
+
+    @property
     def knobs(self) -> tuple[Knob, ...]:
         """Knobs of the frozen module, each name with the prefix ``base_``."""
         return tuple(

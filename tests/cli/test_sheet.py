@@ -82,15 +82,10 @@ def test_pictures_that_are_given_stand_first(gan, tmp_path, pictures):
     assert (painted[:, 16:] == image[:, 16:]).all()
 
 
-@pytest.mark.parametrize(
-    ("name", "values", "words"),
-    [
-        ("switch", ["0", "1"], ["edit=prompt_mixing", "with=a pink cross"]),
-        ("knobs.guidance_scale", ["1", "4"], []),
-    ],
-)
-def test_other_families_have_the_same_sheets(whole, tmp_path, name, values, words):
-    check(whole, tmp_path, name, values, *PROMPTS, "knobs.num_steps=2", *words)
+def test_another_family_has_the_same_sheets(whole, tmp_path, pictures):
+    words = ["edit=img2img", f"image={pictures / 'photo.png'}", "knobs.num_steps=2"]
+    given = check(whole, tmp_path, "strength", ["0", "1"], *PROMPTS, *words, inputs=1)
+    assert (given[0] == given[1]).all()
 
 
 def test_with_out_the_images_are_written_too(gan, tmp_path, capsys):

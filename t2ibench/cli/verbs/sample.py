@@ -281,7 +281,7 @@ def heads_of(asked: Request) -> list[str]:
 
 
 def title_of(asked: Request) -> str:
-    """What all images of a sheet share, as it was typed: the edit, its options, seed and knobs."""
+    """Edit, options, seed and knobs that all images of a sheet share, as they were typed."""
     swept, options = asked.columns[0].name, asked.options
     told = [asked.edit] if asked.edit and swept else []
     settings: dict[str, Any] = {name: options[name] for name in TITLED if options[name]}

@@ -30,7 +30,7 @@ INK, PALE_INK, FRAME = (30, 30, 30), (110, 110, 110), (205, 205, 205)
 """Colours of texts, of the title, and of the line around an image."""
 
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
-Picture = UInt8[Tensor, "3 H W"]
+Picture = UInt8[Tensor, "3 _ _"]
 
 
 @dataclass(frozen=True)
