@@ -288,7 +288,7 @@ class TextToImageModule(pl.LightningModule, ABC):
         optimizer: Optimizer,
         loss: Tensor | Iterable[Tensor],
         parameters: Sequence[nn.Parameter],
-    ) -> Tensor | None:
+    ) -> Tensor:
         """Performs one optimiser step: zero gradients, backward, clip, step.
 
         Args:
@@ -298,23 +298,29 @@ class TextToImageModule(pl.LightningModule, ABC):
             parameters: what the optimiser steps.
 
         Returns:
-            Norm of the gradient before clipping, a scalar on the device; None without clipping.
+            Norm of the gradient before clipping, a scalar on the device. It is not finite where
+            16-mixed skips the step.
         """
         optimizer.zero_grad(set_to_none=True)
         for part in (loss,) if isinstance(loss, Tensor) else loss:
             self.manual_backward(part)
-        norm = None
+        moved = stepped(optimizer) or parameters
+        # Before the step, which unscales gradients and changes the scale for the next player.
+        norm = self.gradient_norm(moved)
         if self.gradient_clip_norm > 0:
-            clipped = stepped(optimizer) or parameters
-            norm = self.gradient_norm(clipped)
-            torch.nn.utils.clip_grads_with_norm_(clipped, self.gradient_clip_norm, norm)
+            torch.nn.utils.clip_grads_with_norm_(moved, self.gradient_clip_norm, norm)
         optimizer.step()
-        return None if norm is None else whole(norm)
+        return whole(norm)
+
+    @property
+    def loss_scaler(self) -> Any:
+        """What scales losses under 16-mixed, a ``torch.amp.GradScaler``; None elsewhere."""
+        return getattr(getattr(self._trainer, "precision_plugin", None), "scaler", None)
 
     def gradient_norm(self, parameters: Iterable[Tensor]) -> Tensor:
         """Global norm of the gradients of a loss, whatever it was scaled by (16-mixed)."""
         norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
-        scaler = getattr(getattr(self._trainer, "precision_plugin", None), "scaler", None)
+        scaler = self.loss_scaler
         return norm if scaler is None else norm / scaler.scale(torch.ones_like(norm))
 
     def alarms(self, logged: Mapping[str, float]) -> dict[str, str]:

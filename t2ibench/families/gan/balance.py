@@ -13,6 +13,18 @@ from t2ibench.core.types import Images
 BALANCE = ("real_logit", "fake_logit", "accuracy", "real_spread", "fake_spread")
 """Names of what ``balance`` returns."""
 
+LOGGED = (
+    "loss",
+    "generator_adversarial",
+    "generator_gradient_norm",
+    "discriminator_loss",
+    "discriminator_gradient_norm",
+    *BALANCE,
+)
+"""Names of what every GAN logs: the generator's whole loss and its adversarial term, the
+discriminator's adversarial loss, norms before clipping, and the balance. Other terms are named
+after their player too (``generator_clip``, ``discriminator_penalty``)."""
+
 WON, DEAD, COLLAPSED = 0.995, 1e-3, 0.1
 """Accuracy above which the discriminator has won; difference of mean logits below which it tells
 nothing; spread of generated images, over that of real ones, below which they are all one."""

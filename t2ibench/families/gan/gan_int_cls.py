@@ -320,8 +320,7 @@ class GANINTCLS(TwoPlayers):
         with self.judges_held():
             step = Step(self, of_generator, self.drawing_parameters())
             made = step.take(map(self._drawn, parts), len(parts))
-        logs |= named("generator", made)
-        return {"loss": logs["generator_loss"]} | logs
+        return logs | named("generator", made, ("loss",))
 
     def _judged(self, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Loss of the discriminator on a part of the batch, and what is logged of it."""
@@ -365,12 +364,14 @@ class GANINTCLS(TwoPlayers):
         logits = self.discriminator.judge(self.discriminator.features(fake), told)
         real = self._real_logits(batch, text)
         count, between = len(text), len(told) - len(text)
-        loss = self.adversary.generator_loss(logits[:count], real) * (count / len(told))
+        adversarial = self.adversary.generator_loss(logits[:count], real)
+        logs, loss = {"adversarial": adversarial}, adversarial * (count / len(told))
         if between:
             share = self.interpolation_weight * between / len(told)
             against = None if real is None else real[:between]
-            loss = loss + share * self.adversary.generator_loss(logits[count:], against)
-        return loss, {"loss": loss}
+            logs["interpolated"] = self.adversary.generator_loss(logits[count:], against)
+            loss = loss + share * logs["interpolated"]
+        return loss, logs | {"loss": loss}
 
     def _real_logits(self, batch: Batch, text: TextFeatures) -> Tensor | None:
         """Logits of the real images, where the generator's loss compares with them."""

@@ -21,7 +21,7 @@ from t2ibench.core.types import Batch, Images, TextFeatures
 from t2ibench.families.contract import OptimizerFactory
 from t2ibench.families.frozen_clip import FrozenClip
 from t2ibench.families.gan.augment import Augmentation, DiffAugment
-from t2ibench.families.gan.balance import balance
+from t2ibench.families.gan.balance import BALANCE, balance
 from t2ibench.families.gan.giga_discriminator import VisionDiscriminator, pyramid_of, realism
 from t2ibench.families.gan.giga_losses import (
     PyramidGame,
@@ -31,7 +31,7 @@ from t2ibench.families.gan.giga_losses import (
 from t2ibench.families.gan.inversion import Paint
 from t2ibench.families.gan.losses import AdversarialLoss, Adversary
 from t2ibench.families.gan.players import TwoPlayers
-from t2ibench.families.gan.steps import Step, parts_of
+from t2ibench.families.gan.steps import Step, named, parts_of
 from t2ibench.text.contract import TextEncoder
 
 
@@ -165,13 +165,12 @@ class GigaGAN(TwoPlayers):
             drawn = self.generator(self.encode_text(batch).detach(), noise)
         given = list(zip(parts, noise.chunk(len(parts)), strict=True))
         step = Step(self, of_discriminator, self.judging_parameters())
-        logs = step.take(self._discriminator_losses(given, drawn), len(parts))
-        logs["discriminator_gradient_norm"] = logs.pop("gradient_norm")
+        judged = step.take(self._discriminator_losses(given, drawn), len(parts))
+        logs = named("discriminator", judged, BALANCE)
         with self.judges_held():
             step = Step(self, of_generator, self.drawing_parameters())
-            logs |= step.take(self._generator_losses(batch, given, drawn), len(parts))
-        logs["generator_gradient_norm"] = logs.pop("gradient_norm")
-        return logs
+            made = step.take(self._generator_losses(batch, given, drawn), len(parts))
+        return logs | named("generator", made, ("loss",))
 
     def _discriminator_losses(
         self, parts: Sequence[tuple[Batch, Tensor]], drawn: list[Tensor] | None
@@ -189,8 +188,8 @@ class GigaGAN(TwoPlayers):
                 self.discriminator, real, fake, text, penalise
             )
             if self.vision is not None:
-                logs["vision_discriminator_loss"] = self._vision_loss(part.image, fake[-1], text)
-                loss = loss + self.vision_weight * logs["vision_discriminator_loss"]
+                logs["vision"] = self._vision_loss(part.image, fake[-1], text)
+                loss = loss + self.vision_weight * logs["vision"]
             yield loss, logs | balance(realism(right), realism(false), part.image, fake[-1])
 
     def _generator_losses(
@@ -208,13 +207,13 @@ class GigaGAN(TwoPlayers):
             fake = drawn or self.generator(text, noise)
             real = pyramid_of(part.image, len(fake))
             loss = self.game.generator_loss(self.discriminator, real, fake, text)
-            logs = {"adversarial_loss": loss}
+            logs = {"adversarial": loss}
             if captions is not None and self.clip is not None:
                 shown, rows = self.clip.embed_generated(fake[-1]), slice(first, first + len(part))
-                logs["clip_loss"] = clip_contrastive_loss(
+                logs["clip"] = clip_contrastive_loss(
                     shown, captions, self.clip_temperature, rows
                 )
-                loss = loss + self.clip_weight * logs["clip_loss"]
+                loss = loss + self.clip_weight * logs["clip"]
             first += len(part)
             if self.vision is not None:
                 seen = self._vision_logits(fake[-1], text)
@@ -222,8 +221,8 @@ class GigaGAN(TwoPlayers):
                 if self.game.adversary.relativistic:
                     with torch.no_grad():
                         other = self._vision_logits(part.image, text)
-                logs["vision_generator_loss"] = self.game.adversary.generator_loss(seen, other)
-                loss = loss + self.vision_weight * logs["vision_generator_loss"]
+                logs["vision"] = self.game.adversary.generator_loss(seen, other)
+                loss = loss + self.vision_weight * logs["vision"]
             yield loss, logs | {"loss": loss}
 
     def _vision_logits(self, images: Images, text: TextFeatures) -> Float[Tensor, " B"]:

@@ -148,11 +148,11 @@ class PyramidGame:
         judged = judge(pyramid, texts)
         right, false = split(judged[0], count)
         loss = multiscale_discriminator_loss(self.adversary, right, [(1.0, false)])
-        logs = {"discriminator_loss": loss.detach()}
+        logs = {"loss": loss.detach()}
         if self.matching_weight > 0:
             wrong = [(self.matching_weight, logits) for logits in split(judged[1], count)]
             loss = multiscale_discriminator_loss(self.adversary, right, [(1.0, false), *wrong])
-            logs["matching_loss"] = loss.detach() - logs["discriminator_loss"]
+            logs["matching"] = loss.detach() - logs["loss"]
         if penalise or self.adversary.penalised:
             penalty = self._penalty(judge, real, fake, text)
             logs["penalty"] = penalty.detach()

@@ -22,7 +22,7 @@ from t2ibench.core.ranks import noise_like, own_rows, world_size
 from t2ibench.core.types import Batch, TextFeatures
 from t2ibench.families.contract import OptimizerFactory, TextToImageModule
 from t2ibench.families.gan.augment import Augmentation, DiffAugment
-from t2ibench.families.gan.balance import balance
+from t2ibench.families.gan.balance import BALANCE, balance
 from t2ibench.families.gan.giga_discriminator import Halving, pyramid_of, realism
 from t2ibench.families.gan.giga_generator import (
     StyleMapping,
@@ -33,7 +33,7 @@ from t2ibench.families.gan.giga_generator import (
 )
 from t2ibench.families.gan.giga_losses import PyramidGame
 from t2ibench.families.gan.losses import AdversarialLoss, Adversary
-from t2ibench.families.gan.steps import Step, parts_of
+from t2ibench.families.gan.steps import Step, named, parts_of
 from t2ibench.families.gan.upper_stage import UpperStage
 from t2ibench.nn.adaptive import EqualisedConv
 from t2ibench.nn.conditioning import ConditioningKind
@@ -318,13 +318,12 @@ class GigaUpsampler(UpperStage):
         count = len(parts)
         given = list(zip(parts, low.chunk(count), latents.chunk(count), strict=True))
         step = Step(self, of_discriminator, self.judging_parameters())
-        logs = step.take(self._discriminator_losses(given, drawn), count)
-        logs["discriminator_gradient_norm"] = logs.pop("gradient_norm")
+        judged = step.take(self._discriminator_losses(given, drawn), count)
+        logs = named("discriminator", judged, BALANCE)
         with self.judges_held():
             step = Step(self, of_generator, self.drawing_parameters())
-            logs |= step.take(self._generator_losses(given, drawn), count)
-        logs["generator_gradient_norm"] = logs.pop("gradient_norm")
-        return logs
+            made = step.take(self._generator_losses(given, drawn), count)
+        return logs | named("generator", made, ("loss",))
 
     def _inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Low-resolution images with noise on them, and latents."""
@@ -364,7 +363,7 @@ class GigaUpsampler(UpperStage):
             error = l1_loss(fake[-1], part.image)
             loss = adversarial + self.reconstruction_weight * error
             yield loss, {
-                "adversarial_loss": adversarial, "reconstruction_loss": error, "loss": loss,
+                "adversarial": adversarial, "reconstruction": error, "loss": loss,
             }  # fmt: skip
 
     # ---- sampling ----

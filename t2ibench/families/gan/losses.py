@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, relu, softplus
 
 from t2ibench.core.errors import ConfigError
-from t2ibench.core.ranks import gathered, own, world_size
+from t2ibench.core.ranks import gathered, noise_like, own, world_size
 from t2ibench.core.types import Images
 
 AdversarialLoss = Literal["non_saturating", "hinge", "relativistic"]
@@ -210,14 +210,17 @@ def redescription_loss(
     return binary_cross_entropy_with_logits(logits, words, reduction="none").sum(1).mean()
 
 
-def gradient_penalty(logits: Logits, nudged: Logits, sigma: float) -> Float[Tensor, ""]:
+def gradient_penalty(
+    judge: Callable[[Images], Logits], images: Images, sigma: float
+) -> Float[Tensor, ""]:
     """Approximate R1 penalty: E[(D(x + sigma n) - D(x))^2] / sigma^2, n standard normal.
 
-    To first order in sigma it equals R1, E|dD/dx|^2, and needs no second derivative.
+    To first order in sigma it equals R1, E|dD/dx|^2, and needs no second derivative. In float32:
+    half precision rounds the difference away.
 
     Args:
-        logits: (B,) logits of images.
-        nudged: (B,) logits of the same images plus sigma n.
+        judge: maps images to logits (B,).
+        images: (B, 3, H, W) in [-1, 1].
         sigma: standard deviation of the perturbation, in units of [-1, 1] images.
 
     Source: Lin et al. 2025 (adversarial post-training), approximated R1; Mescheder et al.
@@ -225,4 +228,7 @@ def gradient_penalty(logits: Logits, nudged: Logits, sigma: float) -> Float[Tens
     Differs: divided by sigma^2, so that its weight means what R1's means; the factor
         gamma / 2 is the caller's.
     """
-    return (nudged - logits).square().mean() / sigma**2
+    images = images.float()
+    with torch.autocast(images.device.type, enabled=False):
+        difference = judge(images + sigma * noise_like(images)) - judge(images)
+    return difference.square().mean() / sigma**2

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.noise import Noise, TrainingNoise
-from t2ibench.core.ranks import noise_like
 from t2ibench.core.types import Batch, Images, TextFeatures
 from t2ibench.families.contract import OptimizerFactory
-from t2ibench.families.gan.balance import balance
+from t2ibench.families.gan.augment import Augmentation, DiffAugment
+from t2ibench.families.gan.balance import BALANCE, balance
 from t2ibench.families.gan.fast_painter import Judgement
 from t2ibench.families.gan.inversion import Paint
 from t2ibench.families.gan.losses import (
@@ -27,10 +28,27 @@ from t2ibench.families.gan.losses import (
 )
 from t2ibench.families.gan.pairs import halfway, next_caption
 from t2ibench.families.gan.players import TwoPlayers
+from t2ibench.families.gan.steps import Step, named, parts_of
 from t2ibench.text.contract import TextEncoder
 
 NUDGE = 0.02
 """Sigma of the approximate gradient penalty, in units of [-1, 1] images."""
+
+
+class Drawn(NamedTuple):
+    """A part of the batch as the generator's step finds it.
+
+    Attributes:
+        batch: the part.
+        text: its features before the discriminator's step, without gradients.
+        noise: its latents.
+        images: what the generator made of them, kept where the batch is one part.
+    """
+
+    batch: Batch
+    text: TextFeatures
+    noise: Tensor
+    images: Tensor | None
 
 
 class TextConditionalGAN(TwoPlayers):
@@ -58,16 +76,21 @@ class TextConditionalGAN(TwoPlayers):
         gradient_penalty_weight: gamma of the approximate R1, every step; 0 is off.
         interpolation_weight: weight of the generator's loss on captions halfway between two of the
             batch (INT); 0 is off.
+        augment: changes of what the discriminator sees (``DiffAugment``); [] is none.
+        accumulation: parts of a batch whose gradients are summed; wrong captions are of a part.
         truncation_psi: default truncation.
 
     Raises:
-        ConfigError: there is a word head without a weight, or a weight without a word head.
+        ConfigError: there is a word head without a weight, or a weight without a word head; see
+            also ``Adversary``, ``DiffAugment`` and ``TwoPlayers``.
 
     Source: Reed et al. 2016 (GAN-INT-CLS), algorithm 1 and section 4.3.
     Differs: a contrast within the batch (XMC-GAN) and the words read off the image (MirrorGAN)
         stand beside the matching-aware loss; the text encoder is trained along; both players
         see the same generated images.
     """
+
+    held_back_by: ClassVar[str] = "model.module.gradient_penalty_weight"
 
     def __init__(
         self,
@@ -88,6 +111,8 @@ class TextConditionalGAN(TwoPlayers):
         redescription_weight: float,
         gradient_penalty_weight: float,
         interpolation_weight: float,
+        augment: Sequence[Augmentation],
+        accumulation: int,
         truncation_psi: float,
     ) -> None:
         super().__init__(
@@ -97,7 +122,7 @@ class TextConditionalGAN(TwoPlayers):
             resolution=resolution,
             null_text_probability=null_text_probability,
             gradient_clip_norm=gradient_clip_norm,
-            accumulation=1,
+            accumulation=accumulation,
             truncation_psi=truncation_psi,
         )
         self.generator: Any = generator(resolution=resolution, text_width=text_encoder.width)
@@ -116,6 +141,7 @@ class TextConditionalGAN(TwoPlayers):
         self.redescription_weight = redescription_weight
         self.gradient_penalty_weight = gradient_penalty_weight
         self.interpolation_weight = interpolation_weight
+        self.augment = DiffAugment(augment)
 
     def extra_supervision(self) -> tuple[str, ...]:
         """Word labels of each image from its caption, where the redescription loss is on."""
@@ -128,16 +154,33 @@ class TextConditionalGAN(TwoPlayers):
         Differs: see the class.
         """
         of_generator, of_discriminator = cast(list[Any], self.optimizers())
-        text = self.encode_text(batch)
-        fake = self.generator(text.detach(), self._noise(text))
-        logs = self._discriminator_step(batch, text, fake.detach(), of_discriminator)
-        return logs | self._generator_step(batch, text.detach(), fake, of_generator)
+        parts, kept = parts_of(batch, self.accumulation), list[Drawn]()
+        step = Step(self, of_discriminator, self.judging_parameters())
+        judged = step.take(self._discriminator_losses(batch, parts, kept), len(parts))
+        with self.judges_held():
+            step = Step(self, of_generator, self.drawing_parameters())
+            drawn = step.take(self._generator_losses(kept), len(parts))
+        return named("discriminator", judged, BALANCE) | named("generator", drawn, ("loss",))
 
-    def _discriminator_step(
-        self, batch: Batch, text: TextFeatures, fake_images: Tensor, optimizer: Any
-    ) -> dict[str, Tensor]:
+    def _discriminator_losses(
+        self, batch: Batch, parts: Sequence[Batch], kept: list[Drawn]
+    ) -> Iterator[tuple[Tensor, Mapping[str, Tensor]]]:
+        """Loss and logs of each part of the batch, which is kept for the generator's step."""
+        noise = TrainingNoise(len(batch), batch.image.device).normal(self.generator.noise_width)
+        for part, latents in zip(parts, noise.chunk(len(parts)), strict=True):
+            text = self.encode_text(part)
+            known = text.detach()
+            with torch.set_grad_enabled(len(parts) == 1):
+                images = self.generator(known, latents)
+            kept.append(Drawn(part, known, latents, images if len(parts) == 1 else None))
+            yield self._judged(part, text, images.detach())
+
+    def _judged(
+        self, batch: Batch, text: TextFeatures, fake_images: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of the discriminator on a part of the batch, and what is logged of it."""
         judge, known = self.discriminator, text.detach()
-        real, fake = judge(batch.image), judge(fake_images)
+        real, fake = judge(self.augment(batch.image)), judge(self.augment(fake_images))
         right, false = judge.belief(real, known), judge.belief(fake, known)
         wrong = judge.belief(real, next_caption(known))
         adversarial = self.adversary.discriminator_loss(
@@ -145,30 +188,37 @@ class TextConditionalGAN(TwoPlayers):
         )
         told, matching = self._told(real, judge.embed_text(text), batch)
         loss = adversarial + told
+        logs = {"loss": adversarial, "matching": matching}
         if self.gradient_penalty_weight > 0:
-            nudged = judge(batch.image + NUDGE * noise_like(batch.image))
-            penalty = gradient_penalty(right, judge.belief(nudged, known), NUDGE)
-            loss = loss + 0.5 * self.gradient_penalty_weight * penalty
+            penalty = gradient_penalty(partial(self._believes, known), batch.image, NUDGE)
+            logs["penalty"] = 0.5 * self.gradient_penalty_weight * penalty
+            loss = loss + logs["penalty"]
         if self.adversary.penalised:
-            loss = loss + self.adversary.penalty(
-                lambda images: judge.belief(judge(images), known), batch.image, fake_images
-            )
-        self.optimise(optimizer, loss, self.judging_parameters())
-        logs = {"discriminator_loss": adversarial.detach(), "matching_real": matching.detach()}
-        return logs | balance(right, false, batch.image, fake_images)
+            judged = partial(self._believes, known)
+            logs["penalty"] = self.adversary.penalty(judged, batch.image, fake_images)
+            loss = loss + logs["penalty"]
+        return loss, logs | balance(right, false, batch.image, fake_images)
 
-    def _generator_step(
-        self, batch: Batch, text: TextFeatures, fake_images: Tensor, optimizer: Any
-    ) -> dict[str, Tensor]:
-        with self.judges_held():
-            fake = self.discriminator(fake_images)
+    def _believes(self, text: TextFeatures, images: Images) -> Tensor:
+        """Logits of images as they are, with their captions."""
+        return self.discriminator.belief(self.discriminator(images), text)
+
+    def _generator_losses(
+        self, kept: Sequence[Drawn]
+    ) -> Iterator[tuple[Tensor, Mapping[str, Tensor]]]:
+        """Loss and logs of each part of the batch."""
+        for batch, text, noise, images in kept:
+            drawn = self.generator(text, noise) if images is None else images
+            fake = self.discriminator(self.augment(drawn))
             told, matching = self._told(fake, self.discriminator.embed_text(text), batch)
             belief = self.discriminator.belief(fake, text)
-            loss = self.adversary.generator_loss(belief, self._real_logits(batch, text)) + told
+            adversarial = self.adversary.generator_loss(belief, self._real_logits(batch, text))
+            loss = adversarial + told
+            logs = {"adversarial": adversarial, "matching": matching}
             if self.interpolation_weight > 0:
-                loss = loss + self.interpolation_weight * self._interpolated(batch, text)
-            self.optimise(optimizer, loss, self.drawing_parameters())
-        return {"loss": loss.detach(), "matching_fake": matching.detach()}
+                logs["interpolated"] = self._interpolated(batch, text)
+                loss = loss + self.interpolation_weight * logs["interpolated"]
+            yield loss, logs | {"loss": loss}
 
     def _told(self, judged: Judgement, wanted: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Caption losses of judged images: the weighted sum, and matching alone."""
@@ -186,12 +236,12 @@ class TextConditionalGAN(TwoPlayers):
         if not self.adversary.relativistic:
             return None
         with torch.no_grad():
-            return self.discriminator.belief(self.discriminator(batch.image), text)
+            return self._believes(text, self.augment(batch.image))
 
     def _interpolated(self, batch: Batch, text: TextFeatures) -> Tensor:
         """Loss of the generator on captions halfway between two of the batch."""
         between = halfway(text)
-        fake = self.discriminator(self.generator(between, self._noise(text)))
+        fake = self.discriminator(self.augment(self.generator(between, self._noise(text))))
         wanted = self.discriminator.embed_text(between)
         matching = matching_loss(self.matching, fake.embedding, wanted, self.discriminator.scale)
         belief = self.discriminator.belief(fake, between)

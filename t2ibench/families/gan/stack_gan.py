@@ -72,8 +72,8 @@ def play(module: Any, batch: Batch) -> dict[str, Tensor]:
     logs = named("discriminator", step.take(judged(), len(parts)), BALANCE)
     with module.judges_held():
         step = Step(module, of_generator, module.drawing_parameters())
-        logs |= named("generator", step.take(drawn(), len(parts)))
-    return {"loss": logs["generator_loss"]} | logs
+        logs |= named("generator", step.take(drawn(), len(parts)), ("loss",))
+    return logs
 
 
 class StackGANStageOne(TwoPlayers):

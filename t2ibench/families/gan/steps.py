@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from t2ibench.core.errors import ConfigError
-from t2ibench.core.shards import stepped, whole
 from t2ibench.core.types import Batch
 from t2ibench.families.contract import TextToImageModule
 
@@ -58,12 +57,12 @@ class Step:
             count: number of parts.
 
         Returns:
-            Means of what is logged over the parts, detached, and ``gradient_norm``.
+            Means of what is logged over the parts, detached, and ``gradient_norm`` before
+            clipping, 0 for a step that 16-mixed skips: one is no training that failed.
         """
         norm = self.module.optimise(self.optimizer, self._shares(losses, count), self.parameters)
-        if norm is None:
-            moved = stepped(self.optimizer) or self.parameters
-            norm = whole(self.module.gradient_norm(moved))
+        if self.module.loss_scaler is not None:
+            norm = norm.where(norm.isfinite(), torch.zeros_like(norm))
         names = self.logs[0]
         found = {n: torch.stack([log[n].detach().float() for log in self.logs]) for n in names}
         return {n: values.mean() for n, values in found.items()} | {"gradient_norm": norm.detach()}
