@@ -228,6 +228,17 @@ class TextToImageModule(pl.LightningModule, ABC):
             if any(p.requires_grad for p in network.parameters())
         }
 
+    def step_kind(self, images: int) -> str:
+        """Name of the kind of the coming step, where steps differ in FLOPs (a lazy penalty).
+
+        Each kind is counted at its first step, so a term that is not taken at every step is
+        charged where it is. Must be the same on all ranks.
+
+        Args:
+            images: number of images of this rank in the step.
+        """
+        return ""
+
     @property
     def trains_in_turns(self) -> bool:
         """True where a backward pass leaves trained parameters without a gradient (a GAN)."""

@@ -50,13 +50,15 @@ class Clock:
     Attributes:
         images_seen: images the generator was trained on, repeats counted.
         flops_per_image: counted FLOPs of one training image, all players, forward, backward
-            and the optimiser's matrix products; 0 until the first step is counted.
+            and the optimiser's matrix products; 0 until the first step is counted. Where steps
+            differ (a lazy penalty), the mean over the images so far.
         seconds: wall seconds inside training steps.
         parts_flops: what training everything below the generator cost: the first stage,
             or the runs that a stage of a cascade stands on.
         parts_seconds: likewise, in seconds. Encoding the training set by what is frozen is in
             neither: it is done once for all runs on the same data, and shown beside.
         flops_by_part: ``flops_per_image`` by part of the model (G and D, text encoder …).
+        flops_by_kind: of one image by part, of each kind of step that was counted.
 
     Example:
         >>> clock = Clock(images_seen=2_000, flops_per_image=1e9, parts_flops=1e12)
@@ -70,11 +72,26 @@ class Clock:
     parts_flops: float = 0.0
     parts_seconds: float = 0.0
     flops_by_part: dict[str, float] = field(default_factory=dict)
+    flops_by_kind: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property
     def flops(self) -> float:
         """FLOPs of the generator's own training."""
         return self.images_seen * self.flops_per_image
+
+    def charge(self, images: int, kind: str) -> None:
+        """Advances by a step of a kind that is in ``flops_by_kind``."""
+        step, before = self.flops_by_kind[kind], self.images_seen
+        self.images_seen += images
+        # Steps of one kind have one cost, to the last bit.
+        if step != self.flops_by_part:
+            share = images / self.images_seen
+            rest = self.flops_by_part if before else {}
+            self.flops_by_part = {
+                part: (1 - share) * rest.get(part, 0.0) + share * step.get(part, 0.0)
+                for part in sorted(rest.keys() | step.keys())
+            }
+            self.flops_per_image = sum(self.flops_by_part.values())
 
     def spent(self, budget: Budget) -> float:
         """Amount of the budget's unit that is used up."""

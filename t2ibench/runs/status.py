@@ -46,13 +46,18 @@ def is_clock(value: Any) -> bool:
     """True for the clock of a training: amounts that are finite and not negative."""
     if not isinstance(value, Mapping):
         return False
-    parts = value.get("flops_by_part", {})
-    numbers = [value[name] for name in value if name != "flops_by_part"]
+    kinds = value.get("flops_by_kind", {})
+    if not isinstance(kinds, Mapping):
+        return False
+    by_part = [value.get("flops_by_part", {}), *kinds.values()]
+    if not all(isinstance(parts, Mapping) for parts in by_part):
+        return False
+    numbers = [value[name] for name in value if name not in ("flops_by_part", "flops_by_kind")]
+    numbers += [count for parts in by_part for count in parts.values()]
     return (
         set(value) <= {field.name for field in fields(Clock)}
-        and isinstance(parts, Mapping)
         and is_count(value.get("images_seen", 0))
-        and all(is_amount(number) for number in (*numbers, *parts.values()))
+        and all(is_amount(number) for number in numbers)
     )
 
 

@@ -44,7 +44,8 @@ class BudgetClock(pl.Callback):
     """Counts images, FLOPs and seconds and stops training when the budget is spent.
 
     The FLOPs of one training image are counted on the first batch, forward, backward and the
-    optimiser's matrix products (Muon's) of every player, and kept in the checkpoint. It also
+    optimiser's matrix products (Muon's) of every player, and kept in the checkpoint; once more on
+    the first step of another kind (``step_kind``), whose steps are charged their own. It also
     seeds the global generators from (seed, images seen) before each step, so that a resumed run
     draws what an uninterrupted one draws.
     """
@@ -54,16 +55,19 @@ class BudgetClock(pl.Callback):
         self.budget = budget
         self.seed = seed
         self._count: FlopCount | None = None
+        self._kind = ""
         self._started = 0.0
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Seeds the step and, at the first, starts counting FLOPs."""
+        """Seeds the step and, at the first of its kind, starts counting FLOPs."""
         # One seed for all ranks: each draws the whole batch's numbers and keeps its own.
         torch.manual_seed(derive_seed("step", self.seed, self.clock.images_seen, 0))
         pl_module.images_seen = self.clock.images_seen  # type: ignore[assignment]
-        if self.clock.flops_per_image == 0:
+        module: Any = pl_module
+        self._kind = module.step_kind(len(batch)) if hasattr(module, "step_kind") else ""
+        if self._kind not in self.clock.flops_by_kind:
             self._count = FlopCount(pl_module, trainer.optimizers)
         self._started = time.perf_counter()
 
@@ -81,15 +85,15 @@ class BudgetClock(pl.Callback):
             spent = self._slowest(trainer, spent)
         self.clock.seconds += spent
         if self._count is not None:
-            self.clock.flops_by_part = self._count.per_image(len(batch))
-            self.clock.flops_per_image = sum(self.clock.flops_by_part.values())
+            counted = self._count.per_image(len(batch))
+            self.clock.flops_by_kind[self._kind] = counted
             self._count = None
-            if self.clock.flops_per_image == 0 and self.budget.unit == "flops":
+            if not sum(counted.values()) and self.budget.unit == "flops":
                 raise BudgetError(
                     f"{type(pl_module).__name__} did no countable FLOPs in its first step, so "
                     "budget.unit=flops cannot stop it; use images or seconds."
                 )
-        self.clock.images_seen += len(batch) * trainer.world_size
+        self.clock.charge(len(batch) * trainer.world_size, self._kind)
         if self.clock.progress(self.budget) >= 1:
             trainer.should_stop = True
 
@@ -184,7 +188,11 @@ class LearningRate(pl.Callback):
 
 
 class AverageWeights(pl.Callback):
-    """Keeps the EMA of the sampling parameters and stores it in the checkpoint."""
+    """Keeps the EMA of the sampling parameters and stores it in the checkpoint.
+
+    Buffers (running statistics of batch norm) are those of the live network, as in the code of
+    StackGAN-v2, AttnGAN and StyleGAN2.
+    """
 
     def __init__(self, clock: Clock, half_life_images: float) -> None:
         self.clock = clock
@@ -225,6 +233,7 @@ class AverageWeights(pl.Callback):
 class LearningCurves(pl.Callback):
     """Writes means of the logged tensors over an interval of images; stops at non-finite ones.
 
+    A value is averaged over the steps that logged it (a lazy penalty's are few).
     Values stay on the device between intervals: the only host sync of training is here, and
     where a checkpoint is written. An interval that a checkpoint interrupts continues after it.
     """
@@ -241,7 +250,7 @@ class LearningCurves(pl.Callback):
         self.every_images = every_images
         self.track = track
         self._sums: dict[str, Tensor] = {}
-        self._steps = 0
+        self._steps: dict[str, int] = {}
         self._since = 0
         self._indices = torch.empty(0, dtype=torch.int64)
         self._told: set[str] = set()
@@ -263,7 +272,7 @@ class LearningCurves(pl.Callback):
         for name, value in outputs.items():
             value = value.detach().float()
             self._sums[name] = self._sums[name] + value if name in self._sums else value
-        self._steps += 1
+            self._steps[name] = self._steps.get(name, 0) + 1
         if len(self._indices) < NAMED_INDICES:
             self._indices = torch.cat([self._indices.to(batch.index), batch.index[:NAMED_INDICES]])
         if self.clock.images_seen - self._since >= self.every_images or trainer.should_stop:
@@ -281,7 +290,7 @@ class LearningCurves(pl.Callback):
         """State of the interval that is not yet full."""
         return {
             "sums": dict(self._sums),
-            "steps": self._steps,
+            "steps": dict(self._steps),
             "since": self._since,
             "indices": self._indices,
         }
@@ -289,7 +298,10 @@ class LearningCurves(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores the interval that is not yet full."""
         self._sums = dict(state_dict["sums"])
-        self._steps = state_dict["steps"]
+        steps = state_dict["steps"]
+        # One number for all names in checkpoints of version 0.1.
+        same = dict.fromkeys(self._sums, steps)
+        self._steps = dict(steps) if isinstance(steps, Mapping) else same
         self._since = state_dict["since"]
         self._indices = state_dict["indices"]
 
@@ -299,7 +311,7 @@ class LearningCurves(pl.Callback):
         Raises:
             NonFiniteLossError: a mean is NaN or infinite.
         """
-        means = {name: float(total) / self._steps for name, total in self._sums.items()}
+        means = {name: float(total) / self._steps[name] for name, total in self._sums.items()}
         bad = sorted(name for name, value in means.items() if not abs(value) < float("inf"))
         if bad:
             raise NonFiniteLossError(
@@ -333,7 +345,7 @@ class LearningCurves(pl.Callback):
             if self.track is not None:
                 self.track({name: float(value) for name, value in row.items()})
             self._warn(pl_module, means)
-        self._sums, self._steps, self._indices = {}, 0, self._indices[:0]
+        self._sums, self._steps, self._indices = {}, {}, self._indices[:0]
         self._since = self.clock.images_seen
 
     def _warn(self, pl_module: pl.LightningModule, means: dict[str, float]) -> None:

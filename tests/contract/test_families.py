@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 from contract.models import BATCH, MODELS, PROMPTS, Case, conditionings, few, stirred
+from safetensors.torch import load_file
 
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.knobs import front_knob
@@ -59,6 +60,15 @@ def test_a_few_steps_change_every_parameter_and_count_flops(case, trained):
     assert fitted.clock.images_seen == IMAGES
     assert fitted.clock.flops_per_image > 1e5
     assert set(module.sampling_parameters()) <= set(start)
+
+
+def test_only_what_samples_is_averaged(case, trained):
+    """What is saved but not averaged is of the last step: judges, and statistics of batches."""
+    run, module, _ = trained
+    saved, averaged = load_file(run.weights), set(module.sampling_parameters())
+    differing = {n for n, t in module.state_dict().items() if not torch.equal(saved[n], t)}
+    assert differing <= averaged
+    assert bool(differing) == (case.spec.model.training.ema_half_life_images > 0)
 
 
 def test_images_belong_to_their_seed_and_prompt(case):

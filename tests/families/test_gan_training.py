@@ -4,14 +4,27 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from contract.models import MODELS, Case
+from golden.test_models import KEPT
 from jaxtyping import TypeCheckError
 from torch import nn
 
 from t2ibench.core.errors import ConfigError
 from t2ibench.families.contract import TextToImageModule
 from t2ibench.families.gan.augment import DiffAugment, cutout, translation
-from t2ibench.families.gan.balance import balance, balance_alarms
+from t2ibench.families.gan.balance import LOGGED, balance, balance_alarms
+from t2ibench.families.gan.players import RATE
+from t2ibench.families.gan.steps import Step as Taken
 from t2ibench.text.word import WordTransformer
+
+GANS = [model for model in MODELS if model.startswith("gan/")]
+OF_A_BATCH = ["matching_weight=0", "wrong_weight=0"]
+WITHOUT_BATCH_STATISTICS = {
+    "gan/fast_painter": OF_A_BATCH,
+    "gan/giga_upsampler": [*OF_A_BATCH[:1], "r1_interval=1"],
+    "gan/style_gan_t": ["augment=[]", "discriminator.group=2"],
+}
+"""GANs whose images are judged one by one, without the losses that compare a batch's captions."""
 
 
 class Step(TextToImageModule):
@@ -74,17 +87,101 @@ def stepped(parts, clip=0.0, scaler=None):
 def test_a_batch_in_parts_steps_as_the_whole(clip):
     (norm, whole), (same, parts) = stepped(1, clip), stepped(4, clip)
     torch.testing.assert_close(parts, whole)
-    assert (norm is None) == (clip == 0)
-    if clip:
-        assert norm > clip
-        torch.testing.assert_close(same, norm)
+    assert norm > clip
+    torch.testing.assert_close(same, norm)
 
 
-def test_scaled_losses_are_clipped_by_their_true_norm():
-    plain, wanted = stepped(2, 0.5)
-    norm, found = stepped(2, 0.5, torch.amp.GradScaler("cpu", init_scale=1024.0))
+@pytest.mark.parametrize("clip", [0.0, 0.5])
+def test_scaled_losses_are_clipped_and_logged_by_their_true_norm(clip):
+    plain, wanted = stepped(2, clip)
+    norm, found = stepped(2, clip, torch.amp.GradScaler("cpu", init_scale=1024.0))
     torch.testing.assert_close(norm, plain)
     torch.testing.assert_close(found, wanted)
+
+
+class Scaled:
+    """An optimiser that steps as Lightning's does under 16-mixed."""
+
+    def __init__(self, parameters, scaler):
+        self.inner, self.scaler = torch.optim.SGD(parameters, 1.0), scaler
+        self.param_groups, self.zero_grad = self.inner.param_groups, self.inner.zero_grad
+
+    def step(self):
+        self.scaler.unscale_(self.inner)
+        self.scaler.step(self.inner)
+        self.scaler.update()
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.5])
+def test_an_overflow_of_the_discriminator_skips_its_step_alone(clip):
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    module, plain = Step(clip), Step(clip)
+    module._trainer = SimpleNamespace(precision_plugin=SimpleNamespace(scaler=scaler))
+    judge = nn.Linear(4, 3)
+    before = judge.weight.detach().clone()
+    x = torch.randn(8, 4, generator=torch.manual_seed(1))
+
+    def took(optimizer, network, factor, to=module):
+        losses = (network(part).square().mean() * factor for part in x.chunk(2))
+        step = Taken(to, optimizer, list(network.parameters()))
+        return step.take(((loss, {"loss": loss}) for loss in losses), 2)
+
+    logs = took(Scaled(judge.parameters(), scaler), judge, float("inf"))
+    assert torch.equal(judge.weight, before) and logs["gradient_norm"] == 0
+    assert scaler.get_scale() == 512
+    logs = took(Scaled(module.layer.parameters(), scaler), module.layer, 10.0)
+    wanted = took(torch.optim.SGD(plain.layer.parameters(), 1.0), plain.layer, 10.0, plain)
+    torch.testing.assert_close(logs["gradient_norm"], wanted["gradient_norm"])
+    torch.testing.assert_close(module.layer.weight, plain.layer.weight)
+
+
+def gradients(case, count):
+    """Of both players for one batch in parts, clipped; and what is logged."""
+    module = case.module()
+    module.accumulation, module.gradient_clip_norm = count, 0.5
+    optimizers = module.configure_optimizers()
+    for optimizer in optimizers:
+        optimizer.step = lambda: None
+    module.optimizers, module.manual_backward = lambda: optimizers, lambda loss: loss.backward()
+    batch = next(iter(case.batches(module)))
+    torch.manual_seed(0)
+    logs = module.training_step(batch, 0)
+    return {n: p.grad for n, p in module.named_parameters() if p.grad is not None}, logs
+
+
+@pytest.mark.parametrize("model", WITHOUT_BATCH_STATISTICS)
+def test_accumulated_training_is_that_of_the_whole_batch(model, shared_cache):
+    words = [f"model.module.{word}" for word in WITHOUT_BATCH_STATISTICS[model]]
+    case = Case(model, None, shared_cache, *words)
+    (whole, logs), (parts, of_parts) = gradients(case, 1), gradients(case, 2)
+    assert set(whole) == set(parts)
+    for name, gradient in whole.items():
+        torch.testing.assert_close(parts[name], gradient, atol=1e-5, rtol=1e-3, msg=name)
+    for name in (n for n in logs if not n.endswith(("spread", "matching"))):
+        torch.testing.assert_close(of_parts[name], logs[name], atol=1e-4, rtol=1e-3, msg=name)
+
+
+@pytest.mark.parametrize("model", GANS)
+def test_all_log_the_same_names(model):
+    """The golden facts are what a step logs (``golden/test_models.py``)."""
+    assert set(LOGGED) <= set(KEPT[model]["losses"])
+
+
+@pytest.mark.parametrize("model", GANS)
+def test_the_average_is_of_what_samples_and_alarms_name_keys(model, shared_cache):
+    module = Case(model, None, shared_cache).module()
+    averaged = {id(p) for p in module.sampling_parameters().values()}
+    drawing = {id(p) for p in module.generator.parameters() if p.requires_grad}
+    text = {id(p) for p in module.text_encoder.parameters() if p.requires_grad}
+    judging = {id(p) for p in module.judging_parameters()} - text
+    assert drawing and judging and averaged == drawing | text
+    (key, *_) = module.held_back_by.split()
+    told = module.alarms(logged(accuracy=1.0, gap=0.0, spread=0.0))
+    assert set(told) == {"won", "dead", "collapse"}
+    assert all(key in sentence and RATE in sentence for sentence in told.values())
+    # A key that does not exist cannot be composed.
+    other = Case(model, None, shared_cache, f"{RATE}=0.25", f"{key}=1").module()
+    assert other.configure_optimizers()[1].param_groups[0]["lr"] == 0.25
 
 
 def test_augmentation_moves_cuts_and_colours():

@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from contract.models import BATCH, Case
 from torch import nn
 from torch.nn.functional import normalize, softplus
 
@@ -18,6 +19,7 @@ from t2ibench.engine.build import instantiate
 from t2ibench.engine.edits import make_edit
 from t2ibench.engine.parts.frozen_backbone import FrozenNetwork
 from t2ibench.families.frozen_clip import FrozenClip
+from t2ibench.families.gan.balance import LOGGED
 from t2ibench.families.gan.giga_discriminator import (
     GigaDiscriminator,
     packed,
@@ -28,6 +30,7 @@ from t2ibench.families.gan.giga_discriminator import (
 from t2ibench.families.gan.giga_gan import GigaGAN
 from t2ibench.families.gan.giga_generator import MEAN_STYLES, GigaGenerator
 from t2ibench.families.gan.giga_losses import (
+    PENALISED,
     clip_contrastive_loss,
     multiscale_discriminator_loss,
     multiscale_generator_loss,
@@ -202,19 +205,19 @@ def test_a_pyramid_is_packed_and_unpacked():
 
 def test_the_penalty_is_that_of_all_sizes_and_falls_due_lazily():
     module = make_module(r1_gamma=0.5, r1_interval=4)
-    due = [module.game.penalty_is_due(step) for step in range(8)]
+    due = [module.game.kind(step) == PENALISED for step in range(8)]
     assert due == [False, False, False, True] * 2
     real = pyramid_of(torch.randn(4, 3, 16, 16), 3)
     text = module.encode_captions(CAPTIONS).detach()
     leaves = [x.clone().requires_grad_() for x in real]
     (logits,) = module.discriminator(leaves, [text])
     slopes = torch.autograd.grad(realism(logits).sum(), leaves)
-    expected = 0.5 / 2 * 4 * sum(s.square().sum((1, 2, 3)) for s in slopes).mean()
+    expected = 0.5 / 2 * sum(s.square().sum((1, 2, 3)) for s in slopes).mean()
     torch.testing.assert_close(
         module.game._penalty(module.discriminator, real, real, text), expected
     )
-    assert not make_module(r1_gamma=0.0).game.penalty_is_due(1)
-    assert not make_module(adversarial_loss="relativistic").game.penalty_is_due(1)
+    assert not make_module(r1_gamma=0.0).game.kind(1)
+    assert not make_module(adversarial_loss="relativistic").game.kind(1)
 
 
 # ---- training ----
@@ -238,8 +241,9 @@ def test_a_few_steps_change_every_parameter(changes):
         module.images_seen = 4 * step
         logs = module.training_step(make_batch(), step)
     assert all(torch.isfinite(v) and not v.requires_grad for v in logs.values())
-    assert {"loss", "matching_loss", "generator_gradient_norm", "fake_spread"} <= set(logs)
-    assert ("penalty" in logs) and ("clip_loss" in logs) == (changes.get("clip_weight", 0) > 0)
+    assert {*LOGGED, "discriminator_matching"} <= set(logs)
+    assert "discriminator_penalty" in logs
+    assert ("generator_clip" in logs) == (changes.get("clip_weight", 0) > 0)
     still = {n for n, p in module.named_parameters() if torch.equal(p, start[n])}
     # The relativistic loss does not see what is added to all logits of a map.
     unseen = ".plain.bias" if module.game.adversary.relativistic else "none"
@@ -267,7 +271,7 @@ def test_parts_of_a_batch_give_the_gradient_of_the_whole():
     assert set(whole) == set(parts)
     for name, gradient in whole.items():
         torch.testing.assert_close(parts[name], gradient, atol=2e-5, rtol=1e-3, msg=name)
-    for name in ("discriminator_loss", "matching_loss", "clip_loss", "penalty", "loss"):
+    for name in set(logs) - {"real_spread", "fake_spread"}:
         torch.testing.assert_close(logs_of_parts[name], logs[name], atol=1e-4, rtol=1e-4)
 
 
@@ -435,3 +439,19 @@ def test_the_whole_has_the_published_size():
 def test_normalised_embeddings_are_compared():
     vectors = make_clip().embed_texts(CAPTIONS)
     torch.testing.assert_close(vectors, normalize(vectors, dim=1))
+
+
+def test_a_lazy_penalty_is_charged_where_it_is_taken(shared_cache, tmp_path):
+    case = Case("gan/giga_gan", None, shared_cache, "model.module.r1_interval=3")
+    run, _, fitted = case.train(tmp_path / "whole", 4 * BATCH)
+    plain, penalised = (sum(fitted.clock.flops_by_kind[kind].values()) for kind in ("", PENALISED))
+    assert penalised > 1.2 * plain
+    assert fitted.clock.flops == pytest.approx(BATCH * (3 * plain + penalised))
+    by_part = fitted.clock.flops_by_part
+    assert sum(by_part.values()) == pytest.approx(fitted.clock.flops_per_image)
+    case.train(tmp_path / "cut", 4 * BATCH, interrupt_at=3)
+    _, _, resumed = case.train(tmp_path / "cut", 4 * BATCH)
+    assert resumed.clock.flops == fitted.clock.flops
+    without = Case("gan/giga_gan", None, shared_cache, "model.module.r1_gamma=0")
+    _, _, unpenalised = without.train(tmp_path / "without", 2 * BATCH)
+    assert unpenalised.clock.flops_per_image == plain

@@ -41,6 +41,7 @@ def facts(model, cache, *extra):
             part.backward()
         stepped = [p for group in optimizer.param_groups for p in group["params"]]
         gradients.append([p.grad for p in stepped if p.grad is not None])
+        return module.gradient_norm(stepped)
 
     module.optimizers, module.optimise = lambda: optimizers, watched
     batch = next(BatchStream(case.source.split("train"), batch_size=BATCH, seed=0))

@@ -24,6 +24,7 @@ from t2ibench.families.gan.augment import Augmentation, DiffAugment
 from t2ibench.families.gan.balance import BALANCE, balance
 from t2ibench.families.gan.giga_discriminator import VisionDiscriminator, pyramid_of, realism
 from t2ibench.families.gan.giga_losses import (
+    PENALISED,
     PyramidGame,
     caption_embeddings,
     clip_contrastive_loss,
@@ -151,6 +152,10 @@ class GigaGAN(TwoPlayers):
 
     # ---- training ----
 
+    def step_kind(self, images: int) -> str:
+        """``PENALISED`` where the lazy R1 is due, see ``PyramidGame``."""
+        return self.game.kind(self.images_seen // (images * world_size()))
+
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Performs the discriminator's step, then the generator's, for the same latents.
 
@@ -176,8 +181,7 @@ class GigaGAN(TwoPlayers):
         self, parts: Sequence[tuple[Batch, Tensor]], drawn: list[Tensor] | None
     ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         """Loss and logs of each part of the batch, given with its latents."""
-        count = sum(len(part) for part, _ in parts)
-        penalise = self.game.penalty_is_due(self.images_seen // (count * world_size()))
+        penalise = self.step_kind(sum(len(part) for part, *_ in parts)) == PENALISED
         for part, noise in parts:
             text = self.encode_text(part)
             with torch.no_grad():
@@ -210,9 +214,7 @@ class GigaGAN(TwoPlayers):
             logs = {"adversarial": loss}
             if captions is not None and self.clip is not None:
                 shown, rows = self.clip.embed_generated(fake[-1]), slice(first, first + len(part))
-                logs["clip"] = clip_contrastive_loss(
-                    shown, captions, self.clip_temperature, rows
-                )
+                logs["clip"] = clip_contrastive_loss(shown, captions, self.clip_temperature, rows)
                 loss = loss + self.clip_weight * logs["clip"]
             first += len(part)
             if self.vision is not None:

@@ -28,6 +28,9 @@ from t2ibench.families.gan.giga_generator import Pyramid
 from t2ibench.families.gan.losses import Adversary, zero_centred_penalty
 from t2ibench.families.gan.pairs import next_caption
 
+PENALISED = "penalised"
+"""Kind of a step with a lazy penalty."""
+
 
 def multiscale_discriminator_loss(
     adversary: Adversary, right: Logits, wrong: Sequence[tuple[float, Logits]]
@@ -124,14 +127,10 @@ class PyramidGame:
         self.r1_gamma = r1_gamma
         self.r1_interval = r1_interval
 
-    def penalty_is_due(self, step: int) -> bool:
-        """True at the last step of each interval.
-
-        The FLOPs of a training image are counted at the first step: without R1, not with all of
-        the penalty that others steps share.
-        """
+    def kind(self, step: int) -> str:
+        """``PENALISED`` at the last step of each interval, whose FLOPs are its own; else empty."""
         wanted = self.r1_gamma > 0 and not self.adversary.penalised
-        return wanted and step % self.r1_interval == self.r1_interval - 1
+        return PENALISED if wanted and step % self.r1_interval == self.r1_interval - 1 else ""
 
     def discriminator_loss(
         self,
@@ -154,15 +153,17 @@ class PyramidGame:
             loss = multiscale_discriminator_loss(self.adversary, right, [(1.0, false), *wrong])
             logs["matching"] = loss.detach() - logs["loss"]
         if penalise or self.adversary.penalised:
-            penalty = self._penalty(judge, real, fake, text)
-            logs["penalty"] = penalty.detach()
-            loss = loss + penalty
+            logs["penalty"] = self._penalty(judge, real, fake, text)
+            loss = loss + (self.r1_interval if penalise else 1) * logs["penalty"]
         return loss, logs, (right, false)
 
     def _penalty(
         self, judge: GigaDiscriminator, real: Pyramid, fake: Pyramid, text: TextFeatures
     ) -> Tensor:
-        """Zero-centred penalty of the summed logits of all pairs, with their captions."""
+        """Zero-centred penalty of the summed logits of all pairs, with their captions.
+
+        What is logged is that of one step, without the number of steps that a lazy one stands for.
+        """
         sides = [images.shape[-1] for images in real]
 
         def judged(row: Tensor) -> Tensor:
@@ -170,8 +171,7 @@ class PyramidGame:
 
         if self.adversary.penalised:
             return self.adversary.penalty(judged, packed(real), packed(fake))
-        weight = self.r1_gamma / 2 * self.r1_interval
-        return weight * zero_centred_penalty(judged, packed(real))
+        return self.r1_gamma / 2 * zero_centred_penalty(judged, packed(real))
 
     def generator_loss(
         self, judge: GigaDiscriminator, real: Pyramid, fake: Pyramid, text: TextFeatures

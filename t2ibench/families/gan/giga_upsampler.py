@@ -31,7 +31,7 @@ from t2ibench.families.gan.giga_generator import (
     enlarged,
     text_attention,
 )
-from t2ibench.families.gan.giga_losses import PyramidGame
+from t2ibench.families.gan.giga_losses import PENALISED, PyramidGame
 from t2ibench.families.gan.losses import AdversarialLoss, Adversary
 from t2ibench.families.gan.steps import Step, named, parts_of
 from t2ibench.families.gan.upper_stage import UpperStage
@@ -303,6 +303,10 @@ class GigaUpsampler(UpperStage):
 
     # ---- training ----
 
+    def step_kind(self, images: int) -> str:
+        """``PENALISED`` where the lazy R1 is due, see ``PyramidGame``."""
+        return self.game.kind(self.images_seen // (images * world_size()))
+
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Performs the discriminator's step, then the U-Net's, on the same enlarged images.
 
@@ -338,8 +342,7 @@ class GigaUpsampler(UpperStage):
         self, parts: Sequence[tuple[Batch, Tensor, Tensor]], drawn: list[Tensor] | None
     ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         """Loss and logs of each part of the batch, given with its small images and latents."""
-        count = sum(len(part) for part, _, _ in parts)
-        penalise = self.game.penalty_is_due(self.images_seen // (count * world_size()))
+        penalise = self.step_kind(sum(len(part) for part, *_ in parts)) == PENALISED
         for part, low, latents in parts:
             text = self.encode_text(part)
             with torch.no_grad():
