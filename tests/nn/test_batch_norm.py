@@ -9,8 +9,7 @@ import torch
 import torch.distributed as dist
 
 from t2ibench.core.types import TextFeatures
-from t2ibench.families.gan.pairs import first_with_second_half
-from t2ibench.families.gan.stack_gan_losses import next_rows
+from t2ibench.families.gan.pairs import first_with_second_half, next_rows
 from t2ibench.nn.batch_norm import BatchNorm
 
 

@@ -204,7 +204,7 @@ class AttnGAN(StagedPlayers):
         """Loss of all discriminators, see the class."""
         terms = []
         for i in range(len(real.alone)):
-            wrong = [(1 / 3, fake.told[i]), (1 / 3, real.mistold[i])]
+            wrong = [(1 / 3, fake.told[i]), (real.share / 3, real.mistold[i])]
             loss = self.adversary.discriminator_loss
             terms.append(loss(real.alone[i], [(1 / 3, fake.alone[i])], 1 / 2))
             terms.append(loss(real.told[i], wrong, 1 / 2))

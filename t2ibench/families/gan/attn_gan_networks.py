@@ -16,6 +16,7 @@ from torch.nn.functional import avg_pool2d, scaled_dot_product_attention
 
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.types import Images, TextFeatures
+from t2ibench.families.gan.pairs import next_rows
 from t2ibench.nn.batch_norm import BatchNorm
 from t2ibench.nn.conditioning import ConditioningKind
 from t2ibench.nn.gated import (
@@ -56,12 +57,15 @@ class Judged(NamedTuple):
     Attributes:
         alone: (B,) logits of realism, whatever the caption; a tensor a stage.
         told: (B,) logits with the caption.
-        mistold: (B - 1,) logits of image i with caption i + 1; none where they are not asked for.
+        mistold: logits of image i with caption i + 1 (``pairs.next_rows``); none where they are not
+            asked for.
+        share: by what the mean over ``mistold`` is multiplied, 1 on one rank.
     """
 
     alone: tuple[Tensor, ...]
     told: tuple[Tensor, ...]
     mistold: tuple[Tensor, ...] = ()
+    share: float = 1.0
 
     @property
     def together(self) -> Float[Tensor, "B K"]:
@@ -313,11 +317,14 @@ class Discriminator(nn.Module):
         orthogonal(self)
 
     def forward(
-        self, images: Images, sentence: Float[Tensor, "B D"], mistold: bool = False
+        self,
+        images: Images,
+        sentence: Float[Tensor, "B D"],
+        following: Float[Tensor, "B2 D"] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Logits alone, with the caption, and of image i with caption i + 1 where asked for."""
+        """Logits alone, with the caption, and of the first images with the following captions."""
         x = self.trunk(images)
-        wrong = self.with_caption(x[:-1], sentence[1:]) if mistold else None
+        wrong = None if following is None else self.with_caption(x[: len(following)], following)
         return self.alone(x).flatten(), self.with_caption(x, sentence), wrong
 
     def with_caption(
@@ -361,12 +368,13 @@ class Discriminators(nn.Module):
         self, images: Sequence[Tensor], sentence: Float[Tensor, "B D"], mistold: bool = False
     ) -> Judged:
         """Judges each size of images, the smallest first."""
+        following, _, share = next_rows(sentence) if mistold else (None, 0, 1.0)
         found = [
-            judge(x, sentence, mistold)
+            judge(x, sentence, following)
             for judge, x in zip(self.of_side.values(), images, strict=True)
         ]
         alone, told, wrong = zip(*found, strict=True)
-        return Judged(alone, told, wrong if mistold else ())
+        return Judged(alone, told, wrong if mistold else (), share)
 
 
 def pyramid_sides(resolution: int) -> tuple[int, ...]:

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.nn.functional import leaky_relu, relu
 
 from t2ibench.core.errors import ConfigError
-from t2ibench.core.noise import Noise, TrainingNoise
+from t2ibench.core.noise import Noise
+from t2ibench.core.ranks import own, world_size
 from t2ibench.core.types import Batch, Images, TextFeatures
 from t2ibench.families.contract import OptimizerFactory
 from t2ibench.families.gan.augment import Augmentation, DiffAugment
@@ -360,7 +361,8 @@ class GANINTCLS(TwoPlayers):
         told = text
         if self.interpolation_weight > 0:
             told = TextFeatures.cat([text, first_with_second_half(text)])
-        fake = self.augment(self.generator(told, self._noise(len(told))))
+        noise = self._noise(len(text), len(told) - len(text))
+        fake = self.augment(self.generator(told, noise))
         logits = self.discriminator.judge(self.discriminator.features(fake), told)
         real = self._real_logits(batch, text)
         count, between = len(text), len(told) - len(text)
@@ -389,8 +391,12 @@ class GANINTCLS(TwoPlayers):
                 for bias in convolution_biases(network):
                     bias.zero_()
 
-    def _noise(self, count: int) -> Tensor:
-        return TrainingNoise(count, self.device).normal(self.generator.noise_width)
+    def _noise(self, *counts: int) -> Tensor:
+        """Noise of each number of rows, drawn at once for the batch of all ranks."""
+        numbers = [count * world_size() for count in counts]
+        draws = torch.randn(sum(numbers), self.generator.noise_width, device=self.device)
+        rows = zip(draws.split(numbers), counts, strict=True)
+        return torch.cat([own(some, count) for some, count in rows])
 
     # ---- sampling ----
 

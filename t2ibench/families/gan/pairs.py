@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from jaxtyping import Float
 from torch import Tensor
 
-from t2ibench.core.ranks import gathered, greatest, own
+from t2ibench.core.ranks import gathered, greatest, own, rank, world_size
 from t2ibench.core.types import TextFeatures, pad_to_same_length
 
 
@@ -51,3 +52,16 @@ def between(one: TextFeatures, other: TextFeatures) -> TextFeatures:
     mine, theirs = (text.mask.to(text.tokens.dtype).unsqueeze(-1) for text in (one, other))
     tokens = (mine * one.tokens + theirs * other.tokens) / (mine + theirs).clamp(min=1)
     return TextFeatures(tokens, one.mask | other.mask, (one.pooled + other.pooled) / 2)
+
+
+def next_rows(mine: Float[Tensor, "B C"]) -> tuple[Float[Tensor, "B2 C"], int, float]:
+    """Rows i + 1 of the batch of all ranks, for this rank's rows i; the last has none.
+
+    Returns:
+        The following rows, their number, and by what this rank's mean over them is multiplied so
+        that the mean over the ranks is that over all pairs.
+    """
+    rows = gathered(mine)
+    following = own(rows.roll(-1, 0), len(mine))
+    pairs = len(mine) - (rank() == world_size() - 1)
+    return following[:pairs], pairs, pairs * world_size() / (len(rows) - 1)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from t2ibench.core.ranks import gathered, own, rank, world_size
 from t2ibench.core.types import Images
 from t2ibench.families.gan.augment import DiffAugment
 from t2ibench.families.gan.balance import balance
 from t2ibench.families.gan.losses import Adversary
+from t2ibench.families.gan.pairs import next_rows
 from t2ibench.families.gan.stack_gan_networks import Condition, Discriminator, divergence
 
 
@@ -82,7 +81,7 @@ class Losses:
             kinds = [(weight, judge.realism(fake))]
             loss = loss + self.adversary.discriminator_loss(judge.realism(real), kinds, 0.5)
         logs = balance(right, generated, real_images, fake_images)
-        logs |= {"loss": loss, "wrong": wrong.mean()}
+        logs |= {"loss": loss, "wrong": share * wrong.mean()}
         if self.adversary.penalised:
             logs["penalty"] = self._penalty(real_images, fake_images, mean)
             loss = loss + logs["penalty"]
@@ -116,16 +115,3 @@ class Losses:
             )
         finally:
             judge.train()
-
-
-def next_rows(mine: Float[Tensor, "B C"]) -> tuple[Float[Tensor, "B2 C"], int, float]:
-    """Rows i + 1 of the batch of all ranks, for this rank's rows i; the last has none.
-
-    Returns:
-        The following rows, their number, and by what this rank's mean over them is multiplied so
-        that the mean over the ranks is that over all pairs.
-    """
-    rows = gathered(mine)
-    following = own(rows.roll(-1, 0), len(mine))
-    pairs = len(mine) - (rank() == world_size() - 1)
-    return following[:pairs], pairs, pairs * world_size() / (len(rows) - 1)

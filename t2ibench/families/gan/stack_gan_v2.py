@@ -309,7 +309,7 @@ class StackGANv2(StagedPlayers):
         loss, terms = self.adversary.discriminator_loss, []
         for i in range(len(real.alone)):
             terms.append(loss(real.alone[i], [(1.0, fake.alone[i])], 2.0))
-            terms.append(loss(real.told[i], [(1.0, fake.told[i]), (1.0, real.mistold[i])]))
+            terms.append(loss(real.told[i], [(1.0, fake.told[i]), (real.share, real.mistold[i])]))
         return torch.stack(terms).sum()
 
     def _generator_losses(

@@ -44,6 +44,8 @@ def penalty_of_stages(
 ) -> Float[Tensor, ""]:
     """Penalties of the relativistic loss, summed over stages.
 
+    They see running statistics: each image's own gradient.
+
     Args:
         adversary: the loss.
         discriminators: one a stage.
@@ -52,8 +54,12 @@ def penalty_of_stages(
         sentence: condition of the discriminators.
     """
     found = []
-    for judge, r, f in zip(discriminators.of_side.values(), real, fake, strict=True):
-        found.append(adversary.penalty(partial(both_logits, judge, sentence), r, f))
+    discriminators.eval()
+    try:
+        for judge, r, f in zip(discriminators.of_side.values(), real, fake, strict=True):
+            found.append(adversary.penalty(partial(both_logits, judge, sentence), r, f))
+    finally:
+        discriminators.train()
     return torch.stack(found).sum()
 
 
