@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
@@ -20,6 +21,15 @@ def part_of(value: Any, like: Tensor) -> Any:
         return value
     on_device = value.to(like.device)
     return distribute_tensor(on_device, like.device_mesh, like.placements, src_data_rank=None)
+
+
+def gather(module: nn.Module) -> None:
+    """Gathers what a sharded module holds outside of its blocks; does nothing for another.
+
+    A backward pass spreads it again, so it is gathered before each player's losses.
+    """
+    if isinstance(module, FSDPModule):
+        module.unshard()
 
 
 def stepped(optimizer: Optimizer) -> list[Tensor]:

@@ -83,12 +83,16 @@ def check_shardable(module: Any) -> None:
     """Checks that a module can be trained with ``trainer.strategy=fsdp``.
 
     Raises:
-        ConfigError: its network has no blocks to gather one by one.
+        ConfigError: its network has no blocks to gather one by one, or one of two players has
+            none: gradients are shared out where a block's backward pass begins, so that this
+            player would never learn.
     """
-    if not sharded_blocks(module):
+    networks = module.networks().values()
+    players = [n for n in networks if hasattr(n, "blocks_to_shard") and n.blocks_to_shard()]
+    if len(players) < (2 if module.trains_in_turns else 1):
         raise ConfigError(
             f"trainer.strategy=fsdp shards transformers and UNets block by block, and "
-            f"{type(module).__name__} has no such network; set trainer.strategy=ddp."
+            f"{type(module).__name__} lacks such a network; set trainer.strategy=ddp."
         )
 
 

@@ -159,13 +159,15 @@ def gan(place, folder, model, *words, by=()):
     "model, words",
     [
         ("gan_int_cls", []),  # batch norm, over all ranks
-        ("giga_gan", ["trainer.strategy=fsdp"]),  # none
+        ("style_gan_t", ["trainer.strategy=fsdp"]),  # none
         *(
             pytest.param(model, words, marks=pytest.mark.slow)
             for model, words in [
                 ("attn_gan", []),
                 ("fast_painter", []),
                 ("giga_gan", []),
+                ("giga_gan", ["trainer.strategy=fsdp"]),
+                ("giga_upsampler", ["trainer.strategy=fsdp"]),
                 ("giga_upsampler", []),
                 ("stack_gan_1", []),
                 ("stack_gan_2", []),
@@ -266,7 +268,7 @@ def test_a_dead_rank_ends_the_run_and_another_number_goes_on(alone, place):
         (["trainer.devices=3"], "training.batch_size=32 is the whole batch, which 3 devices"),
         (["trainer.num_nodes=2"], "a scheduler must start a process for each device"),
         (["trainer.strategy=fsdp"], "fsdp shards over several devices"),
-        (["trainer.strategy=fsdp", "trainer.devices=2"], "TextConditionalGAN has no such network"),
+        (["trainer.strategy=fsdp", "trainer.devices=2"], "TextConditionalGAN lacks such a network"),
         (["trainer.strategy=zero"], "trainer.strategy=zero is unknown"),
     ],
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from einops import rearrange
@@ -291,6 +291,10 @@ class SynthesisLevel(nn.Module):
         self.text = text
         self.to_image = ToImage(out, style_width) if colours else None
 
+    def prepare(self, words: TextFeatures) -> Any:
+        """Prompt's part of the level; None where it reads no text."""
+        return None if self.text is None else cast(Any, self.text).prepare(words)
+
     def forward(
         self, x: Float[Tensor, "B C H W"], style: Float[Tensor, "B D"], context: Any
     ) -> tuple[Float[Tensor, "B C2 H W"], Images | None]:
@@ -399,7 +403,7 @@ class GigaGenerator(nn.Module):
 
     def contexts(self, words: TextFeatures) -> list[Any]:
         """Prompt's part of each level, from the text branch's output; computed once a prompt."""
-        return [None if lv.text is None else lv.text.prepare(words) for lv in self.levels]  # type: ignore[union-attr, operator]
+        return [cast(SynthesisLevel, level).prepare(words) for level in self.levels]
 
     def synthesise(self, styles: Styles, contexts: Sequence[Any]) -> list[Float[Tensor, "B 3 _ _"]]:
         """Images of all levels, the smallest first.

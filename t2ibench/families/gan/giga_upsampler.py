@@ -159,7 +159,7 @@ class UpsamplingUNet(nn.Module):
 
     def contexts(self, words: TextFeatures) -> list[Any]:
         """Prompt's part of each level, from the text branch's output; computed once a prompt."""
-        return [None if lv.text is None else lv.text.prepare(words) for lv in self.up]  # type: ignore[union-attr, operator]
+        return [cast(SynthesisLevel, level).prepare(words) for level in self.up]
 
     def enlarge(
         self, low: Float[Tensor, "B 3 h w"], style: Float[Tensor, "B D"], contexts: Sequence[Any]

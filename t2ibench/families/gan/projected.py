@@ -382,6 +382,10 @@ class ProjectedHeads(nn.Module):
             Head(width, text_width, embedding_width, kernel, group) for _ in range(maps)
         )
 
+    def blocks_to_shard(self) -> list[nn.Module]:
+        """The heads."""
+        return list(self.heads)
+
     def forward(
         self, features: Sequence[Float[Tensor, "B D N"]], text: Float[Tensor, "B D2"]
     ) -> Float[Tensor, "B L"]:

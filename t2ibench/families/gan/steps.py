@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from t2ibench.core.errors import ConfigError
+from t2ibench.core.shards import gather
 from t2ibench.core.types import Batch
 from t2ibench.families.contract import TextToImageModule
 
@@ -70,7 +71,10 @@ class Step:
     def _shares(
         self, losses: Iterable[tuple[Tensor, Mapping[str, Tensor]]], count: int
     ) -> Iterator[Tensor]:
-        for loss, logs in losses:
+        parts = iter(losses)
+        for _ in range(count):
+            gather(self.module)
+            loss, logs = next(parts)
             self.logs.append(logs)
             yield loss / count
 
