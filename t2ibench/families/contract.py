@@ -244,6 +244,14 @@ class TextToImageModule(pl.LightningModule, ABC):
         """True where a backward pass leaves trained parameters without a gradient (a GAN)."""
         return False
 
+    @property
+    def second_derivatives(self) -> str:
+        """Configuration key of a loss that differentiates a gradient (R1); empty without one.
+
+        Sharded weights are gone when the gradient is differentiated, so FSDP refuses it.
+        """
+        return ""
+
     def guarded_parts(self) -> dict[str, nn.Module]:
         """Networks that conditioned or trained the generator, by name: for the leakage guard.
 

@@ -85,7 +85,7 @@ def check_shardable(module: Any) -> None:
     Raises:
         ConfigError: its network has no blocks to gather one by one, or one of two players has
             none: gradients are shared out where a block's backward pass begins, so that this
-            player would never learn.
+            player would never learn; or a loss has second derivatives.
     """
     networks = module.networks().values()
     players = [n for n in networks if hasattr(n, "blocks_to_shard") and n.blocks_to_shard()]
@@ -93,6 +93,11 @@ def check_shardable(module: Any) -> None:
         raise ConfigError(
             f"trainer.strategy=fsdp shards transformers and UNets block by block, and "
             f"{type(module).__name__} lacks such a network; set trainer.strategy=ddp."
+        )
+    if key := getattr(module, "second_derivatives", ""):
+        raise ConfigError(
+            f"trainer.strategy=fsdp frees weights that the gradient penalty of {key} needs for its "
+            f"second derivative; set {key}=0 or trainer.strategy=ddp."
         )
 
 

@@ -98,7 +98,7 @@ def curves(run):
     return [header[i] for i in kept], torch.tensor([[float(row[i]) for i in kept] for row in rows])
 
 
-def assert_same_training(found, wanted, images=96):
+def assert_same_training(found, wanted, images=96, flops=1e-3):
     """Equal but for the order of sums: curves, counted FLOPs and weights.
 
     Adam turns rounding into steps of full length where gradients are all but zero (a bias before
@@ -107,12 +107,12 @@ def assert_same_training(found, wanted, images=96):
     assert found.path.name == wanted.path.name
     (names, one), (same, two) = curves(wanted), curves(found)
     assert names == same
-    torch.testing.assert_close(two, one, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(two, one, rtol=max(flops, 1e-3), atol=1e-5)
     clocks = [run.status()["clock"] for run in (wanted, found)]
     assert clocks[0]["images_seen"] == clocks[1]["images_seen"] == images
     # Each rank encodes the null caption for itself.
     assert clocks[1]["flops_by_part"] == pytest.approx(clocks[0]["flops_by_part"], rel=0.01)
-    assert clocks[1]["flops_per_image"] == pytest.approx(clocks[0]["flops_per_image"], rel=1e-3)
+    assert clocks[1]["flops_per_image"] == pytest.approx(clocks[0]["flops_per_image"], rel=flops)
     weights, others = load_file(wanted.weights), load_file(found.weights)
     assert {n: t.shape for n, t in weights.items()} == {n: t.shape for n, t in others.items()}
     one, two = (torch.cat([w[n].double().flatten() for n in weights]) for w in (weights, others))
@@ -180,12 +180,14 @@ def gan(place, folder, model, *words, by=()):
 def test_a_gan_trains_on_two_processes_as_on_one(place, tmp_path, model, words):
     # Groups of StyleGAN-T's judge are whole on each rank; a lazy penalty falls due.
     own = {"style_gan_t": ["model.module.discriminator.group=2"]}.get(model, [])
-    own += ["model.module.r1_interval=2"] if model.startswith("giga") else []
+    if model.startswith("giga"):
+        own += ["model.module.r1_gamma=0" if words else "model.module.r1_interval=2"]
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     wanted = gan(place, tmp_path / "one", f"gan/{model}", *own)
     words = [*own, *words, "trainer.devices=2"]
     found = gan(place, tmp_path / "two", f"gan/{model}", *words, by=launcher)
-    assert_same_training(found, wanted, images=16)
+    # The estimate of a spectral norm is each rank's own work.
+    assert_same_training(found, wanted, images=16, flops=5e-3)
 
 
 @pytest.mark.parametrize("family", ["autoregressive", "diffusion"])
@@ -269,6 +271,16 @@ def test_a_dead_rank_ends_the_run_and_another_number_goes_on(alone, place):
         (["trainer.num_nodes=2"], "a scheduler must start a process for each device"),
         (["trainer.strategy=fsdp"], "fsdp shards over several devices"),
         (["trainer.strategy=fsdp", "trainer.devices=2"], "TextConditionalGAN lacks such a network"),
+        (
+            [
+                "trainer.strategy=fsdp",
+                "trainer.devices=2",
+                "model=gan/giga_gan",
+                "clip=none",
+                "model.module.clip_weight=0",
+            ],
+            "set model.module.r1_gamma=0 or trainer.strategy=ddp",
+        ),
         (["trainer.strategy=zero"], "trainer.strategy=zero is unknown"),
     ],
 )

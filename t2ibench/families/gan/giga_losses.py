@@ -127,6 +127,13 @@ class PyramidGame:
         self.r1_gamma = r1_gamma
         self.r1_interval = r1_interval
 
+    @property
+    def penalty_key(self) -> str:
+        """Configuration key of the penalty that is on; empty without one."""
+        if self.adversary.penalised:
+            return "model.module.relativistic_gamma"
+        return "model.module.r1_gamma" if self.r1_gamma > 0 else ""
+
     def kind(self, step: int) -> str:
         """``PENALISED`` at the last step of each interval, whose FLOPs are its own; else empty."""
         wanted = self.r1_gamma > 0 and not self.adversary.penalised

@@ -303,6 +303,11 @@ class GigaUpsampler(UpperStage):
 
     # ---- training ----
 
+    @property
+    def second_derivatives(self) -> str:
+        """Key of the penalty that is on, of the relativistic loss or R1."""
+        return self.game.penalty_key
+
     def step_kind(self, images: int) -> str:
         """``PENALISED`` where the lazy R1 is due, see ``PyramidGame``."""
         return self.game.kind(self.images_seen // (images * world_size()))

@@ -98,6 +98,12 @@ class TwoPlayers(TextToImageModule):
         """True: the two players train in turns."""
         return True
 
+    @property
+    def second_derivatives(self) -> str:
+        """Key of the relativistic loss's penalties, where they are on."""
+        adversary = getattr(self, "adversary", None)
+        return "model.module.relativistic_gamma" if adversary and adversary.penalised else ""
+
     def sampling_parameters(self) -> dict[str, nn.Parameter]:
         """Trainable parameters of sampling: all but those of the judging networks."""
         own = tuple(f"{name}." for name in self.judges)
