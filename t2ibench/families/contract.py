@@ -333,7 +333,7 @@ class TextToImageModule(pl.LightningModule, ABC):
 
     @property
     def loss_scaler(self) -> Any:
-        """What scales losses under 16-mixed, a ``torch.amp.GradScaler``; None elsewhere."""
+        """``torch.amp.GradScaler`` of 16-mixed; None elsewhere."""
         return getattr(getattr(self._trainer, "precision_plugin", None), "scaler", None)
 
     def gradient_norm(self, parameters: Iterable[Tensor]) -> Tensor:

@@ -168,7 +168,8 @@ def test_the_average_is_of_what_samples_and_alarms_name_keys(model, shared_cache
     assert drawing and judging and averaged == drawing | text
     (key, *_) = module.held_back_by.split()
     told = module.alarms(logged(accuracy=1.0, gap=0.0, spread=0.0))
-    assert set(told) == {"won", "dead", "collapse"}
+    told |= module.alarms(logged(accuracy=0.0))
+    assert set(told) == set(SAID)
     assert all(key in sentence and RATE in sentence for sentence in told.values())
     # A key that does not exist cannot be composed.
     other = Case(model, None, shared_cache, f"{RATE}=0.25", f"{key}=1").module()
@@ -218,6 +219,7 @@ def logged(accuracy=0.8, gap=1.0, spread=0.5):
     [
         (logged(), set()),
         (logged(accuracy=1.0), {"won"}),
+        (logged(accuracy=0.01), {"lost"}),
         (logged(gap=1e-5), {"dead"}),
         (logged(spread=0.01), {"collapse"}),
     ],
@@ -226,6 +228,37 @@ def test_what_is_out_of_balance_is_told(found, kinds):
     told = balance_alarms(found, "the.rate", "the.penalty")
     assert set(told) == kinds
     assert all("the.rate" in s and "the.penalty" in s for s in told.values())
+
+
+SAID = {
+    "won": "tells real from generated",
+    "lost": "takes generated images for real",
+    "dead": "gives real and generated images the same logit",
+    "collapse": "all but collapsed to one image",
+}
+
+
+@pytest.mark.parametrize(
+    "kind, words",
+    [
+        ("won", ["generator_optimizer.lr=1e-9"]),
+        ("lost", ["discriminator_optimizer.lr=0"]),
+        # Weights decay to nothing in every step.
+        (
+            "dead",
+            [
+                "discriminator_optimizer._target_=torch.optim.AdamW",
+                "discriminator_optimizer.weight_decay=500",
+            ],
+        ),
+        ("collapse", ["generator_optimizer.lr=1.0"]),
+    ],
+)
+def test_a_silly_setting_is_told_in_training(kind, words, shared_cache, tmp_path, caplog):
+    words = [f"model.module.{word}" for word in words]
+    case = Case("gan/fast_painter", None, shared_cache, "trainer.log_every_images=80", *words)
+    case.train(tmp_path, 240)
+    assert SAID[kind] in caplog.text
 
 
 def test_balance_is_of_pairs_and_pixels():
@@ -240,3 +273,14 @@ def test_balance_is_of_pairs_and_pixels():
         "real_logit": 0.5, "fake_logit": 1.0, "accuracy": 0.5,
         "real_spread": 0.5, "fake_spread": 0.0,
     }  # fmt: skip
+
+
+def test_penalised_training_is_counted(shared_cache, tmp_path):
+    """The counter of FLOPs follows the gradient that is differentiated."""
+    word = "model.module.adversarial_loss=relativistic"
+    flops = []
+    for gamma in (0.0, 1.0):
+        words = [word, f"model.module.relativistic_gamma={gamma}"]
+        case = Case("gan/fast_painter", None, shared_cache, *words)
+        flops.append(case.train(tmp_path / str(gamma), 4)[2].clock.flops_by_part["discriminator"])
+    assert flops[1] > 1.5 * flops[0]

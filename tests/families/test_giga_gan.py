@@ -249,7 +249,12 @@ def test_a_few_steps_change_every_parameter(changes):
     unseen = ".plain.bias" if module.game.adversary.relativistic else "none"
     assert not [name for name in still if not name.endswith(unseen)]
     assert all(p.requires_grad for p in module.parameters())
-    assert set(module.alarms({k: float(v) for k, v in logs.items()})) <= {"won", "dead", "collapse"}
+    assert set(module.alarms({k: float(v) for k, v in logs.items()})) <= {
+        "won",
+        "lost",
+        "dead",
+        "collapse",
+    }
 
 
 def test_parts_of_a_batch_give_the_gradient_of_the_whole():

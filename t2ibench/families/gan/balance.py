@@ -25,9 +25,13 @@ LOGGED = (
 discriminator's adversarial loss, norms before clipping, and the balance. Other terms are named
 after their player too (``generator_clip``, ``discriminator_penalty``)."""
 
-WON, DEAD, COLLAPSED = 0.995, 1e-3, 0.1
-"""Accuracy above which the discriminator has won; difference of mean logits below which it tells
-nothing; spread of generated images, over that of real ones, below which they are all one."""
+WON, LOST, DEAD, COLLAPSED = 0.995, 0.05, 1e-3, 0.1
+"""Accuracy above which the discriminator has won, and below which it takes generated images for
+real; difference of mean logits below which it tells nothing; spread of generated images, over that
+of real ones, below which they are all one."""
+
+GENERATOR_RATE = "model.module.generator_optimizer.lr"
+"""Configuration key of the generator's learning rate."""
 
 
 @torch.no_grad()
@@ -80,13 +84,18 @@ def balance_alarms(logged: Mapping[str, float], rate: str, penalty: str) -> dict
     if logged["fake_spread"] < COLLAPSED * logged["real_spread"]:
         found["collapse"] = (
             f"generated images differ {logged['fake_spread'] / logged['real_spread']:.2g} times as "
-            f"much as real ones, so the generator has all but collapsed to one image; lower {rate} "
-            f"or raise {penalty}."
+            f"much as real ones, so the generator has all but collapsed to one image; lower "
+            f"{GENERATOR_RATE} or {rate}, or raise {penalty}."
         )
     if logged["accuracy"] > WON:
         found["won"] = (
             f"the discriminator tells real from generated in {logged['accuracy']:.1%} of pairs, so "
             f"the generator learns little from it; lower {rate} or raise {penalty}."
+        )
+    if logged["accuracy"] < LOST:
+        found["lost"] = (
+            f"the discriminator takes generated images for real in {1 - logged['accuracy']:.1%} of "
+            f"pairs, so it learns too little; raise {rate} or lower {penalty}."
         )
     if abs(logged["real_logit"] - logged["fake_logit"]) < DEAD:
         found["dead"] = (
