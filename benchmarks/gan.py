@@ -22,7 +22,6 @@ GPU those of the clock. Contenders take turns; a ratio is the median of the roun
 from __future__ import annotations
 
 import argparse
-import gc
 import subprocess
 import sys
 import tempfile
@@ -51,12 +50,9 @@ from t2ibench.evaluation.flops import count_flops
 from t2ibench.families.damsm import DAMSM, DAMSMFeatures, FrozenDAMSM
 from t2ibench.families.gan import attn_gan as family
 from t2ibench.families.gan import attn_gan_networks as networks
-from t2ibench.families.gan.giga_upsampler import UpsamplingUNet
 from t2ibench.nn.regions import InceptionRegions
-from t2ibench.samplers.tiles import tiled
 
 SIDE = 64
-MIB = 2**20
 MODELS = (
     "gan/fast_painter_words", "gan/gan_int_cls", "gan/stack_gan_1", "gan/stack_gan_2",
     "gan/stack_gan_v2", "gan/attn_gan", "gan/style_gan_t", "gan/giga_gan", "gan/giga_upsampler",
@@ -313,71 +309,11 @@ def upsampler(given: argparse.Namespace) -> None:
     )
     sys.stdout.flush()
     for side in given.sides:
-        words = ["--enlarge", str(side), "--width", str(given.width), "--tile", str(given.tile)]
+        words = [str(side), "--width", str(given.width), "--tile", str(given.tile)]
         words += ["--device", given.device, "--threads", str(given.threads)]
-        subprocess.run([sys.executable, __file__, *words], check=True)
-
-
-def resident(name: str) -> int:
-    """Bytes of this process by the kernel's name: VmRSS now, VmHWM at most so far."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
-
-
-@torch.inference_mode()
-def enlarge(given: argparse.Namespace) -> None:
-    """Enlarges one image in this process and prints what that took beside images and weights."""
-    side, device = given.enlarge, given.device
-    torch.manual_seed(0)
-    network = UpsamplingUNet(
-        upscale=4,
-        text_width=64,
-        noise_width=32,
-        style_width=64,
-        mapping_depth=2,
-        halvings=2,
-        channel_base=2 * given.width,
-        channel_max=given.width,
-        depth=2,
-        candidates=2,
-        heads=2,
-        branch_width=64,
-        branch_depth=1,
-        conditioning="cross_attention",
-    )
-    of_device(network, device)
-    tokens = torch.randn(1, 18, 64, device=device)
-    told = network.branch(
-        TextFeatures(tokens, torch.ones(1, 18, dtype=torch.bool, device=device), tokens.mean(1))
-    )
-    style, contexts = network.mapping(torch.randn(1, 32, device=device), told.pooled), None
-    contexts = network.contexts(told)
-
-    def whole(low: Tensor) -> Tensor:
-        return tiled(
-            lambda piece: network.enlarge(piece, style, contexts)[-1].clamp(-1, 1),
-            low,
-            upscale=4,
-            tile=given.tile,
-            halo=network.halo,
+        subprocess.run(
+            [sys.executable, Path(__file__).parent / "gan_memory.py", *words], check=True
         )
-
-    # What a first call keeps (kernels, thread pools) is no image's.
-    whole(torch.zeros(1, 3, 16, 16, device=device))
-    low = torch.rand(1, 3, side // 4, side // 4, device=device) * 2 - 1
-    gc.collect()
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated() if device == "cuda" else resident("VmRSS")
-    start = time.perf_counter()
-    enlarged = whole(low)
-    peak = torch.cuda.max_memory_allocated() if device == "cuda" else resident("VmHWM")
-    minutes = (time.perf_counter() - start) / 60
-    image = enlarged.numel() * enlarged.element_size()
-    sys.stdout.write(
-        f"  {side:5d} px: {(peak - before - image) / MIB:7.0f} MiB above images and weights, image "
-        f"{image / MIB:.0f} MiB, process {resident('VmHWM') / MIB:.0f} MiB, {minutes:.1f} minutes\n"
-    )
 
 
 # ---- every GAN by the FLOP ----
@@ -437,12 +373,8 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--enlarge", type=int, default=0, help=argparse.SUPPRESS)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    if given.enlarge:
-        enlarge(given)
-        return
     for name, part in PARTS.items():
         if given.only in (None, name):
             part(given)
