@@ -91,11 +91,6 @@ EDIT_OPTIONS = (
 )
 """Options of edits, equal to those of ``engine/edits.py`` (a test checks it)."""
 
-
-LISTS = ("seed", "strength", "switch", "style", "weight")
-"""Options, besides knobs, that take a list where a sheet is drawn."""
-
-
 LISTS = ("seed", "strength", "switch", "style", "weight")
 """Options that may be lists where a sheet is drawn, next to all knobs."""
 
