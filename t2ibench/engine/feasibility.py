@@ -1,4 +1,4 @@
-"""Checks that a run can be scored once it is trained, before any work is done.
+"""Checks that a run can be trained and scored, before any work is done.
 
 What a protocol asks of the data set (splits, images, resolution), of the evaluator (networks that
 are there) and of the model (knobs and their ranges) is known without an image or a trained weight.
@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 
 from t2ibench.core.errors import ConfigError, ScoreError
 from t2ibench.core.hashing import hash_json
-from t2ibench.core.knobs import Knob, front_knob, resolve_knobs
+from t2ibench.core.knobs import front_knob, resolve_knobs
 from t2ibench.core.ranks import rank
 from t2ibench.data.records import DataSource
 from t2ibench.engine.build import build_module
@@ -27,11 +28,13 @@ from t2ibench.engine.judges import (
 )
 from t2ibench.engine.parts.clip import TrainedClip
 from t2ibench.engine.parts.damsm import TextEncoderOfDAMSM, TrainedDAMSM
+from t2ibench.engine.parts.frozen_backbone import FrozenBackbone
 from t2ibench.engine.parts.pretrained_text import PretrainedTextEncoder
 from t2ibench.engine.parts.text import ConfiguredTextEncoder
 from t2ibench.engine.scoring_plan import fixed_knobs, front_settings
 from t2ibench.engine.spec import RunSpec
 from t2ibench.evaluation.protocol import WHOLE_SPLIT, Protocol
+from t2ibench.families.contract import TextToImageModule
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +65,7 @@ def check_scoring(context: Context) -> None:
             check_splits(spec, f"protocol.{part}", protocol, source)
     warn_of_floor(test, source)
     check_judges(context, test)
-    check_knobs(context)
+    check_model(context)
 
 
 def check_splits(spec: RunSpec, key: str, protocol: Protocol, source: DataSource) -> None:
@@ -155,24 +158,26 @@ def check_judges(context: Context, protocol: Protocol) -> None:
         _loadable.add(known)
 
 
-def check_knobs(context: Context) -> None:
-    """Refuses knobs that the model does not have, and values out of range.
+def check_model(context: Context) -> None:
+    """Refuses a model that cannot be made of the data and its parts, and knobs that it has not.
 
-    A model that stands on a run or a published CLIP is checked once those are there.
+    A model that stands on a run or a published CLIP is checked once those are there; they are not
+    trained for it.
 
     Raises:
-        ConfigError: an unknown knob, or a value out of range.
+        ConfigError: an impossible resolution, width or loss, an unknown knob, or a value out of
+            range.
     """
     spec = context.spec
-    given = (spec.knobs, spec.protocol.knobs, spec.protocol.knob_sweep, spec.protocol.steps_sweep)
     own = ConfiguredTextEncoder | PretrainedTextEncoder | TextEncoderOfDAMSM
-    alone = isinstance(spec.text, own) and all(
-        name == "first_stage" or isinstance(part, TrainedClip | TrainedDAMSM)
-        for name, part in spec.parts.items()
-    )
-    if not any(given) or not alone:
+    made = TrainedClip | TrainedDAMSM | FrozenBackbone
+    if not isinstance(spec.text, own) or not all(
+        name == "first_stage" or isinstance(part, made) for name, part in spec.parts.items()
+    ):
         return
-    declared = declared_knobs(context)
+    declared = sketched(context).knobs
+    if not any((spec.knobs, spec.protocol.knobs, *sweeps(spec))):
+        return
     knobs = resolve_knobs(declared, fixed_knobs(spec, declared))
     for setting in front_settings(spec.protocol, front_knob(declared), knobs):
         try:
@@ -184,14 +189,21 @@ def check_knobs(context: Context) -> None:
             ) from error
 
 
-def declared_knobs(context: Context) -> Sequence[Knob]:
-    """Knobs of the model, whose weights are never made."""
+def sweeps(spec: RunSpec) -> tuple[Sequence[float] | None, Sequence[int] | None]:
+    """Values of the knob and of the steps on the protocol's front, where it names them."""
+    return spec.protocol.knob_sweep, spec.protocol.steps_sweep
+
+
+def sketched(context: Context) -> TextToImageModule:
+    """The model of a specification, whose weights are never made."""
     spec, shapes_only = context.spec, Context(context.spec)
     encoder = None
     if isinstance(spec.text, ConfiguredTextEncoder):
         encoder = spec.text.stand_in(context)  # before, as a pretrained one holds real weights
+    for name, part in spec.parts.items():
+        frozen = isinstance(part, FrozenBackbone)  # whose features' shapes a judge measures
+        with nullcontext() if frozen else torch.device("meta"):
+            shapes_only.modules[name] = part.restore(context if frozen else shapes_only, None)
     with torch.device("meta"):
-        for name, part in spec.parts.items():
-            shapes_only.modules[name] = part.restore(shapes_only, None)
         encoder = encoder or spec.text.restore(shapes_only, None)
-        return build_module(spec, encoder, shapes_only.modules).knobs
+        return build_module(spec, encoder, shapes_only.modules)

@@ -13,7 +13,7 @@ from t2ibench.core.errors import ConfigError, MissingWeightsError
 from t2ibench.core.files import read_json
 from t2ibench.core.noise import SeededNoise
 from t2ibench.engine.damsm_judge import DAMSMJudge
-from t2ibench.engine.feasibility import check_knobs
+from t2ibench.engine.feasibility import check_model
 from t2ibench.engine.interrupt import Interrupted
 from t2ibench.engine.load import open_run
 from t2ibench.engine.parts import damsm as damsm_part
@@ -171,4 +171,4 @@ def test_a_text_tower_without_a_damsm_and_inception_without_weights_are_refused(
 def test_knobs_are_checked_before_the_damsm_is_trained(root):
     context = context_of(words(root, "knobs.truncation_psi=9"))
     with pytest.raises(ConfigError, match="truncation_psi"):
-        check_knobs(context)
+        check_model(context)

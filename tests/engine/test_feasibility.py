@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from contract.models import FILES, Case
 from PIL import Image
 
 from t2ibench.cli.compose import compose_spec
@@ -11,7 +12,7 @@ from t2ibench.core.errors import T2IBenchError
 from t2ibench.data.folder import FolderSource
 from t2ibench.engine import feasibility
 from t2ibench.engine.context import Context
-from t2ibench.engine.feasibility import check_scoring, declared_knobs
+from t2ibench.engine.feasibility import check_scoring, sketched
 from t2ibench.engine.judges import make_judges
 from t2ibench.metrics.grader import Grader
 
@@ -143,10 +144,34 @@ def test_options_of_a_folder_are_named_as_they_are_typed(pictures, tmp_path, opt
         FolderSource(pictures, cache_dir=tmp_path, **option)
 
 
-@pytest.mark.parametrize("model", ["autoregressive/fast_gpt", "diffusion/dit", "diffusion/ldm"])
-def test_the_knobs_of_a_model_are_known_without_weights(model):
-    declared = declared_knobs(Context(compose_spec([f"model={model}"])))
+@pytest.mark.parametrize(
+    "model", [m for m, text in FILES.items() if "override /cascade" not in text]
+)
+def test_a_model_and_its_knobs_are_known_without_weights(model, shared_cache):
+    case = Case(model, None, shared_cache)
+    declared = sketched(Context(case.spec)).knobs
+    assert [knob.name for knob in declared] == [knob.name for knob in case.module().knobs]
     assert sum(knob.fidelity_alignment for knob in declared) == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "resolution", "refused"),
+    [
+        ("gan_int_cls", 24, "cannot be reached from 4 px by doubling"),
+        ("stack_gan_1", 24, "cannot be reached from 4 px by doubling"),
+        ("stack_gan_v2", 48, "pyramid of 3 images"),
+        ("attn_gan", 48, "pyramid of 3 images"),
+        ("giga_gan", 40, "is no power of two"),
+        ("style_gan_t", 48, "power of two"),
+    ],
+)
+def test_a_resolution_that_a_gan_cannot_make_is_refused_before_its_parts_are_trained(
+    model, resolution, refused, capsys
+):
+    words = [f"model=gan/{model}", f"data.resolution={resolution}", "trainer=cpu"]
+    assert main(["train", "--dry-run", *words]) == 2
+    told = capsys.readouterr().err
+    assert f"data.resolution={resolution}" in told and refused in told and told.count("\n") == 1
 
 
 @pytest.mark.parametrize(
