@@ -53,7 +53,7 @@ SUBGROUPS = {
 }
 """Groups within a group, of which several files are chosen as a list, and the key they fill."""
 
-DecayName = Literal["constant", "cosine", "linear"]
+DecayName = Literal["constant", "cosine", "halving", "linear"]
 
 
 def component_or_mapping(node: Any) -> Any:

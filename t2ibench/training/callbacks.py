@@ -7,6 +7,7 @@ optimiser calls.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -29,7 +30,7 @@ from t2ibench.training.sharding import is_sharded, unsharded
 
 log = logging.getLogger(__name__)
 
-Decay = Literal["constant", "cosine", "linear"]
+Decay = Literal["constant", "cosine", "halving", "linear"]
 
 NAMED_INDICES = 8
 """Number of training indices that an error of the non-finite guard names."""
@@ -151,11 +152,16 @@ class FlopCount:
         return {name: count / (images * world_size()) for name, count in by_part.items()}
 
 
+HALVINGS = 6
+"""Parts of a training with a learning rate each, half the one before (Reed et al. 2016)."""
+
+
 class LearningRate(pl.Callback):
     """Scales every optimiser's learning rate on the images-seen clock.
 
     factor = min(1, images / warmup_images) * decay(progress), with decay 1 (constant),
-    1 - p (linear) or (1 + cos(pi p)) / 2 (cosine), p the share of the budget used.
+    1 - p (linear), (1 + cos(pi p)) / 2 (cosine) or 2^-floor(6 p) (halving, as GAN-INT-CLS and
+    StackGAN do every 100 of 600 epochs), p the share of the budget used.
     """
 
     def __init__(self, clock: Clock, budget: Budget, warmup_images: int, decay: Decay) -> None:
@@ -172,6 +178,8 @@ class LearningRate(pl.Callback):
         progress = self.clock.progress(self.budget)
         if self.decay == "linear":
             return warm * (1 - progress)
+        if self.decay == "halving":
+            return warm * 0.5 ** math.floor(HALVINGS * min(progress, 1 - 1e-9))
         if self.decay == "cosine":
             return warm * 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * progress))))
         return warm

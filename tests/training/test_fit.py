@@ -17,6 +17,7 @@ from t2ibench.core.files import read_json
 from t2ibench.core.types import Batch
 from t2ibench.runs.clock import Budget, Clock
 from t2ibench.runs.folder import Run
+from t2ibench.training.callbacks import LearningRate
 from t2ibench.training.checkpoint import load_weights, newest_whole
 
 
@@ -176,6 +177,25 @@ def test_warmup_and_cosine(split, tmp_path):
     assert rates[0] == pytest.approx(1e-2 / 32)
     assert max(rates) == rates[4]
     assert rates[-1] == pytest.approx(1e-2 * 0.5 * (1 + np.cos(np.pi * 0.9)), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("decay", "wanted"),
+    [
+        ("constant", [1, 1, 1, 1, 1, 1]),
+        ("linear", [1, 7 / 8, 2 / 3, 1 / 2, 1 / 6, 0]),
+        ("cosine", [1, np.cos(np.pi / 16) ** 2, 3 / 4, 1 / 2, np.sin(np.pi / 12) ** 2, 0]),
+        ("halving", [1, 1, 1 / 4, 1 / 8, 1 / 32, 1 / 32]),
+    ],
+)
+def test_learning_rates_fall_with_the_budget(decay, wanted):
+    clock = Clock()
+    rate = LearningRate(clock, Budget("images", 240), 0, decay)
+    found = []
+    for images in (0, 30, 80, 120, 200, 240):
+        clock.images_seen = images
+        found.append(rate.factor())
+    assert found == pytest.approx(wanted, abs=1e-6)
 
 
 def test_status_survives_as_json(tmp_path):

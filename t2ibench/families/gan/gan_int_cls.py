@@ -247,8 +247,8 @@ class GANINTCLS(TwoPlayers):
     Source: Reed et al. 2016 (GAN-INT-CLS), algorithm 1, sections 4.2-4.3; weights, pairs and means
         of the released code, in which the biases of convolutions are zeroed before every step.
     Differs: the wrong image of a caption is the next one of the batch, not one of another class,
-        and its features are computed once; one caption an image and not the mean of four; the
-        learning rate does not fall by steps; relativistic penalties see running statistics.
+        and its features are computed once; one caption an image and not the mean of four;
+        relativistic penalties see running statistics.
     """
 
     def __init__(

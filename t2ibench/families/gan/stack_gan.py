@@ -106,7 +106,7 @@ class StackGANStageOne(TwoPlayers):
         ConfigError: an impossible choice (``gan_int_cls.stages``, ``Adversary``, ``DiffAugment``).
 
     Source: Zhang et al. 2017 (StackGAN), section 3.3; the authors' PyTorch code.
-    Differs: the learning rate does not fall by steps.
+    Differs: none.
     """
 
     judges_teach_text: ClassVar[bool] = False
@@ -224,8 +224,7 @@ class StackGANStageTwo(UpperStage):
         ConfigError: an impossible choice, or a base of another resolution.
 
     Source: Zhang et al. 2017 (StackGAN), section 3.4; the authors' PyTorch code.
-    Differs: any family may stand below; stage I draws with running statistics, as it is sampled;
-        the learning rate does not fall by steps.
+    Differs: any family may stand below; stage I draws with running statistics, as it is sampled.
     """
 
     judges_teach_text: ClassVar[bool] = False
