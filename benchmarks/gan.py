@@ -202,6 +202,7 @@ def attn_gan(given: argparse.Namespace) -> None:
     with (
         patch.object(networks, "pyramid_sides", lambda resolution: sides),
         patch.object(family, "STAGES", stages),
+        patch.object(networks, "STAGES", stages),
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore")
