@@ -7,7 +7,6 @@ are there) and of the model (knobs and their ranges) is known without an image o
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from contextlib import nullcontext
 
 import torch
@@ -176,22 +175,18 @@ def check_model(context: Context) -> None:
     ):
         return
     declared = sketched(context).knobs
-    if not any((spec.knobs, spec.protocol.knobs, *sweeps(spec))):
+    protocol = spec.protocol
+    if not any((spec.knobs, protocol.knobs, protocol.knob_sweep, protocol.steps_sweep)):
         return
     knobs = resolve_knobs(declared, fixed_knobs(spec, declared))
-    for setting in front_settings(spec.protocol, front_knob(declared), knobs):
+    for setting in front_settings(protocol, front_knob(declared), knobs):
         try:
             resolve_knobs(declared, setting)
         except ConfigError as error:
             raise ConfigError(
-                f"protocol.knob_sweep={spec.protocol.knob_sweep}, "
-                f"protocol.steps_sweep={spec.protocol.steps_sweep}: {error}"
+                f"protocol.knob_sweep={protocol.knob_sweep}, "
+                f"protocol.steps_sweep={protocol.steps_sweep}: {error}"
             ) from error
-
-
-def sweeps(spec: RunSpec) -> tuple[Sequence[float] | None, Sequence[int] | None]:
-    """Values of the knob and of the steps on the protocol's front, where it names them."""
-    return spec.protocol.knob_sweep, spec.protocol.steps_sweep
 
 
 def sketched(context: Context) -> TextToImageModule:

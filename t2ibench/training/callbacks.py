@@ -306,10 +306,7 @@ class LearningCurves(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores the interval that is not yet full."""
         self._sums = dict(state_dict["sums"])
-        steps = state_dict["steps"]
-        # One number for all names in checkpoints of version 0.1.
-        same = dict.fromkeys(self._sums, steps)
-        self._steps = dict(steps) if isinstance(steps, Mapping) else same
+        self._steps = dict(state_dict["steps"])
         self._since = state_dict["since"]
         self._indices = state_dict["indices"]
 
