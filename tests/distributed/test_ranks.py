@@ -10,7 +10,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-import torch
 from distributed.same import assert_same_training
 
 from t2ibench.core.files import read_json
