@@ -35,6 +35,9 @@ STAGES = 3
 FIRST_MAP = 4
 """Side of the first feature map, and of the last one of a discriminator."""
 
+JUDGED_WIDTH = 8
+"""Greatest width of the map that a discriminator's heads read, in multiples of its first."""
+
 SLOPE = 0.2
 """Negative slope of the discriminators' leaky ReLUs."""
 
@@ -287,16 +290,15 @@ class Discriminator(nn.Module):
     Args:
         side: H = W of its images; a power of two.
         text_width: width of the sentence vector.
-        channels: of its first layer (``DF_DIM``).
-        widest: most channels, in first layers, of the map that is judged; larger images are
-            brought down to more and back to so many (eight in the authors' code).
+        channels: of its first layer (``DF_DIM``), which every halving doubles; the map that is judged
+            has at most ``JUDGED_WIDTH`` times as many.
 
     Source: Xu et al. 2018 (AttnGAN), section 3.1; layout of the authors' code.
     Differs: as many halvings as the side needs; a 4 px image is read by one 3x3 convolution; the
         logit stays one, and the loss has the sigmoid.
     """
 
-    def __init__(self, *, side: int, text_width: int, channels: int, widest: int) -> None:
+    def __init__(self, *, side: int, text_width: int, channels: int) -> None:
         super().__init__()
         halvings = int(math.log2(side // FIRST_MAP))
         first = nn.Conv2d(3, channels, 4, 2, 1, bias=False)
@@ -307,7 +309,7 @@ class Discriminator(nn.Module):
         for _ in range(halvings - 1):
             layers += [nn.Conv2d(width, 2 * width, 4, 2, 1, bias=False), *normed(2 * width)]
             width *= 2
-        while width > widest * channels:
+        while width > JUDGED_WIDTH * channels:
             layers += [convolution_3x3(width, width // 2), *normed(width // 2)]
             width //= 2
         self.trunk = nn.Sequential(*layers)
@@ -353,13 +355,9 @@ class Discriminators(nn.Module):
     def __init__(self, *, resolution: int, text_width: int, channels: int) -> None:
         super().__init__()
         sides = pyramid_sides(resolution)
-        # As wide as the smallest image's map gets: 8 at 64 px.
-        widest = 2 ** max(0, int(math.log2(sides[0] // FIRST_MAP)) - 1)
         self.of_side = nn.ModuleDict(
             {
-                str(side): Discriminator(
-                    side=side, text_width=text_width, channels=channels, widest=widest
-                )
+                str(side): Discriminator(side=side, text_width=text_width, channels=channels)
                 for side in sides
             }
         )
