@@ -244,6 +244,12 @@ def test_parameters_of_stack_gan_v2_are_as_published():
     assert counts == [21_239_696, 5_723_906, 18_834_178, 71_269_122]
 
 
+def test_judged_maps_are_as_wide_as_the_halvings_make_them_up_to_eight_times():
+    for resolution, times in ((32, (1, 2, 4)), (64, (2, 4, 8)), (256, (8, 8, 8))):
+        judges = Discriminators(resolution=resolution, text_width=5, channels=3).of_side.values()
+        assert tuple(judge.alone.in_channels / 3 for judge in judges) == times
+
+
 def test_text_encoder_of_birds_has_as_many_parameters_as_published():
     with torch.device("meta"):
         text = DAMSMText(

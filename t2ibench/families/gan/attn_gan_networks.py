@@ -290,8 +290,8 @@ class Discriminator(nn.Module):
     Args:
         side: H = W of its images; a power of two.
         text_width: width of the sentence vector.
-        channels: of its first layer (``DF_DIM``), which every halving doubles; the map that is judged
-            has at most ``JUDGED_WIDTH`` times as many.
+        channels: of its first layer (``DF_DIM``); every halving doubles them, and the map that is
+            judged has at most ``JUDGED_WIDTH`` times as many.
 
     Source: Xu et al. 2018 (AttnGAN), section 3.1; layout of the authors' code.
     Differs: as many halvings as the side needs; a 4 px image is read by one 3x3 convolution; the
