@@ -152,7 +152,7 @@ def untrained_context(overrides: Sequence[str]) -> Context:
     """The context of a model that is described or timed, not trained.
 
     A cascade's stage whose base is not named gets an example of one, of its own size where there
-    is such an example.
+    is such an example; a text encoder that is named is the example's, as a stage reads its base's.
     """
     from t2ibench.engine.context import Context
 
@@ -160,7 +160,10 @@ def untrained_context(overrides: Sequence[str]) -> Context:
     context = Context.of(spec)
     part = spec.parts.get("base")
     if part is not None and part.run is None:
-        below = [o for o in overrides if not is_model_override(o)]
+        text = [o for o in overrides if o.startswith(("text=", "text."))]
+        spec = compose_spec([o for o in overrides if o not in text])
+        context = Context.of(spec)
+        below = [o for o in overrides if not is_model_override(o)] + text
         side = spec.data.resolution // part.upscale
         below += [f"model={part.example}", f"data.resolution={side}"]
         if spec.size not in compose_raw(without_size(below)).model.sizes:

@@ -84,9 +84,14 @@ def check_parts(spec: RunSpec) -> None:
     if lacking:
         raise ConfigError(
             f"model={spec.model.name} needs {lacking[0]}, which neither parts.{lacking[0]} nor "
-            f"model.module.{lacking[0]} gives; choose a file of its group (for first_stage: "
-            "autoencoder=…)."
+            f"model.module.{lacking[0]} gives; choose {group_of(lacking[0])}=NAME, a file of "
+            f"conf/{group_of(lacking[0])}."
         )
+
+
+def group_of(part: str) -> str:
+    """Group of conf/ whose files give a part."""
+    return {"first_stage": "autoencoder"}.get(part, part)
 
 
 def build_module(

@@ -243,10 +243,10 @@ def nameable_packages() -> set[str]:
 
 
 def check_arguments(component: Component) -> None:
-    """Checks names and plain types of a component's arguments.
+    """Checks names, plain types and ranges of a component's arguments.
 
     Raises:
-        ConfigError: an argument that the class does not have, or one of another type.
+        ConfigError: an argument that the class does not have, or one of another type or range.
     """
     parameters = parameters_of(component.cls)
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
@@ -259,6 +259,7 @@ def check_arguments(component: Component) -> None:
                 f"{', '.join(known)}."
             )
         check_type(f"{component.key}.{name}", value, hints.get(name))
+        check_range(f"{component.key}.{name}", value)
 
 
 def parameters_of(cls: type) -> dict[str, inspect.Parameter]:
@@ -296,9 +297,27 @@ def check_type(key: str, value: Any, annotation: Any) -> None:
     if wanted is None or holds_component(value):
         return
     try:
-        TypeAdapter(wanted, config=ConfigDict(strict=True)).validate_json(to_json(value))
+        strict = ConfigDict(strict=True, allow_inf_nan=False)
+        TypeAdapter(wanted, config=strict).validate_json(to_json(value))
     except ValidationError as error:
         raise ConfigError(sentence_of(error, key)) from None
+
+
+def check_range(key: str, value: Any) -> None:
+    """Checks what an argument's name says of its range, the same for all classes.
+
+    Weights of losses (``…_weight``, ``…_gamma``) are not negative, probabilities
+    (``…_probability``) lie in [0, 1].
+
+    Raises:
+        ConfigError: it is out of range.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return
+    if key.endswith(("_weight", "_gamma")) and value < 0:
+        raise ConfigError(f"{key}={value:g} is a weight and must not be negative; 0 leaves it out.")
+    if key.endswith("_probability") and not 0 <= value <= 1:
+        raise ConfigError(f"{key}={value:g} is a probability; choose a value from 0 to 1.")
 
 
 def holds_component(value: Any) -> bool:
@@ -346,6 +365,7 @@ WANTED = {
     "int_type": "must be a whole number",
     "int_from_float": "must be a whole number",
     "float_type": "must be a number",
+    "finite_number": "must be a finite number",
     "string_type": "must be a word",
     "bool_type": "must be true or false",
     "list_type": "must be a list",

@@ -7,13 +7,14 @@ are there) and of the model (knobs and their ranges) is known without an image o
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from contextlib import nullcontext
 
 import torch
 
 from t2ibench.core.errors import ConfigError, ScoreError
 from t2ibench.core.hashing import hash_json
-from t2ibench.core.knobs import front_knob, resolve_knobs
+from t2ibench.core.knobs import Knob, front_knob, resolve_knobs
 from t2ibench.core.ranks import rank
 from t2ibench.data.records import DataSource
 from t2ibench.engine.build import build_module
@@ -164,8 +165,8 @@ def check_model(context: Context) -> None:
     trained for it.
 
     Raises:
-        ConfigError: an impossible resolution, width or loss, an unknown knob, or a value out of
-            range.
+        ConfigError: an impossible resolution, width, loss or batch, an unknown knob, or a value
+            out of range.
     """
     spec = context.spec
     own = ConfiguredTextEncoder | PretrainedTextEncoder | TextEncoderOfDAMSM
@@ -174,7 +175,12 @@ def check_model(context: Context) -> None:
         name == "first_stage" or isinstance(part, made) for name, part in spec.parts.items()
     ):
         return
-    declared = sketched(context).knobs
+    module = sketched(context)
+    module.check_batch(
+        spec.model.training.batch_size // (spec.trainer.devices * spec.trainer.num_nodes)
+    )
+    declared = module.knobs
+    check_defaults(spec, declared)
     protocol = spec.protocol
     if not any((spec.knobs, protocol.knobs, protocol.knob_sweep, protocol.steps_sweep)):
         return
@@ -187,6 +193,21 @@ def check_model(context: Context) -> None:
                 f"protocol.knob_sweep={protocol.knob_sweep}, "
                 f"protocol.steps_sweep={protocol.steps_sweep}: {error}"
             ) from error
+
+
+def check_defaults(spec: RunSpec, declared: Sequence[Knob]) -> None:
+    """Refuses a knob's default out of its range, under the key that it was given by.
+
+    Raises:
+        ConfigError: names the key.
+    """
+    for knob in declared:
+        if not knob.low <= knob.default <= knob.high:
+            given = knob.name in spec.model.module.arguments
+            raise ConfigError(
+                f"{'model.module' if given else 'default of knobs'}.{knob.name}={knob.default} is "
+                f"outside [{knob.low}, {knob.high}]; choose a value inside."
+            )
 
 
 def sketched(context: Context) -> TextToImageModule:

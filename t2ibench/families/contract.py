@@ -213,6 +213,18 @@ class TextToImageModule(pl.LightningModule, ABC):
 
     # ---- what every family inherits ----
 
+    def check_batch(self, size: int) -> None:
+        """Refuses a batch that this model cannot train on; by default none.
+
+        Called before any work, when the networks have shapes alone.
+
+        Args:
+            size: images of one process's batch.
+
+        Raises:
+            ConfigError: it cannot.
+        """
+
     def parts(self) -> dict[str, nn.Module]:
         """Networks by name whose parameters and FLOPs are reported."""
         return dict(self.named_children())

@@ -50,6 +50,13 @@ def test_a_stage_of_published_size_has_an_example_of_a_base_that_has_none(model,
     assert "size paper" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("size", "weights"), [("paper", 26_290_080), ("coco", 37_130_480)])
+def test_a_text_encoder_of_a_stage_is_that_of_its_example(size, weights, capsys):
+    words = ["model=gan/stack_gan_2", "text=char_cnn_rnn", "data.resolution=256", f"size={size}"]
+    assert main(["info", *words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["parameters"]["generator"] == weights
+
+
 @pytest.mark.parametrize(
     "model", ["diffusion/fast_unet", "diffusion/fast_unclip", "autoregressive/fast_gpt"]
 )

@@ -14,6 +14,7 @@ from t2ibench.engine import feasibility
 from t2ibench.engine.context import Context
 from t2ibench.engine.feasibility import check_scoring, sketched
 from t2ibench.engine.judges import make_judges
+from t2ibench.engine.train import check
 from t2ibench.metrics.grader import Grader
 
 MODEL = ["model=gan/fast_painter", "trainer=cpu"]
@@ -172,6 +173,29 @@ def test_a_resolution_that_a_gan_cannot_make_is_refused_before_its_parts_are_tra
     assert main(["train", "--dry-run", *words]) == 2
     told = capsys.readouterr().err
     assert f"data.resolution={resolution}" in told and refused in told and told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "refused"),
+    [
+        ("gan/stack_gan_1 model.training.batch_size=1", "=1 splits a batch of 1 .* or a larger"),
+        ("gan/style_gan_t model.module.accumulation=3", "accumulation=3 splits a batch of 16"),
+        ("gan/stack_gan_1 model.module.kl_weight=-1", "kl_weight=-1 is a weight and must not be"),
+        ("gan/giga_gan model.module.r1_gamma=-1", "r1_gamma=-1 is a weight and must not be"),
+        ("gan/gan_int_cls model.module.null_text_probability=1.5", "choose a value from 0 to 1"),
+        ("gan/style_gan_t model.module.truncation_psi=-1", r"truncation_psi=-1(.0)? is outside"),
+        ("gan/giga_gan model.module.truncation_psi=nan", "truncation_psi=nan must be a finite"),
+        ("gan/giga_gan clip=none", "with no clip does not fit.*clip=dual_encoder"),
+        ("gan/style_gan_t backbone=none", "choose backbone=NAME, a file of conf/backbone"),
+        ("gan/attn_gan damsm=none", "choose damsm=NAME, a file of conf/damsm"),
+    ],
+)
+def test_impossible_settings_of_gans_are_refused_before_their_parts_are_trained(words, refused):
+    model, *changes = words.split()
+    with pytest.raises(T2IBenchError, match=refused):
+        context = Context(compose_spec([f"model={model}", *changes, "trainer=cpu"]))
+        check(context)
+        check_scoring(context)
 
 
 @pytest.mark.parametrize(

@@ -384,7 +384,7 @@ def pyramid_sides(resolution: int) -> tuple[int, ...]:
     least = FIRST_MAP * 2 ** (STAGES - 1)
     if resolution < least or resolution & (resolution - 1):
         raise ConfigError(
-            f"data.resolution={resolution} is none that AttnGAN's pyramid of {STAGES} images makes "
+            f"data.resolution={resolution} is none that a pyramid of {STAGES} images makes "
             f"from a {FIRST_MAP} x {FIRST_MAP} map; choose a power of two of at least {least}."
         )
     return tuple(resolution // 2**i for i in range(STAGES - 1, -1, -1))

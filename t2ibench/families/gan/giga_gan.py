@@ -294,8 +294,10 @@ class GigaGAN(TwoPlayers):
 def _together(weight_name: str, weight: float, part_name: str, part: nn.Module | None) -> None:
     """Refuses a weight without its part, and a part without its weight."""
     if (weight > 0) != (part is not None):
+        others = "dual_encoder" if part_name == "clip" else "vit_random"
         raise ConfigError(
-            f"model.module.{weight_name}={weight:g} and parts.{part_name} "
-            f"({'none' if part is None else 'given'}) must come together: choose {part_name}=none "
-            f"with weight 0, or a file of {part_name} with a weight."
+            f"model.module.{weight_name}={weight:g} with {'no' if part is None else 'a'} "
+            f"{part_name} does not fit, as one needs the other; set "
+            f"model.module.{weight_name}=0 {part_name}=none, or {part_name}={others} with a "
+            "weight above 0."
         )

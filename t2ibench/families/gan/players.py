@@ -17,6 +17,8 @@ from t2ibench.core.types import Images, TextFeatures
 from t2ibench.families.contract import OptimizerFactory, TextToImageModule
 from t2ibench.families.gan.balance import balance_alarms
 from t2ibench.families.gan.inversion import INVERSIONS, Paint, between, edited, inversion_knob
+from t2ibench.families.gan.steps import check_accumulation
+from t2ibench.nn.batch_norm import BatchNorm
 from t2ibench.text.contract import TextEncoder
 
 SWEEP = (0.25, 0.5, 0.75, 1.0)
@@ -87,6 +89,15 @@ class TwoPlayers(TextToImageModule):
         self.make_discriminator_optimizer = discriminator_optimizer
         self.accumulation = accumulation
         self.default_psi = truncation_psi
+
+    def check_batch(self, size: int) -> None:
+        """Refuses parts of one image, of which batch normalisation has no statistics.
+
+        Raises:
+            ConfigError: see ``steps.check_accumulation``.
+        """
+        normalises = any(isinstance(part, BatchNorm) for part in self.modules())
+        check_accumulation(size, self.accumulation, 2 if normalises or self.accumulation > 1 else 1)
 
     @property
     def knobs(self) -> tuple[Knob, ...]:

@@ -14,20 +14,35 @@ from t2ibench.core.types import Batch
 from t2ibench.families.contract import TextToImageModule
 
 
+def check_accumulation(size: int, count: int, least: int = 2) -> None:
+    """Refuses a batch that ``count`` parts do not share, or whose parts are too small.
+
+    Args:
+        size: images of a process's batch.
+        count: parts whose gradients are accumulated.
+        least: images of a part.
+
+    Raises:
+        ConfigError: they would not be of equal size, or of fewer than ``least`` images.
+    """
+    if size % count or size // count < least:
+        raise ConfigError(
+            f"model.module.accumulation={count} splits a batch of {size} images into parts "
+            f"of {size / count:g}; choose a divisor that leaves at least {least}"
+            f"{', or a larger model.training.batch_size' if size // count < least else ''}."
+        )
+
+
 def parts_of(batch: Batch, count: int) -> list[Batch]:
     """A batch in ``count`` parts of equal size, over which gradients are accumulated.
 
     Raises:
-        ConfigError: they would not be of equal size, or of one image.
+        ConfigError: see ``check_accumulation``.
     """
     if count == 1:
         return [batch]
-    size, rest = divmod(len(batch), count)
-    if rest or size < 2:
-        raise ConfigError(
-            f"model.module.accumulation={count} splits a batch of {len(batch)} images into parts "
-            f"of {len(batch) / count:g}; choose a divisor that leaves at least 2."
-        )
+    check_accumulation(len(batch), count)
+    size = len(batch) // count
     return [batch.rows(slice(i * size, (i + 1) * size)) for i in range(count)]
 
 
