@@ -50,13 +50,13 @@ DEFAULTS = {
 }
 
 
-def make_module(network=Muse, conditioning="cross_attention", dropout=0.0, **changes):
+def make_module(network=Muse, conditioning="cross_attention", dropout=0.0, width=16, **changes):
     torch.manual_seed(0)
     settings = DEFAULTS | {
         "text_encoder": WordTransformer(vocabulary=WORDS, width=16, depth=1, heads=2, max_length=8),
         "first_stage": FrozenFirstStage(VQAutoencoder(**SHAPE, **CODES)),
         "network": functools.partial(
-            network, width=16, depth=2, heads=2, dropout=dropout, conditioning=conditioning
+            network, width=width, depth=2, heads=2, dropout=dropout, conditioning=conditioning
         ),
         "optimizer": functools.partial(torch.optim.AdamW, lr=3e-3),
     }
@@ -82,6 +82,15 @@ def all_codes(seed=0):
 def train(module, steps, codes=None):
     torch.manual_seed(1)
     return [module.training_step(make_batch(codes), i)["loss"] for i in range(steps)]
+
+
+def drawn_codes(module, knobs=None):
+    """Codes that sampling decodes."""
+    found, decode = [], module.decode
+    module.decode = lambda codes, grid: found.append(codes) or decode(codes, grid)
+    module.generate(CAPTIONS, SeededNoise([1, 2, 3, 4]), knobs)
+    module.decode = decode
+    return found[0]
 
 
 def pictures(count=2, height=16, width=16):
@@ -149,23 +158,19 @@ class TestTraining:
 
     @pytest.mark.parametrize("network", [MaskGIT, Muse])
     def test_it_learns_the_codes_that_a_caption_names(self, network):
-        module = make_module(network, null_text_probability=0.1)
-        losses = train(module, 200, all_codes())
+        adam = functools.partial(torch.optim.AdamW, lr=1e-2)
+        module = make_module(network, null_text_probability=0.1, optimizer=adam)
+        losses = train(module, 250, all_codes())
         assert losses[-1] < losses[0] / 2
-        knobs = {"temperature": 0.0, "choice_temperature": 0.0}
-        drawn = module.generate(CAPTIONS, SeededNoise([1, 2, 3, 4]), knobs)
-        expected = module.first_stage.decode_codes(all_codes()).clamp(-1, 1)
-        right = (drawn - expected).abs().amax(1) < 1e-4
-        assert right.float().mean() > 0.95
+        drawn = drawn_codes(module, {"temperature": 0.0, "choice_temperature": 0.0})
+        assert (drawn == all_codes()).float().mean() > 0.8
 
-    def test_validation_is_without_randomness(self, module):
+    def test_validation_is_without_randomness(self):
+        noisy, batch = make_module(dropout=0.5), make_batch(all_codes())
         state = torch.random.get_rng_state()
-        noisy = make_module(dropout=0.5)
-        torch.random.set_rng_state(state)
-        first = noisy.validation_losses(make_batch(all_codes()))
-        assert torch.equal(torch.random.get_rng_state()[:0], state[:0]) and noisy.training
-        again = noisy.validation_losses(make_batch(all_codes()))
-        assert first == again
+        first, again = noisy.validation_losses(batch), noisy.validation_losses(batch)
+        assert first == again and noisy.training
+        assert torch.equal(torch.random.get_rng_state(), state)
         assert list(first) == [f"val_loss_masked_{rate}" for rate in (25, 50, 75, 100)]
 
     def test_validation_losses_of_an_image_do_not_hang_on_its_batch(self, module):
@@ -192,11 +197,10 @@ class TestSampling:
 
     @pytest.mark.parametrize("growth", ["rising", "constant"])
     def test_guidance_is_u_plus_w_times_c_minus_u(self, module, growth):
-        text, null = (module.encode_captions([c]) for c in ("a red ring", ""))
+        text, null = module.encode_captions(["a red ring"]), module.text_encoder.null(1)
         module.guidance_growth = growth
         logits_of = module.guided(text, {"guidance_scale": 3.0, "num_steps": 4}, None)
         codes = torch.full((1, 16), MASKED)
-        null = module.text_encoder.null(1)
         c, u = (module.network(codes, module.network.prepare(t)) for t in (text, null))
         for step in range(4):
             w = 3.0 if growth == "constant" else 1 + 2 * (step + 1) / 4
@@ -213,7 +217,7 @@ class TestSampling:
         module = make_module(MaskGIT, "concat")
         with torch.no_grad():
             module.network.bias[-1] = 100.0
-        assert module.generate(CAPTIONS, SeededNoise([1, 2, 3, 4])).isfinite().all()
+        assert drawn_codes(module).max() < 12
 
     def test_knobs_are_declared_and_checked(self, module):
         assert front_knob(module.knobs).name == "guidance_scale"

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from t2ibench.core.types import TextFeatures
-from t2ibench.families.masked.maskgit import Dropout, initialise
+from t2ibench.families.masked.maskgit import Dropout
 from t2ibench.nn.attention import Attention
 from t2ibench.nn.conditioning import ConditioningKind, make_conditioning
 
@@ -67,7 +67,7 @@ class Muse(nn.Module):
     Source: Chang et al. 2023 (Muse), sections 2.1 and 2.3: cross-attention to projected words, 2-D
         learned positions, an MLP to the logits.
     Differs: see ``MuseBlock``; learned rows plus learned columns are our reading of 2-D positions,
-        one hidden layer of the same width that of the last MLP; initial weights are MaskGIT's.
+        one hidden layer of the same width that of the last MLP; so are the initial weights.
     """
 
     def __init__(
@@ -97,7 +97,18 @@ class Muse(nn.Module):
         self.head = nn.Sequential(
             nn.Linear(width, width), nn.GELU(), nn.Linear(width, codebook_size)
         )
-        initialise(self)
+        self._initialise()
+
+    @torch.no_grad()
+    def _initialise(self) -> None:
+        """Initialises weights with variance 1 / inputs, embeddings with 1 / width, biases by 0."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=module.in_features**-0.5)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for embedding in (self.code.weight, self.row, self.column):
+            nn.init.normal_(embedding, std=embedding.shape[1] ** -0.5)
 
     def blocks_to_shard(self) -> list[nn.Module]:
         """Modules that FSDP shards and gathers one by one, inner ones first."""
