@@ -67,7 +67,7 @@ def mask_rate(
         ConfigError: the schedule is none of them.
 
     Source: Chang et al. 2022 (MaskGIT), section 3.3 and appendix A, authors' code for the limits;
-        Chang et al. 2023 (Muse), section 2.3, for the density; ``arccos`` of Besnier et al. 2025
+        Chang et al. 2023 (Muse), section 2.6, for the density; ``arccos`` of Besnier et al. 2025
         (Halton scheduler), section 4.
     Differs: none.
 
@@ -203,10 +203,10 @@ def halton_ranks(height: int, width: int) -> Int[Tensor, " N"]:
     """
     # A side of 1 / h holds an aligned interval of base 2 that is longer than 1 / 4 h, one of 1 / w
     # an interval of base 3 that is longer than 1 / 6 w: so many points meet all positions.
-    index = torch.arange(1, 24 * height * width + 1)
+    index = torch.arange(1, 24 * height * width + 1, device="cpu")
     rows = (radical_inverse(index, 2) * height).long()
     columns = (radical_inverse(index, 3) * width).long()
-    first = torch.full((height * width,), len(index))
+    first = torch.full((height * width,), len(index), device="cpu")
     first.scatter_reduce_(0, rows * width + columns, index, "amin")
     return first.argsort().argsort()
 
@@ -221,7 +221,7 @@ def radical_inverse(index: Int[Tensor, " M"], base: int) -> Float[Tensor, " M"]:
         >>> radical_inverse(torch.tensor([1, 2, 3]), 2).tolist()
         [0.5, 0.25, 0.75]
     """
-    found, scale, left = torch.zeros(index.shape, dtype=torch.float64), 1.0, index
+    found, scale, left = torch.zeros_like(index, dtype=torch.float64), 1.0, index
     while left.any():
         scale /= base
         found += scale * (left % base)
@@ -262,7 +262,7 @@ def sample_masked(
     """
     masked = codes == MASKED
     at_start = masked.sum(1)
-    ratios = torch.arange(1, num_steps + 1, dtype=torch.float64) / num_steps
+    ratios = torch.arange(1, num_steps + 1, dtype=torch.float64, device="cpu") / num_steps
     rates = mask_rate(ratios, schedule, max(2, codes.shape[1])).tolist()
     for step, rate in enumerate(rates):
         uniform = noise.uniform(2, codes.shape[1])

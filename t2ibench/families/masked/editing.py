@@ -47,9 +47,8 @@ def forgotten_codes(noise: Noise, count: int, strength: float) -> Bool[Tensor, "
 
     At strength 1, which needs no choice, nothing is drawn from ``noise``.
 
-    Source: Chang et al. 2023 (Muse), section 3.4 (mask-free editing).
-    Differs: one random set is drawn anew by the usual steps; Muse redraws 8 % of the codes in each
-        of 100 steps.
+    Source: Chang et al. 2023 (Muse), section 3.3 (mask-free editing).
+    Differs: one random set is drawn anew by the usual steps; Muse draws small sets again and again.
     """
     if strength == 1:
         return torch.ones(len(noise), count, dtype=torch.bool, device=noise.device)

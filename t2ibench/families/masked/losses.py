@@ -25,7 +25,10 @@ def masked_code_loss(
     Differs: none.
     """
     losses = cross_entropy(
-        logits.float().transpose(1, 2), codes, reduction="none", label_smoothing=label_smoothing
-    )
+        logits.flatten(0, 1).float(),
+        codes.flatten(),
+        reduction="none",
+        label_smoothing=label_smoothing,
+    ).view_as(codes)
     weights = masked.to(losses.dtype)
     return ((losses * weights).sum(1) / weights.sum(1)).mean()

@@ -72,8 +72,8 @@ class MaskedCodes(TextToImageModule):
     Raises:
         ConfigError: guidance without an unconditional model, or a first stage without codes.
 
-    Source: Chang et al. 2022 (MaskGIT), section 3; Chang et al. 2023 (Muse), sections 2.3, 2.7 and
-        2.8 for text and guidance.
+    Source: Chang et al. 2022 (MaskGIT), section 3; Chang et al. 2023 (Muse), sections 2.3 and 2.6
+        to 2.8, for text and guidance.
     Differs: none beyond the network's.
     """
 

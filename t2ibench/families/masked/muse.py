@@ -119,10 +119,17 @@ class Muse(nn.Module):
         projected = TextFeatures(self.text(text.tokens), text.mask, self.text(text.pooled))
         return [block.text.prepare(projected) for block in self.blocks]
 
+    def embedded(self, codes: Int[Tensor, "B N"]) -> Float[Tensor, "B N D"]:
+        """Embeddings of the codes, and of the mask token where they are not known."""
+        return self.code(codes.where(codes >= 0, self.codebook_size))
+
+    def positions(self) -> Float[Tensor, "N D"]:
+        """Position embeddings in raster order."""
+        return (self.row[:, None] + self.column[None]).flatten(0, 1)
+
     def inputs(self, codes: Int[Tensor, "B N"]) -> Float[Tensor, "B N D"]:
         """Embedded codes with their positions."""
-        positions = (self.row[:, None] + self.column[None]).flatten(0, 1)
-        return self.code(codes.where(codes >= 0, self.codebook_size)) + positions
+        return self.embedded(codes) + self.positions()
 
     def forward(self, codes: Int[Tensor, "B N"], contexts: list[Any]) -> Float[Tensor, "B N V"]:
         """Logits of every code.
