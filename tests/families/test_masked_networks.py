@@ -10,12 +10,13 @@ from t2ibench.cli.compose import compose_spec
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.types import TextFeatures
 from t2ibench.engine.build import instantiate
+from t2ibench.families.masked.fast_masked import MaskedNeighbours
 from t2ibench.families.masked.maskgit import Dropout, MaskGIT
 from t2ibench.families.masked.muse import Muse
 from t2ibench.samplers.masked import MASKED
 
 CONDITIONINGS = ("concat", "modulation", "cross_attention")
-NETWORKS = (MaskGIT, Muse)
+NETWORKS = (MaskGIT, Muse, MaskedNeighbours)
 CASES = [(network, kind) for network in NETWORKS for kind in CONDITIONINGS]
 V, N, TEXT = 12, 16, 10
 
@@ -190,6 +191,18 @@ def test_training_changes_every_parameter_and_only_those(network, conditioning):
     same = {n for n, p in module.named_parameters() if torch.equal(p, start[n])}
     assert same == {n for n in start if n.startswith("first_stage.")}
     assert set(module.sampling_parameters()) == set(start) - same
+
+
+@torch.no_grad()
+def test_the_fast_networks_inputs_are_windows():
+    """Of a changed code nine inputs change, four in a corner, those around it in the plane."""
+    made, codes = make_network(MaskedNeighbours, "cross_attention"), some_codes(1)
+    for place, count in ((5, 9), (0, 4), (12, 4), (7, 6)):
+        changed = codes.clone()
+        changed[0, place] = (changed[0, place] + 2) % V
+        moved = (made.inputs(changed) - made.inputs(codes)).abs().amax(-1)[0] > 1e-6
+        distance = [max(abs(i // 4 - place // 4), abs(i % 4 - place % 4)) for i in range(N)]
+        assert moved.tolist() == [d <= 1 for d in distance] and moved.sum() == count
 
 
 def test_dropout_keeps_its_share_and_the_mean_and_rests_in_sampling():

@@ -168,7 +168,8 @@ class MaskGIT(nn.Module):
 
     def blocks_to_shard(self) -> list[nn.Module]:
         """Modules that FSDP shards and gathers one by one, inner ones first."""
-        return [part for block in self.blocks for part in (block.text, block) if part is not None]
+        blocks: Any = self.blocks
+        return [part for block in blocks for part in (block.text, block) if part is not None]
 
     def prepare(self, text: TextFeatures) -> list[Any]:
         """Text contexts, computed once for each prompt and not once a step.

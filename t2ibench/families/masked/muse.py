@@ -112,7 +112,8 @@ class Muse(nn.Module):
 
     def blocks_to_shard(self) -> list[nn.Module]:
         """Modules that FSDP shards and gathers one by one, inner ones first."""
-        return [part for block in self.blocks for part in (block.text, block)]
+        blocks: Any = self.blocks
+        return [part for block in blocks for part in (block.text, block)]
 
     def prepare(self, text: TextFeatures) -> list[Any]:
         """Text contexts of the layers, computed once for each prompt and not once a step."""
