@@ -26,6 +26,7 @@ PAPER_FILES = sorted(
         ROOT / "text/damsm.py",
         *ROOT.glob("families/*/vqgan_gpt.py"),
         *ROOT.glob("families/*/ldm.py"),
+        *ROOT.glob("families/masked/[!_]*.py"),
         ROOT / "families/diffusion/dit.py",
         ROOT / "families/diffusion/imagen.py",
         ROOT / "families/diffusion/sr3.py",
