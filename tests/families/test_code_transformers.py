@@ -274,7 +274,7 @@ def test_llama_drops_captions_to_fixed_tokens_at_their_places():
     module = family_of("llama", "concat", null_text_probability=1.0)
     network = module.network
     text = text_of(module)
-    null = module.null_text(text)
+    null = module.null_like(text)
     assert torch.equal(null.mask, text.mask)
     for i, count in enumerate(text.mask.sum(1).tolist()):
         assert torch.equal(null.tokens[i, :count], network.null_tokens[-count:])
@@ -282,8 +282,8 @@ def test_llama_drops_captions_to_fixed_tokens_at_their_places():
     assert torch.equal(dropped.tokens, null.tokens) and torch.equal(dropped.mask, null.mask)
     # Nothing of the caption but its length is left.
     other = TextFeatures(text.tokens + 1, text.mask, text.pooled + 1)
-    assert torch.equal(module.null_text(other).tokens, null.tokens)
-    assert torch.equal(module.null_text(other).pooled, null.pooled)
+    assert torch.equal(module.null_like(other).tokens, null.tokens)
+    assert torch.equal(module.null_like(other).pooled, null.pooled)
 
 
 def test_parti_has_the_published_sizes():

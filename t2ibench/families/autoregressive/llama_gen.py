@@ -131,7 +131,7 @@ class Block(nn.Module):
         self.apply(initialise)
         self.text = text_block(conditioning, width, text_width, heads)
 
-    def prepare(self, text: TextFeatures) -> Any:
+    def prepare(self, text: TextFeatures | None) -> Any:
         """Text context of the block, computed once for each prompt; None for a text prefix."""
         return None if self.text is None else self.text.prepare(text)
 
@@ -235,7 +235,7 @@ class LlamaGen(PrefixDecoder):
         self.register_buffer("null_tokens", torch.randn(text_length, text_width) / text_width**0.5)
         self.register_buffer("rotation", grid_rotation(side, width // heads), persistent=False)
 
-    def null_text(self, text: TextFeatures) -> TextFeatures:
+    def null_like(self, text: TextFeatures) -> TextFeatures:
         """The unconditional input: fixed random tokens at the places of each caption's own.
 
         Source: LlamaGen, gpt.py, ``CaptionEmbedder.token_drop``; generate.py.

@@ -144,10 +144,10 @@ class AutoregressiveCodes(TextToImageModule):
         kept = batch.targets.get("codes")
         return self.first_stage.codes(batch.image) if kept is None else kept
 
-    def null_text(self, text: TextFeatures) -> TextFeatures:
+    def null_like(self, text: TextFeatures) -> TextFeatures:
         """The network's own unconditional input where it has one, else the text encoder's."""
-        own = getattr(self.network, "null_text", None)
-        return super().null_text(text) if own is None else own(text)
+        own = getattr(self.network, "null_like", None)
+        return super().null_like(text) if own is None else own(text)
 
     def likelihood(self, batch: Batch) -> Likelihood:
         """Exact negative log-likelihood of codes: -sum_i log p(code_i | codes before, text)."""
@@ -169,7 +169,7 @@ class AutoregressiveCodes(TextToImageModule):
         """Samples codes with a cache, guidance's two halves in one batch, and decodes them."""
         scale, rows = knobs["guidance_scale"], text
         if scale != 1:
-            rows = TextFeatures.cat([text, self.null_text(text)])
+            rows = TextFeatures.cat([text, self.null_like(text)])
         cache = self.network.start_cache(rows)
 
         def next_logits(token: Tensor | None, position: int) -> Tensor:

@@ -122,7 +122,8 @@ class DecoderBlock(nn.Module):
         self.norm_attention = nn.LayerNorm(width)
         self.to_qkv = nn.Linear(width, 3 * width)
         self.to_out = nn.Linear(width, width)
-        self.cross = self.norm_cross = None
+        self.norm_cross: nn.LayerNorm | None = None
+        self.cross: Attention | None = None
         if conditioning == "cross_attention":
             self.norm_cross = nn.LayerNorm(width)
             self.cross = Attention(width, heads, context_width=width)
@@ -157,7 +158,7 @@ class DecoderBlock(nn.Module):
         x = x + self.dropout(self.to_out(attend(q, kept, mask)))
         if context is None and text is not None:
             context = self.prepare(text)
-        if self.cross is not None:
+        if self.cross is not None and self.norm_cross is not None:
             x = x + self.dropout(self.cross(self.norm_cross(x), *context))
         elif self.modulation is not None:
             x = self.modulation(x, context)

@@ -82,7 +82,7 @@ class Block(nn.Module):
         self.apply(initialise)
         self.text = text_block(conditioning, width, text_width, heads)
 
-    def prepare(self, text: TextFeatures) -> Any:
+    def prepare(self, text: TextFeatures | None) -> Any:
         """Text context of the block, computed once for each prompt; None for a text prefix."""
         return None if self.text is None else self.text.prepare(text)
 
