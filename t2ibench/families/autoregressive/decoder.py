@@ -32,7 +32,7 @@ Store = Callable[[Tensor, Tensor], KeysValues]
 """Function (keys, values of new positions) -> keys, values of all positions up to them."""
 
 Mask = Bool[Tensor, "_ 1 M M2"] | None
-"""Which positions are seen. None: all of those before, and oneself."""
+"""True where a position is seen. None: all of those before, and oneself."""
 
 
 @dataclass
@@ -207,7 +207,7 @@ class PrefixDecoder(nn.Module, ABC):
         return ((real[:, None, :seen] & order) | (keys == queries))[:, None]
 
     def _with_codes(self, real: Bool[Tensor, "B L"] | None) -> Bool[Tensor, "B M"] | None:
-        """Which positions of prefix and codes are real."""
+        """Mask of the real positions of prefix and codes."""
         if real is None:
             return None
         return torch.cat([real, real.new_ones(len(real), self.length - 1)], 1)

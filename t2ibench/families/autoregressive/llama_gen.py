@@ -180,9 +180,8 @@ class LlamaGen(PrefixDecoder):
     Source: Sun et al. 2024 (LlamaGen), section 2.2 and table 1; LlamaGen, gpt.py: GPT-XL with
         text at size=paper.
     Differs: the prefix has as many places as the caption has tokens, not always 120, which is
-        the same since padding is not attended to; query, key and value of modulation and
-        cross-attention, which the paper has not, follow the class-conditional model with one
-        learned token as prefix.
+        the same since padding is not attended to. Modulation and cross-attention, which the paper
+        has not, follow the class-conditional model: the prefix is one learned token.
     """
 
     decays: Decayed = "matrices"

@@ -44,7 +44,7 @@ def initialise(layer: nn.Module) -> None:
 
 
 def convolution_window(side: int, window: int) -> Bool[Tensor, "N N"]:
-    """Which code each code looks at: those in a square around it, as a convolution does.
+    """Mask of the codes in a square around each code, as a convolution sees them.
 
     Row n belongs to the code that is predicted, column m to the input before code m: code m - 1,
     or at m = 0 the start, which every row sees. The code just before n is always seen.
