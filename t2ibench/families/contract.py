@@ -312,7 +312,11 @@ class TextToImageModule(pl.LightningModule, ABC):
             return text
         draws = own_rows(lambda n: torch.rand(n, device=text.pooled.device), len(text))
         keep = draws >= self.null_text_probability
-        return text.where(keep, self.text_encoder.null(len(text)).to(text.tokens.device))
+        return text.where(keep, self.null_like(text))
+
+    def null_like(self, text: TextFeatures) -> TextFeatures:
+        """The unconditional input in place of each caption: the text encoder's, by default."""
+        return self.text_encoder.null(len(text)).to(text.tokens.device)
 
     def optimise(
         self,

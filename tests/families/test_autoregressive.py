@@ -39,6 +39,8 @@ def make_module(conditioning="concat", **changes):
         "label_smoothing": 0.0,
         "guidance_scale": 2.0,
         "temperature": 1.0,
+        "top_k": 0,
+        "top_p": 1.0,
     }
     module = AutoregressiveCodes(**(settings | changes))
     optimizer = module.configure_optimizers()

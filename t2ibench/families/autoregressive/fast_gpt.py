@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from t2ibench.core.types import TextFeatures
+from t2ibench.families.autoregressive.weight_decay import Decayed
 from t2ibench.nn.attention import Attention
 from t2ibench.nn.conditioning import ConditioningKind, make_conditioning
 
@@ -145,6 +146,7 @@ class CodeTransformer(nn.Module):
         codebook_size: V, number of codes in the codebook.
         length: N, codes an image, a square number (raster order).
         text_width: D of the text features.
+        text_length: most tokens of a caption; not read, only codes have positions.
         width: D of the transformer.
         depth: number of layers.
         heads: A, number of attention heads.
@@ -157,12 +159,15 @@ class CodeTransformer(nn.Module):
         at every position anew which codes lie above it (measured: README.md).
     """
 
+    decays: Decayed = "all"
+
     def __init__(
         self,
         *,
         codebook_size: int,
         length: int,
         text_width: int,
+        text_length: int,
         width: int,
         depth: int,
         heads: int,

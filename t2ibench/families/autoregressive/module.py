@@ -1,12 +1,12 @@
-"""VQGAN + GPT as a family: next-code training and guided sampling with a cache."""
+"""Autoregression over codes as a family: next-code training, guided sampling with a cache."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
-from jaxtyping import Int
-from torch import Tensor, nn
+from jaxtyping import Float, Int
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from t2ibench.autoencoders.frozen import FrozenFirstStage
@@ -14,6 +14,7 @@ from t2ibench.core.knobs import Knob
 from t2ibench.core.noise import Noise
 from t2ibench.core.types import Batch, Images, TextFeatures
 from t2ibench.families.autoregressive.losses import next_code_loss
+from t2ibench.families.autoregressive.weight_decay import Decayed, decay_groups
 from t2ibench.families.contract import (
     Likelihood,
     OptimizerFactory,
@@ -24,14 +25,44 @@ from t2ibench.samplers.autoregressive import guided_logits, sample_tokens
 from t2ibench.text.contract import TextEncoder
 
 
+class CodeNetwork(Protocol):
+    """A transformer over codes as this family calls it: a module with these methods.
+
+    Attributes:
+        decays: which of the weights decay.
+    """
+
+    decays: Decayed
+
+    def __call__(self, codes: Int[Tensor, "B N"], text: TextFeatures) -> Float[Tensor, "B N V"]:
+        """Logits of every code given those before it and the text (teacher forcing)."""
+        ...
+
+    def start_cache(self, text: TextFeatures) -> Any:
+        """A cache that holds what depends on the prompts alone."""
+        ...
+
+    def step(
+        self, token: Int[Tensor, " B"] | None, position: int, cache: Any
+    ) -> Float[Tensor, "B V"]:
+        """Logits of the code at ``position``, those of ``__call__``; advances the cache.
+
+        Args:
+            token: the code before it; None at position 0.
+            position: positions come in their order.
+            cache: from ``start_cache``.
+        """
+        ...
+
+
 class AutoregressiveCodes(TextToImageModule):
     """Autoregressive family: predicts first-stage codes one after the other.
 
     Args:
         text_encoder: see ``TextToImageModule``.
         first_stage: frozen VQ autoencoder.
-        network: factory of the transformer, called with ``codebook_size``, ``length`` and
-            ``text_width``.
+        network: factory of a ``CodeNetwork``, called with ``codebook_size``, ``length``,
+            ``text_width`` and ``text_length`` (most tokens of a caption).
         optimizer: factory of the optimiser.
         resolution: H = W of the images.
         null_text_probability: see ``TextToImageModule``.
@@ -39,20 +70,25 @@ class AutoregressiveCodes(TextToImageModule):
         label_smoothing: share of the target spread evenly over the codebook.
         guidance_scale: default guidance.
         temperature: default temperature.
+        top_k: default number of most likely codes that are drawn from; 0 draws from all, as does
+            a number above the codebook's size.
+        top_p: default probability of the most likely codes that are drawn from.
 
     Source: Esser et al. 2021 (VQGAN), section 3.2; guidance as in Yu et al. 2022 (Parti).
     Differs: none beyond the network's.
     """
 
     family: ClassVar[str] = "autoregressive"
-    sampling_arguments: ClassVar[frozenset[str]] = frozenset({"guidance_scale", "temperature"})
+    sampling_arguments: ClassVar[frozenset[str]] = frozenset(
+        {"guidance_scale", "temperature", "top_k", "top_p"}
+    )
 
     def __init__(
         self,
         *,
         text_encoder: TextEncoder,
         first_stage: FrozenFirstStage,
-        network: Callable[..., nn.Module],
+        network: Callable[..., CodeNetwork],
         optimizer: OptimizerFactory,
         resolution: int,
         null_text_probability: float,
@@ -60,6 +96,8 @@ class AutoregressiveCodes(TextToImageModule):
         label_smoothing: float,
         guidance_scale: float,
         temperature: float,
+        top_k: int,
+        top_p: float,
     ) -> None:
         super().__init__(
             text_encoder=text_encoder,
@@ -71,27 +109,31 @@ class AutoregressiveCodes(TextToImageModule):
         self.length = (resolution // first_stage.spatial_factor) ** 2
         self.codebook_size = first_stage.codebook_size
         self.network: Any = network(
-            codebook_size=self.codebook_size, length=self.length, text_width=text_encoder.width
+            codebook_size=self.codebook_size,
+            length=self.length,
+            text_width=text_encoder.width,
+            text_length=text_encoder.max_length,
         )
         self.make_optimizer = optimizer
         self.label_smoothing = label_smoothing
         self.default_guidance = guidance_scale
         self.default_temperature = temperature
+        self.default_top_k, self.default_top_p = min(top_k, self.codebook_size), top_p
 
     @property
     def knobs(self) -> tuple[Knob, ...]:
         """Sampling knobs: guidance, temperature, top-k and top-p."""
-        sweep = (1.0, 1.5, 2.0, 3.0, 5.0)
+        sweep = tuple(sorted({1.0, 1.5, 2.0, 3.0, 5.0, self.default_guidance}))
         return (
             Knob("guidance_scale", self.default_guidance, 0.0, 30.0, True, sweep),
             Knob("temperature", self.default_temperature, 0.0, 2.0),
-            Knob("top_k", 0, 0, self.codebook_size, integer=True),
-            Knob("top_p", 1.0, 0.01, 1.0),
+            Knob("top_k", self.default_top_k, 0, self.codebook_size, integer=True),
+            Knob("top_p", self.default_top_p, 0.01, 1.0),
         )
 
     def configure_optimizers(self) -> Any:
-        """Makes one optimiser of all trainable parameters."""
-        return self.make_optimizer([p for p in self.parameters() if p.requires_grad])
+        """Makes one optimiser of all trainable parameters, grouped by what decays."""
+        return self.make_optimizer(decay_groups(self, self.network.decays))
 
     def targets(self) -> dict[str, Target]:
         """Cached targets: code indices (B, N) in raster order."""
@@ -101,6 +143,11 @@ class AutoregressiveCodes(TextToImageModule):
         """Codes of a batch's images, from the cache or encoded now."""
         kept = batch.targets.get("codes")
         return self.first_stage.codes(batch.image) if kept is None else kept
+
+    def null_like(self, text: TextFeatures) -> TextFeatures:
+        """The network's own unconditional input where it has one, else the text encoder's."""
+        own = getattr(self.network, "null_like", None)
+        return super().null_like(text) if own is None else own(text)
 
     def likelihood(self, batch: Batch) -> Likelihood:
         """Exact negative log-likelihood of codes: -sum_i log p(code_i | codes before, text)."""
@@ -120,11 +167,9 @@ class AutoregressiveCodes(TextToImageModule):
 
     def sample(self, text: TextFeatures, noise: Noise, knobs: Mapping[str, float]) -> Images:
         """Samples codes with a cache, guidance's two halves in one batch, and decodes them."""
-        count, scale = len(text), knobs["guidance_scale"]
-        rows = text
+        scale, rows = knobs["guidance_scale"], text
         if scale != 1:
-            null = self.text_encoder.null(count).to(text.tokens.device)
-            rows = TextFeatures.cat([text, null])
+            rows = TextFeatures.cat([text, self.null_like(text)])
         cache = self.network.start_cache(rows)
 
         def next_logits(token: Tensor | None, position: int) -> Tensor:
