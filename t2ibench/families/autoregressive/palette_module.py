@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from torch.nn.functional import adaptive_max_pool2d
 
 from t2ibench.core.edits import Inpainting
 from t2ibench.core.noise import Noise
@@ -19,9 +20,9 @@ from t2ibench.samplers.autoregressive import sample_tokens
 class AutoregressivePalette(AutoregressiveCodes):
     """Autoregression over pixels that a palette has made codes of.
 
-    ``likelihood`` is that of the palette's indices, exact, in bits an index of log2(V) at most:
-    what the palette takes from the pixels is not in it, so it compares with that of the same
-    palette alone and not with bits a dimension of 8-bit pixels.
+    ``likelihood`` is that of the palette's indices, exact, in bits an index, of which an even guess
+    has log2 V. What the palette takes from the pixels is not in it, so it compares with that of
+    the same palette alone and not with bits a dimension of 8-bit pixels.
 
     ``inpainting`` completes an image: known pixels are given and not drawn, the others are drawn
     in raster order. A drawn pixel depends on every pixel before it and on no known one after it,
@@ -56,7 +57,10 @@ class AutoregressivePalette(AutoregressiveCodes):
         if edit is not None:
             check_side(edit.image, self.resolution)
             known = self.first_stage.codes(edit.image.to(text.tokens.device))
-            logits = completing(logits, known, edit.mask.to(known.device).flatten(1))
+            # Of a coarser first stage a code is drawn where any pixel of its patch is.
+            side = self.resolution // self.first_stage.spatial_factor
+            drawn = adaptive_max_pool2d(edit.mask.to(known.device).float(), side) > 0
+            logits = completing(logits, known, drawn.flatten(1))
         codes = sample_tokens(
             logits,
             self.length,

@@ -13,7 +13,7 @@ P is the width of a stack, k half a kernel's side (rounded down).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -108,7 +108,7 @@ class GatedPixelCNN(nn.Module):
     ) -> None:
         super().__init__()
         check_shape(width, depth, kernel_size, heads)
-        self.side, self.width, self.half = side, width, kernel_size // 2
+        self.side, self.width, self.reach = side, width, kernel_size // 2
         self.layers = nn.ModuleList(
             GatedLayer(
                 *(width, kernel_size, text_width, heads, conditioning),
@@ -122,13 +122,18 @@ class GatedPixelCNN(nn.Module):
         self.head = ColourConv(groups, levels, 0, strict=False, gain=1.0)
         zero_init(self.head)
 
+    @property
+    def stack(self) -> list[GatedLayer]:
+        """The layers in their order."""
+        return cast(list[GatedLayer], list(self.layers))
+
     def blocks_to_shard(self) -> list[nn.Module]:
         """Blocks that FSDP shards and gathers one by one."""
         return list(self.layers)
 
     def prepare(self, text: TextFeatures) -> list[Context]:
         """Text of every layer, computed once for each prompt."""
-        return [layer.prepare(text) for layer in self.layers]
+        return [layer.prepare(text) for layer in self.stack]
 
     def forward(self, images: Images, text: TextFeatures) -> Float[Tensor, "B V C H W"]:
         """Logits of every value given those before it (teacher forcing), V = 256."""
@@ -140,13 +145,13 @@ class GatedPixelCNN(nn.Module):
 
     def start_cache(self, text: TextFeatures) -> Cache:
         """Allocates a cache of B images of which nothing is drawn yet."""
-        count, side, k = len(text), self.side, self.half
+        count, side, k = len(text), self.side, self.reach
         new, contexts = self.hidden.weight.new_zeros, self.prepare(text)
         widths = [COLOURS, *[self.width] * len(self.layers)]
         return Cache(
             contexts,
             [by_colour(context.beside) for context in contexts],
-            [(kernels(layer.horizontal, halves=2), kernels(layer.out)) for layer in self.layers],
+            [(kernels(layer.horizontal, halves=2), kernels(layer.out)) for layer in self.stack],
             (kernels(self.hidden), kernels(self.head)),
             [new(count, width, k + side, side + 2 * k) for width in widths[:-1]],
             [new(count, 2, COLOURS, self.width // COLOURS, side) for _ in self.layers],
@@ -169,8 +174,8 @@ class GatedPixelCNN(nn.Module):
             pixel, colour = divmod(position - 1, COLOURS)
             i, j = divmod(pixel, self.side)
             value = token.to(cache.hidden.dtype) / 127.5 - 1
-            cache.planes[0][:, colour, i + self.half, j + self.half] = value
-            cache.row[0][:, colour, j + self.half] = value
+            cache.planes[0][:, colour, i + self.reach, j + self.reach] = value
+            cache.row[0][:, colour, j + self.reach] = value
         pixel, colour = divmod(position, COLOURS)
         i, j = divmod(pixel, self.side)
         if j == colour == 0:
@@ -179,8 +184,8 @@ class GatedPixelCNN(nn.Module):
 
     def _begin_row(self, i: int, cache: Cache) -> None:
         """Computes row i of the vertical stack, of which all rows above are known."""
-        k, v = self.half, torch.empty(0)
-        for n, (layer, context) in enumerate(zip(self.layers, cache.contexts, strict=True)):
+        k, v = self.reach, torch.empty(0)
+        for n, (layer, context) in enumerate(zip(self.stack, cache.contexts, strict=True)):
             plane = cache.planes[n]
             if not layer.first:
                 v = layer.read_words(v, context)
@@ -195,7 +200,7 @@ class GatedPixelCNN(nn.Module):
 
     def _value(self, j: int, colour: int, cache: Cache) -> Float[Tensor, "B V"]:
         """Logits of one colour at column j of the row that was begun."""
-        k, third = self.half, self.width // COLOURS
+        k, third = self.reach, self.width // COLOURS
         mine, upto = slice(colour * third, (colour + 1) * third), slice(0, (colour + 1) * third)
         for n, layer in enumerate(self.layers):
             read, made = cache.row[n], cache.row[n + 1]

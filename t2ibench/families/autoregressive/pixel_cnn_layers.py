@@ -189,15 +189,15 @@ class GatedLayer(nn.Module):
         last: bool,
     ) -> None:
         super().__init__()
-        self.first, self.last, self.half = first, last, kernel_size // 2
+        self.first, self.last, self.reach = first, last, kernel_size // 2
         inputs = COLOURS if first else width
-        rows = self.half if first else self.half + 1
+        rows = self.reach if first else self.reach + 1
         self.vertical = nn.Conv2d(inputs, 2 * width, (rows, kernel_size))
         nn.init.normal_(self.vertical.weight, std=GATE_GAIN * (inputs * rows * kernel_size) ** -0.5)
         self.link = nn.Conv2d(2 * width, 2 * width, 1)
         both = colour_of(width).repeat(2)
         self.horizontal = ColourConv(
-            colour_of(inputs), both, self.half, strict=first, gain=GATE_GAIN
+            colour_of(inputs), both, self.reach, strict=first, gain=GATE_GAIN
         )
         self.out = ColourConv(colour_of(width), colour_of(width), 0, strict=False, gain=1.0)
         self.words = self.above_bias = self.beside_bias = None
@@ -223,7 +223,7 @@ class GatedLayer(nn.Module):
     ) -> tuple[Float[Tensor, "B P H W"], Float[Tensor, "B P H W"]]:
         """Both stacks after the layer."""
         v = self.read_words(v, context)
-        padded = pad(v, (self.half, self.half, self.half, 0))
+        padded = pad(v, (self.reach, self.reach, self.reach, 0))
         above = self.vertical(padded[:, :, :-1] if self.first else padded)
         beside = self.horizontal(h) + self.link(above)
         new = self.out(gate(beside if context.beside is None else context.beside(beside)))
