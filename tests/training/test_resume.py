@@ -23,11 +23,10 @@ BATCH, STEPS = 4, 7
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
-STAGES = {
-    name: yaml.safe_load(path.read_text())["module"]
-    for name, path in config_files("autoencoder").items()
-    if name != "none"
-}
+FILES = {n: yaml.safe_load(path.read_text()) for n, path in config_files("autoencoder").items()}
+STAGES = {name: file["module"] for name, file in FILES.items() if "module" in file}
+"""First stages that are trained."""
+
 OFTEN = [f"trainer.log_every_images={3 * BATCH}", f"trainer.validate_every_images={2 * BATCH}"]
 
 
