@@ -96,8 +96,9 @@ class AutoregressiveCodes(TextToImageModule):
         label_smoothing: float,
         guidance_scale: float,
         temperature: float,
-        top_k: int,
-        top_p: float,
+        # Runs from before these were configured load with what was then fixed.
+        top_k: int = 0,
+        top_p: float = 1.0,
     ) -> None:
         super().__init__(
             text_encoder=text_encoder,
