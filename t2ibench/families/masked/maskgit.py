@@ -17,37 +17,15 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
 from t2ibench.core.errors import ConfigError
-from t2ibench.core.ranks import own_rows
 from t2ibench.core.types import TextFeatures
 from t2ibench.nn.conditioning import ConditioningKind, make_conditioning
+from t2ibench.nn.row_dropout import RowDropout
 
 EPSILON = 1e-12
 """Epsilon of all layer normalisations; BERT."""
 
 SPREAD = 0.02
 """Standard deviation of initial weights, which are cut at twice of it; authors' code."""
-
-
-class Dropout(nn.Module):
-    """Dropout whose draws are those of the whole batch, each rank keeping its own rows.
-
-    Args:
-        rate: share of values zeroed in training.
-
-    Source: Srivastava et al. 2014, section 4.
-    Differs: the values that are kept are divided by 1 - rate in training, not in sampling.
-    """
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Computes the layer for x (B, ...)."""
-        if not self.training or self.rate == 0:
-            return x
-        draws = own_rows(lambda n: torch.rand(n, *x.shape[1:], device=x.device), len(x))
-        return x * (draws >= self.rate) / (1 - self.rate)
 
 
 class SelfAttention(nn.Module):
@@ -109,7 +87,7 @@ class BERTBlock(nn.Module):
             nn.Linear(4 * width, width),
         )
         self.norm_mlp = nn.LayerNorm(width, eps=EPSILON)
-        self.dropout = Dropout(dropout)
+        self.dropout = RowDropout(dropout)
 
     def forward(self, x: Float[Tensor, "B M D"], context: Any) -> Float[Tensor, "B M D"]:
         """Output for x (B, M, D) and the text block's context."""
@@ -157,7 +135,7 @@ class MaskGIT(nn.Module):
         self.code = nn.Embedding(codebook_size + 1, width)
         self.position = nn.Parameter(torch.empty(length + (self.front is not None), width))
         self.norm_embedding = nn.LayerNorm(width, eps=EPSILON)
-        self.dropout = Dropout(dropout)
+        self.dropout = RowDropout(dropout)
         self.blocks = nn.ModuleList(
             BERTBlock(width, heads, text_width, conditioning, dropout) for _ in range(depth)
         )

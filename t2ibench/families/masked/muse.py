@@ -14,9 +14,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from t2ibench.core.types import TextFeatures
-from t2ibench.families.masked.maskgit import Dropout
 from t2ibench.nn.attention import Attention
 from t2ibench.nn.conditioning import ConditioningKind, make_conditioning
+from t2ibench.nn.row_dropout import RowDropout
 
 
 class MuseBlock(nn.Module):
@@ -42,7 +42,7 @@ class MuseBlock(nn.Module):
         self.mlp = nn.Sequential(
             nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
         )
-        self.dropout = Dropout(dropout)
+        self.dropout = RowDropout(dropout)
 
     def forward(self, x: Float[Tensor, "B N D"], context: Any) -> Float[Tensor, "B N D"]:
         """Output for x (B, N, D) and the text block's context."""
@@ -89,7 +89,7 @@ class Muse(nn.Module):
         self.code = nn.Embedding(codebook_size + 1, width)
         self.row = nn.Parameter(torch.empty(side, width))
         self.column = nn.Parameter(torch.empty(side, width))
-        self.dropout = Dropout(dropout)
+        self.dropout = RowDropout(dropout)
         self.blocks = nn.ModuleList(
             MuseBlock(width, heads, conditioning, dropout) for _ in range(depth)
         )
