@@ -141,7 +141,7 @@ class AutoencoderModule(pl.LightningModule):
     def reconstruction_loss(
         self, made: Images, images: Images
     ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
-        """What the reconstruction costs, and its terms for the log.
+        """Loss of the reconstruction, and its terms for the log.
 
         Args:
             made: (B, 3, H, W) reconstructions with their graph.
