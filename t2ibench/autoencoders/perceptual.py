@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from t2ibench.core.errors import CheckpointError, MissingWeightsError, first_line
+from t2ibench.core.errors import CheckpointError, ConfigError, MissingWeightsError, first_line
 from t2ibench.core.frozen import FrozenHolder
 from t2ibench.core.hashing import hash_file
 from t2ibench.core.tensors import foreign_content, read_safetensors
@@ -39,6 +39,9 @@ RANDOM_WIDTHS = ((16,), (32,), (64,))
 
 RANDOM_SEED = 0
 """Seed of the random network: it is the same one in all trainings."""
+
+DIGITS = 8
+"""Least number of digits of a hash by which a file is known."""
 
 EPSILON = 1e-10
 """Least length of a feature vector when it is normalised (released code of LPIPS)."""
@@ -93,7 +96,7 @@ class PerceptualLoss(FrozenHolder):
         """
         with torch.autocast(images.device.type, enabled=False):
             shift, scale = (images.new_tensor(c)[:, None, None] for c in (IMAGE_SHIFT, IMAGE_SCALE))
-            both = (torch.cat([images.to(made), made]).to(shift) - shift) / scale
+            both = (torch.cat([images, made.to(images)]) - shift) / scale
             stages = self._frozen["network"](both)
             units = [x / (x.square().sum(1, keepdim=True).sqrt() + EPSILON) for x in stages]
             halves = [unit.chunk(2) for unit in units]
@@ -178,9 +181,15 @@ def located(weights: str | None, sha256: str) -> Path:
         sha256: how its SHA-256 begins.
 
     Raises:
+        ConfigError: fewer than eight digits of the hash.
         MissingWeightsError: there is no such file.
         CheckpointError: its hash is another.
     """
+    if len(sha256) < DIGITS:
+        raise ConfigError(
+            f"parts.first_stage.module.lpips_sha256={sha256!r} must have at least {DIGITS} digits, "
+            f"for weights are known by it; that of {VGG16_FILE} begins 397923af."
+        )
     path = Path(weights).expanduser() if weights else weights_root() / VGG16_FILE
     if not path.is_file():
         raise MissingWeightsError(

@@ -153,6 +153,8 @@ def test_lpips_without_its_file_or_with_another_is_one_sentence(vgg16, tmp_path,
         VQGANTraining.check_files(absent)
     VQGANTraining.check_files(absent | {"perceptual": "features"})
     path, digest = vgg16
+    with pytest.raises(ConfigError, match="at least 8 digits"):
+        VQGANTraining.check_files(absent | {"lpips_weights": str(path), "lpips_sha256": ""})
     with pytest.raises(CheckpointError, match="has SHA-256 .*, not 397923af"):
         VQGANTraining.check_files(absent | {"lpips_weights": str(path)})
     wrong = tmp_path / "wrong.pth"

@@ -96,7 +96,8 @@ class TrainedFirstStage(Part):
                 f"data.resolution={resolution} is not a multiple of {factor}, which "
                 f"model={model.name} with autoencoder={self.name} needs; choose such a resolution."
             )
-        self.module.cls.check_files(self.module.arguments)
+        if hasattr(self.module.cls, "check_files"):
+            self.module.cls.check_files(self.module.arguments)
 
     def given(self, module: nn.Module) -> tuple[str, ...]:
         """Phrase for the leaderboard where its loss used a pretrained network."""
