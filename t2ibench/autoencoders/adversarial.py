@@ -57,6 +57,9 @@ class PublishedPatchDiscriminator(nn.Module):
         channels: width of the first layer.
         layers: strided convolutions.
 
+    Attributes:
+        least_side: pixels of the smallest images that it can judge.
+
     Source: Isola et al. 2017 (pix2pix), section 3.2.2 and appendix 6.1.2; released code of Esser
         et al. 2021 (VQGAN).
     Differs: several devices share the statistics of a batch.
@@ -64,6 +67,7 @@ class PublishedPatchDiscriminator(nn.Module):
 
     def __init__(self, *, channels: int, layers: int) -> None:
         super().__init__()
+        self.least_side = 3 * 2**layers
         widths = [channels * min(2**i, WIDEST) for i in range(layers + 1)]
         stack: list[nn.Module] = [nn.Conv2d(3, channels, 4, stride=2, padding=1)]
         stack += [nn.LeakyReLU(0.2)]

@@ -76,6 +76,13 @@ class AutoencoderModule(pl.LightningModule):
                 "a first stage has discriminator and discriminator_optimizer, or neither: set "
                 "both in its file under conf/autoencoder/."
             )
+        least = getattr(discriminator, "least_side", 0)
+        if resolution < least:
+            raise ConfigError(
+                f"data.resolution={resolution} is below the {least} px that the first stage's "
+                "discriminator needs; lower parts.first_stage.module.discriminator."
+                "layers."
+            )
         self.automatic_optimization = False
         self.autoencoder = autoencoder
         self.discriminator = discriminator

@@ -185,11 +185,16 @@ def test_a_learned_codebook_starts_as_published():
     assert weight.std().item() == pytest.approx(2 / 1000 / 12**0.5, rel=0.05)
 
 
-@pytest.mark.parametrize("place", ["legacy", "corrected"])
-def test_the_learned_codebook_is_taming_transformers(place):
-    expected = recipe.expected()[place]
+@pytest.mark.parametrize("which", ["legacy", "corrected", "llama_gen"])
+def test_learned_codebooks_are_the_authors(which):
+    expected = recipe.expected()[which]
     z, codebook, *_ = (x.double() for x in recipe.inputs())
-    quantizer = learned(codebook_size=16, legacy_beta=place == "legacy").double()
+    if which == "llama_gen":
+        quantizer = CosineCodebook(
+            codebook_size=16, width=4, beta=recipe.BETA, gradient="straight_through"
+        ).double()
+    else:
+        quantizer = learned(codebook_size=16, legacy_beta=which == "legacy").double()
     quantizer.embedding.weight.data.copy_(codebook)
     z.requires_grad_()
     made = quantizer(z)
@@ -200,6 +205,19 @@ def test_the_learned_codebook_is_taming_transformers(place):
     assert sketch(z.grad) == pytest.approx(expected["latents_grad"], rel=1e-5, abs=1e-6)
     found = sketch(quantizer.embedding.weight.grad)
     assert found == pytest.approx(expected["codebook_grad"], rel=1e-5, abs=1e-6)
+
+
+def test_vqgans_networks_over_short_codes_are_llama_gens_tokenizer():
+    with torch.device("meta"):
+        quantizer = CosineCodebook(
+            codebook_size=16384, width=8, beta=0.25, gradient="straight_through"
+        )
+        model = PublishedQuantized(
+            quantizer=quantizer, z_channels=256, channels=[128, 128, 256, 256, 512], blocks=2,
+            attention_levels=[4], middle_attention=True, groups=32,
+        )  # fmt: skip
+    expected = recipe.expected()["parameters"]["llama_gen_vq_16"]
+    assert sum(p.numel() for p in model.parameters()) == expected == 71_883_403
 
 
 def test_impossible_quantisers_are_refused():

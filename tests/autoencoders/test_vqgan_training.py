@@ -245,6 +245,14 @@ def test_the_published_discriminator_has_the_published_count(layers, expected):
     assert weight.std().item() == pytest.approx(0.02, rel=0.01)
 
 
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_images_too_small_for_the_discriminator_are_refused(layers):
+    judge = PublishedPatchDiscriminator(channels=4, layers=layers)
+    assert judge(torch.zeros(1, 3, judge.least_side, judge.least_side)).shape == (1, 1, 1, 1)
+    with pytest.raises(ConfigError, match=f"below the {judge.least_side} px"):
+        make(small(), judge, resolution=judge.least_side - 2)
+
+
 def test_negative_weights_are_refused():
     for name in ("perceptual_weight", "discriminator_ramp_images"):
         with pytest.raises(ConfigError, match=f"module.{name}=-1 must not be negative"):

@@ -11,6 +11,10 @@ Weights are those of ``attn_gan.fill``, in float64, for the discriminator (ndf 4
 VGG16's convolutions; the weights of LPIPS's channels are the published ones. The other inputs are
 waves of ``attn_gan.wave``: latents, codebook, the decoder's weights times 0.2 and bias times 0.1,
 images. Tensors are kept as ``attn_gan.sketch``.
+
+``llama_gen`` is the quantiser of FoundationVision/LlamaGen of 2024-06-30 on the same latents and
+codebook, normalised, without its entropy loss; the gradients are those of the penalty plus a tenth
+of the code vectors' product with sin(i), as for the other quantiser.
 """
 
 import json
