@@ -24,7 +24,7 @@ import torch
 from fid import interleaved, show
 from torch import Tensor, nn
 
-from t2ibench.autoencoders.vq import nearest_code
+from t2ibench.autoencoders.codebooks import nearest_code
 from t2ibench.cli.compose import untrained_context
 from t2ibench.engine.assemble import untrained_module
 from t2ibench.nn.muon import COEFFICIENTS, Muon

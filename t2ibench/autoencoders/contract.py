@@ -25,11 +25,13 @@ class Reconstruction:
         images: (B, 3, H, W) what the decoder made.
         penalty: scalar; what keeps the latents simple (KL, or codebook commitment).
         logs: detached scalars worth a learning curve.
+        codes: (B, N) of all ranks, where the autoencoder has a codebook.
     """
 
     images: Images
     penalty: Float[Tensor, ""]
     logs: dict[str, Tensor] = field(default_factory=dict)
+    codes: Codes | None = None
 
 
 class Autoencoder(nn.Module, ABC):

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from t2ibench.autoencoders.adversarial import adaptive_weight, hinge_discriminator_loss
+from t2ibench.autoencoders.codebook_health import CodebookHealth, codebook_alarms
 from t2ibench.autoencoders.contract import Autoencoder
+from t2ibench.autoencoders.vq import CodebookAutoencoder
 from t2ibench.core.errors import ConfigError
-from t2ibench.core.types import Batch
+from t2ibench.core.types import Batch, Images
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+
+UNSEEN = "codebook_unseen"
+"""Name in a checkpoint of ``CodebookHealth``'s counts."""
 
 
 class AutoencoderModule(pl.LightningModule):
@@ -29,7 +35,7 @@ class AutoencoderModule(pl.LightningModule):
         resolution: H = W of the images.
         l1_weight: of the absolute error.
         l2_weight: of the squared error.
-        penalty_weight: of KL nats a pixel value, or of the commitment loss.
+        penalty_weight: of KL nats a pixel value, or of the quantiser's penalty.
         optimizer: factory of the autoencoder's optimiser.
         gradient_clip_norm: greatest gradient norm of one step; 0 is off.
         discriminator: judges patches; None trains without an adversary.
@@ -41,7 +47,7 @@ class AutoencoderModule(pl.LightningModule):
         images_seen: the clock, set before every step.
 
     Source: Esser et al. 2021 (VQGAN), section 3.1; Rombach et al. 2022 (LDM), appendix G.
-    Differs: no perceptual term; squared error beside the absolute one.
+    Differs: no perceptual term (``VQGANTraining`` has one); squared error beside the absolute one.
     """
 
     def __init__(
@@ -70,9 +76,19 @@ class AutoencoderModule(pl.LightningModule):
                 "a first stage has discriminator and discriminator_optimizer, or neither: set "
                 "both in its file under conf/autoencoder/."
             )
+        least = getattr(discriminator, "least_side", 0)
+        if resolution < least:
+            raise ConfigError(
+                f"data.resolution={resolution} is below the {least} px that the first stage's "
+                "discriminator needs; lower parts.first_stage.module.discriminator."
+                "layers."
+            )
         self.automatic_optimization = False
         self.autoencoder = autoencoder
         self.discriminator = discriminator
+        self.health: CodebookHealth | None = None
+        if isinstance(autoencoder, CodebookAutoencoder):
+            self.health = CodebookHealth(autoencoder.codebook_size)
         self.l1_weight = l1_weight
         self.l2_weight = l2_weight
         self.penalty_weight = penalty_weight
@@ -83,6 +99,10 @@ class AutoencoderModule(pl.LightningModule):
         self.discriminator_start_images = discriminator_start_images
         self.images_seen = 0
 
+    @classmethod
+    def check_files(cls, arguments: Mapping[str, Any]) -> None:
+        """Refuses arguments that name files which are not there, before any work; none here."""
+
     def configure_optimizers(self) -> Any:
         """The autoencoder's optimiser and, where there is one, the discriminator's."""
         first = self.optimizer_factory(self.autoencoder.parameters())
@@ -92,7 +112,8 @@ class AutoencoderModule(pl.LightningModule):
 
     def networks(self) -> dict[str, nn.Module]:
         """The networks that are trained."""
-        return dict(self.named_children())
+        found = {"autoencoder": self.autoencoder, "discriminator": self.discriminator}
+        return {name: network for name, network in found.items() if network is not None}
 
     @property
     def trains_in_turns(self) -> bool:
@@ -103,27 +124,78 @@ class AutoencoderModule(pl.LightningModule):
         """The autoencoder's parameters: those that EMA averages."""
         return {n: p for n, p in self.named_parameters() if n.startswith("autoencoder.")}
 
+    def alarms(self, logged: Mapping[str, float]) -> dict[str, str]:
+        """Warnings of a codebook that is not used, a sentence by its kind.
+
+        Args:
+            logged: means of what ``training_step`` returned, over one logging interval.
+        """
+        if not isinstance(self.autoencoder, CodebookAutoencoder):
+            return {}
+        remedy = self.autoencoder.codebook.remedy
+        return codebook_alarms(logged, "parts.first_stage.module.autoencoder", remedy)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps for how long each code was not used, so that a resumed curve goes on."""
+        if self.health is not None:
+            checkpoint[UNSEEN] = self.health.unseen
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes up where the use of codes was left."""
+        if self.health is not None and UNSEEN in checkpoint:
+            self.health.unseen.copy_(checkpoint[UNSEEN])
+
+    def reconstruction_loss(
+        self, made: Images, images: Images
+    ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+        """Loss of the reconstruction, and its terms for the log.
+
+        Args:
+            made: (B, 3, H, W) reconstructions with their graph.
+            images: (B, 3, H, W) in [-1, 1].
+        """
+        error = made - images
+        l1, l2 = error.abs().mean(), error.square().mean()
+        return self.l1_weight * l1 + self.l2_weight * l2, {"l1": l1, "l2": l2}
+
+    def fooling_loss(self, fake: Tensor) -> Float[Tensor, ""]:
+        """The autoencoder's adversarial loss, of the logits of reconstructions."""
+        return -fake.mean()
+
+    def judging_loss(self, real: Tensor, fake: Tensor) -> Float[Tensor, ""]:
+        """The discriminator's loss, of the logits of images and of reconstructions."""
+        return hinge_discriminator_loss(real, fake)
+
+    @property
+    def started(self) -> float:
+        """1 once the adversary has entered, 0 before."""
+        return float(self.images_seen >= self.discriminator_start_images)
+
+    @property
+    def adversarial_share(self) -> float:
+        """Share of the adversarial weight that is used by now, 0 to 1."""
+        return self.started
+
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """One step of the autoencoder and, where there is one, one of the discriminator."""
         made = self.autoencoder.reconstruct(batch.image)
-        error = made.images - batch.image
-        l1, l2 = error.abs().mean(), error.square().mean()
-        reconstruction = self.l1_weight * l1 + self.l2_weight * l2
+        reconstruction, logs = self.reconstruction_loss(made.images, batch.image)
         loss = reconstruction + self.penalty_weight * made.penalty
-        logs = {"l1": l1, "l2": l2, "penalty": made.penalty, **made.logs}
+        logs |= {"penalty": made.penalty, **made.logs}
+        if self.health is not None and made.codes is not None:
+            logs["codebook_dead"] = self.health(made.codes)
         optimizers: Any = self.optimizers()
         if self.discriminator is None:
             self._optimise(optimizers, loss, self.autoencoder)
         else:
-            started = float(self.images_seen >= self.discriminator_start_images)
-            adversarial = -self.discriminator(made.images).mean()
+            adversarial = self.fooling_loss(self.discriminator(made.images))
             weight = adaptive_weight(reconstruction, adversarial, self.autoencoder.last_layer)
-            weight = started * self.adversarial_weight * weight
+            weight = self.adversarial_share * self.adversarial_weight * weight
             self._optimise(optimizers[0], loss + weight * adversarial, self.autoencoder)
-            judged = hinge_discriminator_loss(
+            judged = self.judging_loss(
                 self.discriminator(batch.image), self.discriminator(made.images.detach())
             )
-            self._optimise(optimizers[1], started * judged, self.discriminator)
+            self._optimise(optimizers[1], self.started * judged, self.discriminator)
             logs |= {"discriminator": judged, "adversarial_weight": weight}
         return {"loss": loss.detach()} | {name: value.detach() for name, value in logs.items()}
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import nn
 
-from t2ibench.autoencoders.contract import Latents, Reconstruction
+from t2ibench.autoencoders.codebooks import LearnedCodebook
+from t2ibench.autoencoders.contract import Latents
 from t2ibench.autoencoders.kl import GaussianAutoencoder
 from t2ibench.autoencoders.published_blocks import Decoder, Encoder
-from t2ibench.autoencoders.vq import CodebookAutoencoder, nearest_code, perplexity, usage
-from t2ibench.core.ranks import gathered
+from t2ibench.autoencoders.quantizer import Quantizer
+from t2ibench.autoencoders.vq import CodebookAutoencoder
 from t2ibench.core.types import Images
 
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
@@ -79,60 +79,81 @@ class PublishedKL(GaussianAutoencoder):
         return _last_layer(self.decoder)
 
 
-class LearnedCodebook(nn.Module):
-    """Code vectors that gradients move.
+class PublishedQuantized(CodebookAutoencoder):
+    """VQGAN's networks over any quantiser; with codes of 8 numbers on the sphere LlamaGen's.
 
     Args:
-        codebook_size: V.
-        width: C, length of a code.
-
-    Source: released code of Esser et al. 2021 (VQGAN): uniform in [-1 / V, 1 / V] at the start.
-    Differs: none.
-    """
-
-    def __init__(self, codebook_size: int, width: int) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(codebook_size, width)
-        nn.init.uniform_(self.embedding.weight, -1 / codebook_size, 1 / codebook_size)
-
-    def nearest(self, vectors: Float[Tensor, "M C"]) -> Int[Tensor, " M"]:
-        """Index of the nearest code of each vector."""
-        return nearest_code(vectors, self.embedding.weight)
-
-
-def codebook_loss(
-    latents: Latents, quantised: Latents, *, beta: float, legacy: bool
-) -> Float[Tensor, ""]:
-    """Codebook loss L = mean (sg[z] - e)^2 + beta mean (z - sg[e])^2.
-
-    With ``legacy`` beta stands at the other term: beta mean (sg[z] - e)^2 + mean (z - sg[e])^2.
-
-    Args:
-        latents: z, (B, C, h, w).
-        quantised: e, the codes of z, with their graph.
-        beta: weight of the commitment, or with ``legacy`` of the codebook term.
-        legacy: how VQGAN and LDM were trained: beta is at the codebook term.
-
-    Source: van den Oord et al. 2017 (VQ-VAE), eq. 3; ``legacy`` is the released code of Esser et
-        al. 2021 (VQGAN) and Rombach et al. 2022 (LDM).
-    Differs: a mean over elements, as published code has it.
-    """
-    codebook = (latents.detach() - quantised).square().mean()
-    commitment = (latents - quantised.detach()).square().mean()
-    return beta * codebook + commitment if legacy else codebook + beta * commitment
-
-
-class PublishedVQ(CodebookAutoencoder):
-    """VQGAN, and LDM's VQ-regularised first stage; straight-through gradients.
-
-    Args:
-        latent_channels: C, length of a code vector.
+        quantizer: what makes codes of latents.
+        z_channels: channels between the networks and the 1x1 convolutions to and from the codes.
         channels: width of each level, from the largest map to the smallest; f is
             2^(levels - 1).
         blocks: residual blocks a level of the encoder; the decoder has one more.
         attention_levels: levels whose blocks are followed by attention, 0 the largest map.
         middle_attention: whether the middle of encoder and decoder has attention.
         groups: of every GroupNorm; must divide every width.
+
+    Source: Esser et al. 2021 (VQGAN), section 3.1 and appendix table 8; Sun et al. 2024
+        (LlamaGen), section 3.1.
+    Differs: none in the network.
+    """
+
+    def __init__(
+        self,
+        *,
+        quantizer: Quantizer,
+        z_channels: int,
+        channels: Sequence[int],
+        blocks: int,
+        attention_levels: Sequence[int],
+        middle_attention: bool,
+        groups: int,
+    ) -> None:
+        super().__init__()
+        layout: dict[str, Any] = {
+            "channels": list(channels),
+            "blocks": blocks,
+            "attention_levels": list(attention_levels),
+            "middle_attention": middle_attention,
+            "groups": groups,
+        }
+        self.latent_channels = quantizer.width
+        self.codebook_size = quantizer.codebook_size
+        self.encoder = Encoder(out_channels=z_channels, **layout)
+        self.decoder = Decoder(in_channels=z_channels, **layout)
+        self.quant_conv = nn.Conv2d(z_channels, quantizer.width, 1)
+        self.post_quant_conv = nn.Conv2d(quantizer.width, z_channels, 1)
+        self.quantize = quantizer
+        self.spatial_factor = 2 ** (len(channels) - 1)
+
+    @property
+    def codebook(self) -> Quantizer:
+        """The quantiser."""
+        return self.quantize
+
+    def encode(self, images: Images) -> Latents:
+        """The encoder's output before quantising."""
+        return self.quant_conv(self.encoder(images))
+
+    def decode_vectors(self, vectors: Latents) -> Images:
+        """Images of a grid of code vectors, which are taken as they are."""
+        return self.decoder(self.post_quant_conv(vectors))
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """The weights of the convolution to pixels."""
+        return _last_layer(self.decoder)
+
+
+class PublishedVQ(PublishedQuantized):
+    """VQGAN, and LDM's VQ-regularised first stage; straight-through gradients.
+
+    Args:
+        latent_channels: C, length of a code vector.
+        channels: see ``PublishedQuantized``.
+        blocks: see ``PublishedQuantized``.
+        attention_levels: see ``PublishedQuantized``.
+        middle_attention: see ``PublishedQuantized``.
+        groups: see ``PublishedQuantized``.
         codebook_size: V.
         beta: see ``codebook_loss``.
         legacy_beta: see ``codebook_loss``.
@@ -155,59 +176,21 @@ class PublishedVQ(CodebookAutoencoder):
         beta: float,
         legacy_beta: bool,
     ) -> None:
-        super().__init__()
-        layout: dict[str, Any] = {
-            "channels": list(channels),
-            "blocks": blocks,
-            "attention_levels": list(attention_levels),
-            "middle_attention": middle_attention,
-            "groups": groups,
-        }
-        self.latent_channels = latent_channels
-        self.codebook_size = codebook_size
-        self.beta = beta
-        self.legacy_beta = legacy_beta
-        self.encoder = Encoder(out_channels=latent_channels, **layout)
-        self.decoder = Decoder(in_channels=latent_channels, **layout)
-        self.quant_conv = nn.Conv2d(latent_channels, latent_channels, 1)
-        self.post_quant_conv = nn.Conv2d(latent_channels, latent_channels, 1)
-        self.quantize = LearnedCodebook(codebook_size, latent_channels)
-        self.spatial_factor = 2 ** (len(channels) - 1)
-
-    def encode(self, images: Images) -> Latents:
-        """The encoder's output before quantising."""
-        return self.quant_conv(self.encoder(images))
-
-    def nearest(self, vectors: Float[Tensor, "M C"]) -> Int[Tensor, " M"]:
-        """Index of the nearest code of each vector."""
-        return self.quantize.nearest(vectors)
-
-    def lookup(self, codes: Int[Tensor, "*M"]) -> Float[Tensor, "*M C"]:
-        """The code vectors."""
-        return self.quantize.embedding(codes)
-
-    def decode_vectors(self, vectors: Latents) -> Images:
-        """Images of a grid of code vectors, which are taken as they are."""
-        return self.decoder(self.post_quant_conv(vectors))
-
-    def reconstruct(self, images: Images) -> Reconstruction:
-        """Straight-through pass; the penalty moves the codebook and commits the encoder."""
-        latents = self.encode(images)
-        quantised, codes = self.quantise(latents)
-        penalty = codebook_loss(latents, quantised, beta=self.beta, legacy=self.legacy_beta)
-        through = latents + (quantised - latents).detach()
-        chosen = gathered(codes)
-        logs = {
-            "codebook_perplexity": perplexity(chosen, self.codebook_size),
-            "codebook_usage": usage(chosen, self.codebook_size),
-            "latent_std": gathered(latents.detach()).std(),
-        }
-        return Reconstruction(self.decode_vectors(through), penalty, logs)
-
-    @property
-    def last_layer(self) -> nn.Parameter:
-        """The weights of the convolution to pixels."""
-        return _last_layer(self.decoder)
+        super().__init__(
+            quantizer=LearnedCodebook(
+                codebook_size=codebook_size,
+                width=latent_channels,
+                beta=beta,
+                legacy_beta=legacy_beta,
+                gradient="straight_through",
+            ),
+            z_channels=latent_channels,
+            channels=channels,
+            blocks=blocks,
+            attention_levels=attention_levels,
+            middle_attention=middle_attention,
+            groups=groups,
+        )
 
 
 def _last_layer(decoder: nn.Module) -> nn.Parameter:

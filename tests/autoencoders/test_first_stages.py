@@ -12,18 +12,13 @@ from t2ibench.autoencoders.adversarial import (
     adaptive_weight,
     hinge_discriminator_loss,
 )
+from t2ibench.autoencoders.codebook_health import perplexity, usage
+from t2ibench.autoencoders.codebooks import VectorQuantizer, commitment_loss, nearest_code
 from t2ibench.autoencoders.frozen import FrozenFirstStage
 from t2ibench.autoencoders.kl import KLAutoencoder, gaussian_kl
 from t2ibench.autoencoders.module import AutoencoderModule
 from t2ibench.autoencoders.networks import PixelNorm
-from t2ibench.autoencoders.vq import (
-    VectorQuantizer,
-    VQAutoencoder,
-    commitment_loss,
-    nearest_code,
-    perplexity,
-    usage,
-)
+from t2ibench.autoencoders.vq import VQAutoencoder
 from t2ibench.core.errors import CheckpointError, ConfigError
 from t2ibench.core.types import Batch
 
@@ -92,7 +87,9 @@ def test_pixel_norm_gives_every_position_unit_mean_square():
 
 
 def test_nearest_code_is_the_one_that_cdist_finds():
-    quantizer = VectorQuantizer(codebook_size=32, width=5, decay=0.9, revive_below=0.0)
+    quantizer = VectorQuantizer(
+        codebook_size=32, width=5, decay=0.9, revive_below=0.0, gradient="straight_through"
+    )
     vectors = torch.randn(100, 5)
     expected = torch.cdist(vectors, quantizer.codebook).argmin(1)
     assert torch.equal(quantizer.nearest(vectors), expected)
@@ -102,7 +99,9 @@ def test_nearest_code_is_the_one_that_cdist_finds():
 def test_codebook_converges_to_cluster_means_and_revives_dead_codes():
     torch.manual_seed(0)
     centres = torch.tensor([[10.0, 0.0], [-10.0, 0.0], [0.0, 10.0], [0.0, -10.0]])
-    quantizer = VectorQuantizer(codebook_size=12, width=2, decay=0.9, revive_below=0.05)
+    quantizer = VectorQuantizer(
+        codebook_size=12, width=2, decay=0.9, revive_below=0.05, gradient="straight_through"
+    )
     quantizer.codebook.fill_(1e3)
     for _ in range(100):
         vectors = centres.repeat(64, 1) + 0.1 * torch.randn(256, 2)

@@ -2,8 +2,9 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, VQModel
 
+from t2ibench.autoencoders.codebooks import codebook_loss
 from t2ibench.autoencoders.frozen import FrozenFirstStage
-from t2ibench.autoencoders.published import PublishedKL, PublishedVQ, codebook_loss
+from t2ibench.autoencoders.published import PublishedKL, PublishedVQ
 from t2ibench.core.errors import ConfigError
 
 WHOLE = {"blocks": 2, "middle_attention": True, "groups": 32, "attention_levels": []}

@@ -5,7 +5,7 @@ import torch
 
 from t2ibench.autoencoders.metrics import psnr
 from t2ibench.cli.compose import compose_spec
-from t2ibench.core.errors import ConfigError
+from t2ibench.core.errors import ConfigError, MissingWeightsError
 from t2ibench.core.files import read_json
 from t2ibench.engine.build import instantiate
 from t2ibench.engine.context import Context
@@ -19,6 +19,11 @@ COUNTS = {
     "kl_f32": 103_880_131,
     "vq_f8": 67_717_295,
     "vq_f16": 69_593_371,
+    "vq_f4_ldm": 55_322_782,
+    "vqgan_f16": 72_141_699,
+    "vqgan_f16 with 16384 codes": 76_073_859,
+    # Strided layers 2 (12,544 + 1,048,832) less 253 (a bias of 3 colours), 4 blocks, the codebook.
+    "vq_vae": 2 * (12_544 + 1_048_832) - 253 + 4 * 655_872 + 512 * 256,
 }
 NARROW = [
     "parts.first_stage.module.autoencoder.channels=[8,8,16]",
@@ -61,13 +66,27 @@ def test_kl_f4_trains_at_a_reduced_width(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_files_hold_the_published_layouts(name):
-    part = compose_spec([f"autoencoder={name}"]).parts["first_stage"]
+    expected = COUNTS[name]
+    name, _, more = name.partition(" with ")
+    codes = ["parts.first_stage.module.autoencoder.codebook_size=16384"] if more else []
+    part = compose_spec([f"autoencoder={name}", *codes]).parts["first_stage"]
     with torch.device("meta"):
         module = instantiate(part.module, resolution=256)
-    assert sum(p.numel() for p in module.autoencoder.parameters()) == COUNTS[name]
+    assert sum(p.numel() for p in module.autoencoder.parameters()) == expected
     assert part.spatial_factor == module.autoencoder.spatial_factor
     assert part.kind == module.autoencoder.kind
     module.configure_optimizers()
+
+
+def test_lpips_without_weights_is_refused_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setenv("T2IBENCH_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("T2IBENCH_WEIGHTS", str(tmp_path))
+    lpips = "parts.first_stage.module.perceptual=lpips"
+    with pytest.raises(MissingWeightsError, match="perceptual=lpips needs torchvision's vgg16"):
+        train(Context.of(compose_spec([*SMALL, *NARROW, lpips])))
+    assert not list(tmp_path.glob("runs/*/status.json"))
+    with pytest.raises(ConfigError, match="perceptual=vgg"):
+        compose_spec([*SMALL, "parts.first_stage.module.perceptual=vgg"])
 
 
 def test_a_key_that_the_file_has_not_is_refused():

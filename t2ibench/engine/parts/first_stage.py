@@ -88,7 +88,7 @@ class TrainedFirstStage(Part):
         return context.spec.budget.first_stage_images or self.training.images
 
     def check(self, context: Context) -> None:
-        """Refuses a resolution that its spatial factor and the model's multiple do not divide."""
+        """Refuses absent files, and a resolution that its factor and the model's do not divide."""
         resolution, model = context.spec.data.resolution, context.spec.model
         factor = self.spatial_factor * model.resolution_multiple
         if resolution % factor:
@@ -96,6 +96,13 @@ class TrainedFirstStage(Part):
                 f"data.resolution={resolution} is not a multiple of {factor}, which "
                 f"model={model.name} with autoencoder={self.name} needs; choose such a resolution."
             )
+        if hasattr(self.module.cls, "check_files"):
+            self.module.cls.check_files(self.module.arguments)
+
+    def given(self, module: nn.Module) -> tuple[str, ...]:
+        """Phrase for the leaderboard where its loss used a pretrained network."""
+        pretrained = self.module.arguments.get("perceptual") == "lpips"
+        return ("pretrained LPIPS (VGG16) in the loss of its first stage",) if pretrained else ()
 
     def prepare(self, context: Context, run: Run) -> Prepared:
         """Trains the first stage, or finds it trained."""
