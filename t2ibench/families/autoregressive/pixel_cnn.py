@@ -12,7 +12,6 @@ P is the width of a stack, k half a kernel's side (rounded down).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple, cast
 
 import torch
@@ -49,8 +48,7 @@ class Kernel(NamedTuple):
     bias: Float[Tensor, " O"]
 
 
-@dataclass
-class Cache:
+class Cache(NamedTuple):
     """State of the images drawn so far: all that the network has computed of them.
 
     Attributes:
@@ -121,6 +119,7 @@ class GatedPixelCNN(nn.Module):
         self.hidden = ColourConv(groups, groups, 0, strict=False, gain=2**0.5)
         self.head = ColourConv(groups, levels, 0, strict=False, gain=1.0)
         zero_init(self.head)
+        self.next_value = NextValue(width, self.reach)
 
     @property
     def stack(self) -> list[GatedLayer]:
@@ -180,7 +179,7 @@ class GatedPixelCNN(nn.Module):
         i, j = divmod(pixel, self.side)
         if j == colour == 0:
             self._begin_row(i, cache)
-        return self._value(j, colour, cache)
+        return self.next_value(j, colour, cache)
 
     def _begin_row(self, i: int, cache: Cache) -> None:
         """Computes row i of the vertical stack, of which all rows above are known."""
@@ -198,19 +197,34 @@ class GatedPixelCNN(nn.Module):
         for columns in cache.row:
             columns.zero_()
 
-    def _value(self, j: int, colour: int, cache: Cache) -> Float[Tensor, "B V"]:
+
+class NextValue(nn.Module):
+    """Logits of one value from what the cache holds of its row.
+
+    A module without weights, so that ``t2ibench info`` counts equal calls of it once.
+
+    Args:
+        width: P.
+        reach: k.
+    """
+
+    def __init__(self, width: int, reach: int) -> None:
+        super().__init__()
+        self.width, self.reach = width, reach
+
+    def forward(self, j: int, colour: int, cache: Cache) -> Float[Tensor, "B V"]:
         """Logits of one colour at column j of the row that was begun."""
         k, third = self.reach, self.width // COLOURS
         mine, upto = slice(colour * third, (colour + 1) * third), slice(0, (colour + 1) * third)
-        for n, layer in enumerate(self.layers):
+        for n, (horizontal, out) in enumerate(cache.kernels):
             read, made = cache.row[n], cache.row[n + 1]
-            horizontal, out = cache.kernels[n]
             maps = linear(read[:, :, j : j + k + 1].flatten(1), *horizontal[colour])
             maps = maps + cache.links[n][:, :, colour, :, j].flatten(1)
             bias = cache.biases[n][colour]
             cache.gated[n][:, mine] = gate(maps if bias is None else bias(maps))
             new = linear(cache.gated[n][:, upto], *out[colour])
-            made[:, mine, j + k] = new if layer.first else new + read[:, mine, j + k]
+            # The first layer, which reads the image, has no residual.
+            made[:, mine, j + k] = new if n == 0 else new + read[:, mine, j + k]
         hidden, head = cache.head
         known = cache.row[-1][:, upto, j + k].relu()
         cache.hidden[:, mine] = linear(known, *hidden[colour]).relu()
@@ -223,7 +237,7 @@ def by_colour(bias: Bias | None) -> list[Bias | None]:
 
 
 def kernels(layer: ColourConv, halves: int = 1) -> list[Kernel]:
-    """The parts of a layer that make each colour's channels at one pixel.
+    """The parts of a layer that make each colour's channels at one pixel, without gradients.
 
     Args:
         layer: a layer over the pixels to the left or, where it has none, over the pixel alone.
@@ -237,7 +251,7 @@ def kernels(layer: ColourConv, halves: int = 1) -> list[Kernel]:
         weight = weight.flatten(0, 1)
         if not layer.left:  # of its pixel, channels of later colours count nothing
             weight = weight[:, : weight.shape[1] // COLOURS * (colour + 1)]
-        found.append(Kernel(weight.flatten(1), bias.flatten()))
+        found.append(Kernel(weight.flatten(1).detach(), bias.flatten().detach()))
     return found
 
 
