@@ -18,8 +18,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
-from t2ibench.autoencoders.contract import Latents, Reconstruction
-from t2ibench.autoencoders.vq import CodebookAutoencoder, nearest_code
+from t2ibench.autoencoders.codebooks import nearest_code
+from t2ibench.autoencoders.contract import Latents
+from t2ibench.autoencoders.quantizer import Quantised, Quantizer, passed
+from t2ibench.autoencoders.vq import CodebookAutoencoder
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.types import Images, PixelImages
 
@@ -30,24 +32,70 @@ LEVELS = 256
 """Values of one channel of a stored pixel."""
 
 
-class PaletteAutoencoder(CodebookAutoencoder):
-    """Images as indices of their pixels' nearest colours; its latents are the pixels themselves.
+class Palette(Quantizer):
+    """Quantiser of pixels to the nearest of V colours.
 
     Args:
-        colours: V. They begin evenly spread over the cube; ``fill`` puts measured ones in place.
+        colours: V. They begin evenly spread over the cube.
 
     Source: Chen et al. 2020 (Image-GPT), section 3.2 (context reduction).
     Differs: none.
     """
 
-    palette: Float[Tensor, "V 3"]
+    colours: Float[Tensor, "V 3"]
+    width = 3
+
+    def __init__(self, *, colours: int) -> None:
+        super().__init__()
+        self.codebook_size = colours
+        self.register_buffer("colours", even_colours(colours))
+
+    def nearest(self, vectors: Float[Tensor, "M 3"]) -> Int[Tensor, " M"]:
+        """Index of the nearest colour of each pixel."""
+        return torch.cat([nearest_code(part, self.colours) for part in vectors.split(AT_ONCE)])
+
+    def lookup(self, codes: Int[Tensor, "*M"]) -> Float[Tensor, "*M 3"]:
+        """The colours."""
+        return embedding(codes, self.colours)
+
+    def forward(self, latents: Latents) -> Quantised:
+        """The pixels in colours of the palette; there is nothing to train."""
+        vectors, codes = self.quantise(latents)
+        return Quantised(passed(latents, vectors), codes, latents.new_zeros(()))
+
+    @property
+    def remedy(self) -> str:
+        """The number of colours."""
+        return f"lower parts.first_stage.colours={self.codebook_size}"
+
+
+class PaletteAutoencoder(CodebookAutoencoder):
+    """Images as indices of their pixels' nearest colours; its latents are the pixels themselves.
+
+    Args:
+        colours: V, see ``Palette``; ``fill`` puts measured ones in place.
+
+    Source: Chen et al. 2020 (Image-GPT), section 3.2 (context reduction).
+    Differs: none.
+    """
+
     spatial_factor = 1
     latent_channels = 3
 
     def __init__(self, *, colours: int) -> None:
         super().__init__()
         self.codebook_size = colours
-        self.register_buffer("palette", even_colours(colours))
+        self.quantizer = Palette(colours=colours)
+
+    @property
+    def codebook(self) -> Palette:
+        """The palette as a quantiser."""
+        return self.quantizer
+
+    @property
+    def palette(self) -> Float[Tensor, "V 3"]:
+        """The colours."""
+        return self.quantizer.colours
 
     def fill(self, palette: Float[Tensor, "V 3"]) -> None:
         """Takes measured colours in [-1, 1]."""
@@ -57,21 +105,9 @@ class PaletteAutoencoder(CodebookAutoencoder):
         """The images."""
         return images
 
-    def nearest(self, vectors: Float[Tensor, "M 3"]) -> Int[Tensor, " M"]:
-        """Index of the nearest colour of each pixel."""
-        return torch.cat([nearest_code(part, self.palette) for part in vectors.split(AT_ONCE)])
-
-    def lookup(self, codes: Int[Tensor, "*M"]) -> Float[Tensor, "*M 3"]:
-        """The colours."""
-        return embedding(codes, self.palette)
-
     def decode_vectors(self, vectors: Latents) -> Images:
         """The colours as an image."""
         return vectors
-
-    def reconstruct(self, images: Images) -> Reconstruction:
-        """The images in colours of the palette; there is nothing to train."""
-        return Reconstruction(self.quantise(images)[0], images.new_zeros(()))
 
     @property
     def last_layer(self) -> nn.Parameter:
