@@ -27,8 +27,9 @@ PUBLISHED = {"paper": 76_682_240, "paper_m": 455_489_536, "paper_l": 1_362_914_3
 
 
 def network(conditioning="concat", **changes):
-    shape = {"codebook_size": COLOURS, "length": SIDE**2, "text_width": 16, "width": 16}
-    shape |= {"depth": 2, "heads": 2, "bias": True, "conditioning": conditioning}
+    shape = {"codebook_size": COLOURS, "length": SIDE**2, "text_width": 16}
+    shape |= {"text_length": 8, "width": 16, "depth": 2, "heads": 2}
+    shape |= {"bias": True, "conditioning": conditioning}
     return ImageGPT(**(shape | changes))
 
 
@@ -56,6 +57,8 @@ def module():
         label_smoothing=0.0,
         guidance_scale=2.0,
         temperature=1.0,
+        top_k=0,
+        top_p=1.0,
     )
     return stirred(made, 0.1)
 
@@ -79,10 +82,16 @@ def test_weights_are_as_many_as_published(size, expected):
     model = compose_config(["model=autoregressive/image_gpt", f"size={size}"])["model"]
     given = {k: v for k, v in model["module"]["network"].items() if not k.startswith("_")}
     with torch.device("meta"):
-        made = ImageGPT(codebook_size=512, length=1024, text_width=8, **given)
+        made = ImageGPT(codebook_size=512, length=1024, text_width=8, text_length=8, **given)
         assert count(made) - count(made.prefix) == expected
         if size == "paper":
-            bare = ImageGPT(codebook_size=512, length=1024, text_width=8, **given | {"bias": False})
+            bare = ImageGPT(
+                codebook_size=512,
+                length=1024,
+                text_width=8,
+                text_length=8,
+                **given | {"bias": False},
+            )
             assert count(bare) - count(bare.prefix) == 76_571_648
 
 

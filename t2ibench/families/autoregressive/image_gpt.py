@@ -19,6 +19,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.types import TextFeatures
+from t2ibench.families.autoregressive.weight_decay import Decayed
 from t2ibench.nn.conditioning import ConditioningKind, make_conditioning
 
 EPSILON = 1e-5
@@ -134,6 +135,7 @@ class ImageGPT(nn.Module):
         codebook_size: V, colours of the palette.
         length: N, pixels of an image.
         text_width: D of the text features.
+        text_length: most tokens of a caption; not read, only pixels have positions.
         width: D of the transformer.
         depth: number of layers.
         heads: A; must divide ``width``.
@@ -149,12 +151,15 @@ class ImageGPT(nn.Module):
     Differs: the text.
     """
 
+    decays: Decayed = "all"
+
     def __init__(
         self,
         *,
         codebook_size: int,
         length: int,
         text_width: int,
+        text_length: int,
         width: int,
         depth: int,
         heads: int,
