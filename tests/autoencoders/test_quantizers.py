@@ -288,7 +288,7 @@ def test_a_code_is_dead_once_it_was_not_used_for_long():
 def test_alarms_name_the_quantisers_own_settings(name):
     quantizer = QUANTIZERS[name]()
     key = "parts.first_stage.module.autoencoder"
-    well = {"codebook_dead": 0.2, "codebook_perplexity": 5.0}
+    well = {"codebook_dead": 0.68, "codebook_perplexity": 5.0}
     assert codebook_alarms(well, key, quantizer.remedy) == {}
     ill = {"codebook_dead": 0.9, "codebook_perplexity": 1.2}
     told = codebook_alarms(ill, key, quantizer.remedy)
