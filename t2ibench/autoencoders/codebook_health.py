@@ -15,8 +15,8 @@ DEAD_AFTER = 20
 e^-20, and of one that is used a tenth as often e^-2."""
 
 MOSTLY_DEAD = 0.8
-"""Share of dead codes above which the alarm is raised. A codebook of averages that ends well has two
-thirds dead while it settles (measured on vq_f4: 68 % after 2,048 images, 19 % after 12,000)."""
+"""Share of dead codes above which the alarm is raised. A codebook of averages that ends well has
+two thirds dead while it settles (measured on vq_f4: 68 % after 2,048 images, 19 % after 12,000)."""
 
 COLLAPSED = 2.0
 """Perplexity below which the codebook says less than one bit a code."""
