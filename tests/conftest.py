@@ -1,5 +1,6 @@
 """Shared settings: one thread a test process, no network, no W&B."""
 
+import logging
 import os
 
 os.environ.setdefault("WANDB_MODE", "disabled")
@@ -20,3 +21,15 @@ settings.load_profile("t2ibench")
 def shared_cache(tmp_path_factory):
     """One cache folder a session, so that a data set is rendered once."""
     return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def no_handler_outlives_its_test():
+    """Removes log handlers of a verb that ran in this process: their stream ends with the test."""
+    root = logging.getLogger()
+    before, level = list(root.handlers), root.level
+    yield
+    for handler in root.handlers[:]:
+        if type(handler) is logging.StreamHandler and handler not in before:
+            root.removeHandler(handler)
+            root.setLevel(level)
