@@ -102,6 +102,14 @@ class Inpainting(Edit):
                 f"{want}; give one of the same height and width."
             )
 
+    def paste(self, painted: Images) -> Images:
+        """The given images with the painted region; pixels outside the mask are unchanged.
+
+        Args:
+            painted: (B, 3, H, W) in [-1, 1].
+        """
+        return torch.where(self.mask.to(painted.device), painted, self.image.to(painted))
+
 
 @dataclass(frozen=True)
 class PromptMixing(Edit):

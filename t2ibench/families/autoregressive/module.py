@@ -14,6 +14,7 @@ from t2ibench.core.knobs import Knob
 from t2ibench.core.noise import Noise
 from t2ibench.core.types import Batch, Images, TextFeatures
 from t2ibench.families.autoregressive.losses import next_code_loss
+from t2ibench.families.autoregressive.raster import cached_logits
 from t2ibench.families.autoregressive.weight_decay import Decayed, decay_groups
 from t2ibench.families.contract import (
     Likelihood,
@@ -21,7 +22,7 @@ from t2ibench.families.contract import (
     Target,
     TextToImageModule,
 )
-from t2ibench.samplers.autoregressive import guided_logits, sample_tokens
+from t2ibench.samplers.autoregressive import NextLogits, sample_tokens
 from t2ibench.text.contract import TextEncoder
 
 
@@ -166,22 +167,14 @@ class AutoregressiveCodes(TextToImageModule):
         self.optimise(self.optimizers(), loss, parameters)  # type: ignore[arg-type]
         return {"loss": loss.detach()}
 
-    def sample(self, text: TextFeatures, noise: Noise, knobs: Mapping[str, float]) -> Images:
-        """Samples codes with a cache, guidance's two halves in one batch, and decodes them."""
-        scale, rows = knobs["guidance_scale"], text
-        if scale != 1:
-            rows = TextFeatures.cat([text, self.null_like(text)])
-        cache = self.network.start_cache(rows)
+    def next_logits(self, text: TextFeatures, knobs: Mapping[str, float]) -> NextLogits:
+        """Logits of the next code from a cache, guidance's two halves in one batch."""
+        return cached_logits(self.network, text, self.null_like, knobs["guidance_scale"])
 
-        def next_logits(token: Tensor | None, position: int) -> Tensor:
-            if scale == 1:
-                return self.network.step(token, position, cache)
-            both = None if token is None else token.repeat(2)
-            conditional, unconditional = self.network.step(both, position, cache).chunk(2)
-            return guided_logits(conditional, unconditional, scale)
-
+    def drawn(self, logits: NextLogits, noise: Noise, knobs: Mapping[str, float]) -> Images:
+        """Images of codes that are drawn one after the other."""
         codes = sample_tokens(
-            next_logits,
+            logits,
             self.length,
             noise,
             temperature=knobs["temperature"],
@@ -189,3 +182,7 @@ class AutoregressiveCodes(TextToImageModule):
             top_p=knobs["top_p"],
         )
         return self.first_stage.decode_codes(codes)
+
+    def sample(self, text: TextFeatures, noise: Noise, knobs: Mapping[str, float]) -> Images:
+        """Samples codes and decodes them."""
+        return self.drawn(self.next_logits(text, knobs), noise, knobs)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_max_pool2d
 
@@ -13,8 +12,7 @@ from t2ibench.core.noise import Noise
 from t2ibench.core.types import Batch, Images, TextFeatures
 from t2ibench.families.autoregressive.losses import next_code_loss
 from t2ibench.families.autoregressive.module import AutoregressiveCodes
-from t2ibench.families.autoregressive.raster import cached_logits, check_side, completing
-from t2ibench.samplers.autoregressive import sample_tokens
+from t2ibench.families.autoregressive.raster import check_side, completing
 
 
 class AutoregressivePalette(AutoregressiveCodes):
@@ -39,9 +37,9 @@ class AutoregressivePalette(AutoregressiveCodes):
         """Cross-entropy of a code, in nats, with the captions and without any."""
         codes = self.codes_of(batch)
         text = self.encode_text(batch)
-        null = self.text_encoder.null(len(codes)).to(text.tokens.device)
+        both = (text, self.null_like(text))
         given, without = (
-            next_code_loss(self.network(codes, features), codes, 0.0) for features in (text, null)
+            next_code_loss(self.network(codes, features), codes, 0.0) for features in both
         )
         return {"loss": given, "loss_without_text": without}
 
@@ -53,7 +51,7 @@ class AutoregressivePalette(AutoregressiveCodes):
         edit: Inpainting | None = None,
     ) -> Images:
         """Samples pixel by pixel with a cache; an edit's known pixels are given."""
-        logits = cached_logits(self.network, self.text_encoder, text, knobs["guidance_scale"])
+        logits = self.next_logits(text, knobs)
         if edit is not None:
             check_side(edit.image, self.resolution)
             known = self.first_stage.codes(edit.image.to(text.tokens.device))
@@ -61,15 +59,5 @@ class AutoregressivePalette(AutoregressiveCodes):
             side = self.resolution // self.first_stage.spatial_factor
             drawn = adaptive_max_pool2d(edit.mask.to(known.device).float(), side) > 0
             logits = completing(logits, known, drawn.flatten(1))
-        codes = sample_tokens(
-            logits,
-            self.length,
-            noise,
-            temperature=knobs["temperature"],
-            top_k=int(knobs["top_k"]),
-            top_p=knobs["top_p"],
-        )
-        images = self.first_stage.decode_codes(codes)
-        if edit is None:
-            return images
-        return torch.where(edit.mask.to(images.device), images, edit.image.to(images))
+        images = self.drawn(logits, noise, knobs)
+        return images if edit is None else edit.paste(images)

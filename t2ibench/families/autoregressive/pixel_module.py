@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -104,8 +103,8 @@ class AutoregressivePixels(TextToImageModule):
     def validation_losses(self, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy of a value, in nats, with the captions and without any."""
         text = self.encode_text(batch)
-        null = self.text_encoder.null(len(batch)).to(text.tokens.device)
-        given, without = (self.nats(batch.image, features).mean() for features in (text, null))
+        both = (text, self.null_like(text))
+        given, without = (self.nats(batch.image, features).mean() for features in both)
         return {"loss": given, "loss_without_text": without}
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
@@ -123,7 +122,7 @@ class AutoregressivePixels(TextToImageModule):
         edit: Inpainting | None = None,
     ) -> Images:
         """Samples value by value with a cache; an edit's known pixels are given."""
-        logits = cached_logits(self.network, self.text_encoder, text, knobs["guidance_scale"])
+        logits = cached_logits(self.network, text, self.null_like, knobs["guidance_scale"])
         if edit is not None:
             check_side(edit.image, self.resolution)
             known = sequence(to_pixels(edit.image.to(text.tokens.device))).long()
@@ -140,9 +139,7 @@ class AutoregressivePixels(TextToImageModule):
         side = self.resolution
         pixels: PixelImages = levels.view(-1, side, side, 3).permute(0, 3, 1, 2).byte()
         images = from_pixels(pixels)
-        if edit is None:
-            return images
-        return torch.where(edit.mask.to(images.device), images, edit.image.to(images))
+        return images if edit is None else edit.paste(images)
 
 
 def sequence(images: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,24 +12,25 @@ from torch import Tensor
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.types import Images, TextFeatures
 from t2ibench.samplers.autoregressive import NextLogits, guided_logits
-from t2ibench.text.contract import TextEncoder
 
 
 def cached_logits(
-    network: Any, text_encoder: TextEncoder, text: TextFeatures, guidance_scale: float
+    network: Any,
+    text: TextFeatures,
+    null_like: Callable[[TextFeatures], TextFeatures],
+    guidance_scale: float,
 ) -> NextLogits:
     """Logits of the next value from a cache of its own; guidance's two halves form one batch.
 
     Args:
         network: has ``start_cache(text)`` and ``step(token, position, cache)``.
-        text_encoder: gives the unconditional input.
         text: features of B prompts.
+        null_like: gives their unconditional input.
         guidance_scale: w of u + w (c - u); 1 computes the conditional half alone.
     """
     rows = text
     if guidance_scale != 1:
-        null = text_encoder.null(len(text)).to(text.tokens.device)
-        rows = TextFeatures.cat([text, null])
+        rows = TextFeatures.cat([text, null_like(text)])
     cache = network.start_cache(rows)
 
     def next_logits(token: Tensor | None, position: int) -> Tensor:

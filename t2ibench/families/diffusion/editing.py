@@ -9,7 +9,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import adaptive_max_pool2d
 
-from t2ibench.core.edits import Inpainting
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.ranks import own_rows
 from t2ibench.core.types import Images
@@ -42,7 +41,7 @@ def keep_known(
 
     Source: Avrahami et al. 2023 (Blended latent diffusion), algorithm 1.
     Differs: one eps for all levels, so that the result does not depend on their number through
-        fresh draws; pixels outside the mask are pasted at the end (``paste``).
+        fresh draws; pixels outside the mask are pasted at the end (``Inpainting.paste``).
     """
     alpha, sigma = levels.coefficients()
 
@@ -50,11 +49,6 @@ def keep_known(
         return torch.lerp(add_noise(known, eps, alpha[i], sigma[i]), x, mask)
 
     return between
-
-
-def paste(painted: Images, edit: Inpainting) -> Images:
-    """The given image with the painted region; pixels outside the mask are unchanged."""
-    return torch.where(edit.mask.to(painted.device), painted, edit.image.to(painted))
 
 
 def beside(mask: Float[Tensor, "B 1 h w"], masked: Latent) -> Float[Tensor, "B C1 h w"]:

@@ -29,7 +29,6 @@ from t2ibench.families.diffusion.editing import (
     check_size,
     keep_known,
     latent_mask,
-    paste,
     random_masks,
     switching,
     without_region,
@@ -197,7 +196,7 @@ class Diffusion(TextToImageModule):
             threshold=knobs.get("threshold"),
         )
         images = x if self.first_stage is None else self.first_stage.decode(x)
-        return paste(images, edit) if isinstance(edit, Inpainting) else images
+        return edit.paste(images) if isinstance(edit, Inpainting) else images
 
     def plan(
         self,

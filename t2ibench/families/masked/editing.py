@@ -9,10 +9,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from torch.nn.functional import adaptive_max_pool2d
 
-from t2ibench.core.edits import Inpainting
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.noise import Noise
-from t2ibench.core.types import Images
 from t2ibench.samplers.masked import MASKED, random_masks
 
 
@@ -54,11 +52,6 @@ def forgotten_codes(noise: Noise, count: int, strength: float) -> Bool[Tensor, "
         return torch.ones(len(noise), count, dtype=torch.bool, device=noise.device)
     uniform = noise.uniform(count)
     return random_masks(uniform.new_full((len(noise),), strength), uniform)
-
-
-def paste(painted: Images, edit: Inpainting) -> Images:
-    """The given image with the painted region; pixels outside the mask are unchanged."""
-    return torch.where(edit.mask.to(painted.device), painted, edit.image.to(painted))
 
 
 def window_places(grid: tuple[int, int], side: int) -> Int[Tensor, "K N"]:

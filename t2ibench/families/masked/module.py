@@ -21,7 +21,6 @@ from t2ibench.families.masked.editing import (
     forgotten_codes,
     grid_of,
     painted_codes,
-    paste,
 )
 from t2ibench.families.masked.losses import masked_code_loss
 from t2ibench.samplers.guidance import Guidance
@@ -279,7 +278,7 @@ class MaskedCodes(TextToImageModule):
         else:
             codes = fill_in_windows(codes, grid, self.side, fill)
         images = self.decode(codes, grid)
-        return paste(images, edit) if isinstance(edit, Inpainting) else images
+        return edit.paste(images) if isinstance(edit, Inpainting) else images
 
     # ---- what sampling is made of ----
 
