@@ -114,6 +114,17 @@ def make_conditioning(
     )
 
 
+def text_block(kind: ConditioningKind, width: int, text_width: int, heads: int) -> nn.Module | None:
+    """The block by which text enters a layer of a transformer; None where it is the prefix.
+
+    ``concat`` puts the text in front of a sequence, so that layers need no block for it.
+
+    Raises:
+        ConfigError: see ``make_conditioning``.
+    """
+    return None if kind == "concat" else make_conditioning(kind, width, text_width, heads)
+
+
 class SpatialConditioning(nn.Module):
     """Any of the three over a feature map (B, C, H, W), each pixel a token."""
 

@@ -24,7 +24,6 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.types import TextFeatures
-from t2ibench.nn.conditioning import ConditioningKind, make_conditioning
 
 KeysValues = tuple[Float[Tensor, "B A M2 E"], Float[Tensor, "B A M2 E"]]
 
@@ -102,15 +101,6 @@ def flush_right(text: TextFeatures) -> tuple[Float[Tensor, "B L D"], Bool[Tensor
     order = text.mask.int().argsort(dim=1, stable=True)
     tokens = text.tokens.gather(1, order.unsqueeze(-1).expand_as(text.tokens))
     return tokens, text.mask.gather(1, order)
-
-
-def text_block(
-    conditioning: ConditioningKind, width: int, text_width: int, heads: int
-) -> nn.Module | None:
-    """The block by which text enters a layer; None where it is the prefix (``concat``)."""
-    if conditioning == "concat":
-        return None
-    return make_conditioning(conditioning, width, text_width, heads)
 
 
 class PrefixDecoder(nn.Module, ABC):

@@ -20,7 +20,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from t2ibench.core.types import TextFeatures
 from t2ibench.families.autoregressive.weight_decay import Decayed
 from t2ibench.nn.attention import Attention
-from t2ibench.nn.conditioning import ConditioningKind, make_conditioning
+from t2ibench.nn.conditioning import ConditioningKind, text_block
 
 ABOVE_ROWS, ABOVE_COLUMNS, BEFORE = 2, 5, 2
 """Window of a code's neighbours: two rows above, five columns wide, and two codes before it."""
@@ -95,11 +95,7 @@ class Block(nn.Module):
         super().__init__()
         self.norm_attention = nn.LayerNorm(width)
         self.attention = Attention(width, heads)
-        self.text = (
-            None
-            if conditioning == "concat"
-            else make_conditioning(conditioning, width, text_width, heads)
-        )
+        self.text = text_block(conditioning, width, text_width, heads)
         self.norm_mlp = nn.LayerNorm(width)
         self.mlp = nn.Sequential(
             nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)

@@ -20,7 +20,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.types import TextFeatures
 from t2ibench.families.autoregressive.weight_decay import Decayed
-from t2ibench.nn.conditioning import ConditioningKind, make_conditioning
+from t2ibench.nn.conditioning import ConditioningKind, text_block
 
 EPSILON = 1e-5
 """Added to the mean square in the norm."""
@@ -82,11 +82,7 @@ class Block(nn.Module):
         self.norm_attention = nn.RMSNorm(width, eps=EPSILON)
         self.to_qkv = nn.Linear(width, 3 * width, bias=bias)
         self.to_out = nn.Linear(width, width, bias=bias)
-        self.text = (
-            None
-            if conditioning == "concat"
-            else make_conditioning(conditioning, width, text_width, heads)
-        )
+        self.text = text_block(conditioning, width, text_width, heads)
         self.norm_mlp = nn.RMSNorm(width, eps=EPSILON)
         self.expand = nn.Linear(width, 4 * width, bias=bias)
         self.contract = nn.Linear(4 * width, width, bias=bias)

@@ -23,10 +23,9 @@ from t2ibench.families.autoregressive.decoder import (
     attend,
     check_heads,
     flush_right,
-    text_block,
 )
 from t2ibench.families.autoregressive.weight_decay import Decayed
-from t2ibench.nn.conditioning import ConditioningKind
+from t2ibench.nn.conditioning import ConditioningKind, text_block
 from t2ibench.nn.row_dropout import RowDropout
 
 INITIAL_STD = 0.02

@@ -18,7 +18,7 @@ from torch.nn.functional import gelu, scaled_dot_product_attention
 
 from t2ibench.core.errors import ConfigError
 from t2ibench.core.types import TextFeatures
-from t2ibench.nn.conditioning import ConditioningKind, make_conditioning
+from t2ibench.nn.conditioning import ConditioningKind, text_block
 from t2ibench.nn.row_dropout import RowDropout
 
 EPSILON = 1e-12
@@ -76,11 +76,7 @@ class BERTBlock(nn.Module):
         super().__init__()
         self.attention = SelfAttention(width, heads, dropout)
         self.norm_attention = nn.LayerNorm(width, eps=EPSILON)
-        self.text = (
-            None
-            if conditioning == "concat"
-            else make_conditioning(conditioning, width, text_width, heads)
-        )
+        self.text = text_block(conditioning, width, text_width, heads)
         self.mlp = nn.Sequential(
             nn.Linear(width, 4 * width),
             nn.GELU(approximate="tanh"),
